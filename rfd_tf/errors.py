@@ -1,0 +1,40 @@
+"""The one exception that means "the user can put this right"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave, told in one clear line.
+
+    Scripts print the message without a stack trace and exit with code 2; a program that uses
+    the library can catch it as a `ValueError`.
+
+    >>> raise UserError("no such folder: 'photos'; give --data_dir an existing folder")
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: no such folder: 'photos'; give --data_dir an existing folder
+    """
+
+
+def unknown(kind: str, value: object, options: Iterable[str]) -> UserError:
+    """Returns the error for a name that is not among the options.
+
+    Args:
+        kind: what was named, for example `"backbone"`.
+        value: the name that was given.
+        options: every name that would have been right.
+
+    Returns:
+        A `UserError` that names the value, the nearest option and all options.
+
+    >>> print(unknown("backbone", "alexnett", ["alexnet", "resnet18"]))
+    unknown backbone 'alexnett' (did you mean 'alexnet'?); options: alexnet, resnet18
+    """
+    names = [str(option) for option in options]
+    close = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    listed = ", ".join(names) if names else "none"
+    return UserError(f"unknown {kind} '{value}'{hint}; options: {listed}")

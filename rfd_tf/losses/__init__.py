@@ -1,0 +1,23 @@
+"""Losses: pure functions on tensors, each usable without the rest of the library."""
+
+from rfd_tf.losses.cross_entropy import (
+    positive_unlabeled_weights,
+    rotation_accuracy,
+    rotation_cross_entropy,
+)
+from rfd_tf.losses.distance import DISTANCES, rotation_irrelevance
+from rfd_tf.losses.instance_softmax import instance_softmax
+from rfd_tf.losses.nce import chance_level as nce_chance_level
+from rfd_tf.losses.nce import nce, nce_probabilities
+
+__all__ = [
+    "DISTANCES",
+    "instance_softmax",
+    "nce",
+    "nce_chance_level",
+    "nce_probabilities",
+    "positive_unlabeled_weights",
+    "rotation_accuracy",
+    "rotation_cross_entropy",
+    "rotation_irrelevance",
+]

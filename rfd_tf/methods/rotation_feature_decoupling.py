@@ -1,0 +1,313 @@
+"""Rotation Feature Decoupling (Feng, Xu, Tao, CVPR 2019)."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from rfd_tf import losses
+from rfd_tf.data import views
+from rfd_tf.errors import UserError, unknown
+from rfd_tf.layers import MemoryBank, NormalizingConstant
+from rfd_tf.layers.memory_bank import normalize
+from rfd_tf.methods.base import Method
+
+INSTANCE_LOSSES = ("nce", "softmax")
+NEGATIVES = ("shared", "per_image")
+NUM_ROTATIONS = views.NUM_ROTATIONS
+
+
+class RotationFeatureDecoupling(Method):
+    """Splits the feature in two: one half tells the rotation, the other the instance.
+
+    Each image is seen in four rotations. With the feature f = [f1; f2]:
+
+    - rotation: weighted cross-entropy of a linear classifier on f1; the weights discount rotated
+      views that look upright (positive-unlabelled learning);
+    - distance: of f2 to its mean over the four rotations, which makes it rotation-irrelevant;
+    - instance: the projected, normalised mean of f2 recognises its own row of a memory bank among
+      all others, by noise-contrastive estimation or by the exact softmax.
+
+    Args:
+        backbone: functional Keras model from normalised pixels to features.
+        num_images: images in the dataset, one row of the memory bank each.
+        lambda_rotation, lambda_distance, lambda_instance: weights of the losses; a loss of weight
+            0 is not computed, and without the instance loss there is no memory bank.
+        decoupled: `False` uses the whole feature for every loss (the paper's ablation).
+        split: share of the feature's dimensions that f1 gets, above 0 and below 1.
+        projection_dimensions: length of the embedding in the bank.
+        temperature: divides the similarities.
+        instance_loss: `nce`, or `softmax` (exact over the whole bank, for small sets).
+        negatives: `shared` (one set a batch) or `per_image`.
+        num_negatives: K, negatives of the NCE.
+        normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
+        exclude_positive: never draw an image as its own negative.
+        bank_momentum, bank_initialization, bank_dtype: see `rfd_tf.layers.MemoryBank`.
+        distance: `mean_squared` (the published program) or `euclidean` (the paper).
+        pu_weights: `[num_images, 4]` probabilities, 0 to 1, that a rotated view looks upright
+            (column 0 is not used), or None for equal weights.
+        pu_gamma: exponent of the probability in the weight 1 - p**gamma.
+        pu_start_epoch: 0-based epoch from which the weights count.
+        seed: of the heads, the bank and the negatives.
+        **kwargs: see `Method`.
+
+    Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`. Images are
+    the augmented originals; the rotations are made here, on the device.
+
+    What differs between paper and published program, and which is the default, stands in the
+    losses' docstrings. The rotation accuracy of the same classifier on f2 is logged and never
+    trained: it tells whether rotation leaks into f2.
+
+    Raises:
+        UserError: for unknown options, fewer images than negatives, weights of another shape.
+
+    >>> from rfd_tf import applications
+    >>> backbone = applications.build("six_layer", image_size=32)
+    >>> method = RotationFeatureDecoupling(backbone, num_images=100, num_negatives=16)
+    >>> batch = {"image": np.zeros((2, 32, 32, 3), "uint8"), "index": np.array([0, 1])}
+    >>> sorted(method(batch))[:3]
+    ['distance_loss', 'instance_loss', 'rotation_accuracy']
+    """
+
+    def __init__(self, backbone: keras.Model, num_images: int, *,
+                 lambda_rotation: float = 1.0, lambda_distance: float = 1.0,
+                 lambda_instance: float = 1.0, decoupled: bool = True, split: float = 0.5,
+                 projection_dimensions: int = 128, temperature: float = 0.07,
+                 instance_loss: str = "nce", negatives: str = "shared",
+                 num_negatives: int = 4096, normalizer: str = "running",
+                 exclude_positive: bool = True, bank_momentum: float = 0.5,
+                 bank_initialization: str = "unit", bank_dtype: str = "float32",
+                 distance: str = "mean_squared", pu_weights=None, pu_gamma: float = 2.0,
+                 pu_start_epoch: int = 0, seed: int = 0, **kwargs):
+        weights = {
+            "rotation_loss": lambda_rotation,
+            "distance_loss": lambda_distance,
+            "instance_loss": lambda_instance,
+        }
+        for name, value in weights.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise UserError(f"weight {value} of {name} must be a number of at least 0")
+        if not any(weights.values()):
+            raise UserError("all three loss weights are 0; nothing would be trained")
+        if instance_loss not in INSTANCE_LOSSES:
+            raise unknown("instance loss", instance_loss, INSTANCE_LOSSES)
+        if negatives not in NEGATIVES:
+            raise unknown("kind of negatives", negatives, NEGATIVES)
+        if distance not in losses.DISTANCES:
+            raise unknown("distance", distance, losses.DISTANCES)
+        if temperature <= 0:
+            raise UserError(f"temperature {temperature} must be above 0")
+        instance = lambda_instance > 0
+        if instance and instance_loss == "nce" and num_images <= num_negatives:
+            raise UserError(
+                f"{num_images} images are too few for {num_negatives} negatives; give fewer "
+                "negatives (--num_negatives), or the exact softmax (--instance_loss=softmax)"
+            )
+        super().__init__(backbone, **kwargs)
+        self.num_images = int(num_images)
+        self.decoupled = bool(decoupled)
+        self.temperature = float(temperature)
+        self.instance_loss = instance_loss
+        self.shared_negatives = negatives == "shared"
+        self.num_negatives = int(num_negatives)
+        self.exclude_positive = bool(exclude_positive)
+        self.distance = distance
+        self.pu_gamma = float(pu_gamma)
+        self.pu_start_epoch = int(pu_start_epoch)
+        self.split = self._split_sizes(split)
+        diagnostics = ["rotation_accuracy", "rotation_accuracy_f2"] if lambda_rotation else []
+        if not self.decoupled or self.split[0] != self.split[1]:
+            # The classifier takes f1; it can be applied to f2 only where both are as long.
+            diagnostics = diagnostics[:1]
+        self.declare({name: value for name, value in weights.items() if value}, diagnostics)
+
+        self.rotation_head = None
+        if lambda_rotation:
+            self.rotation_head = _linear(
+                NUM_ROTATIONS, self.split[0], "rotation_head", seed=seed + 10
+            )
+        self.projection = self.memory_bank = self.normalizing_constant = None
+        if instance:
+            self.projection = _linear(
+                projection_dimensions, self.split[1], "projection", seed=seed + 11
+            )
+            self.memory_bank = MemoryBank(
+                num_images, projection_dimensions, momentum=bank_momentum,
+                initialization=bank_initialization, storage_dtype=bank_dtype, seed=seed + 12,
+                name="memory_bank",
+            )
+            if instance_loss == "nce":
+                self.normalizing_constant = NormalizingConstant(
+                    num_images, projection_dimensions, temperature, mode=normalizer,
+                    name="normalizing_constant",
+                )
+        self.upright_probability = self.pu_active = None
+        if pu_weights is not None:
+            self._add_pu_weights(pu_weights)
+        self.built = True
+
+    def _split_sizes(self, split: float) -> tuple[int, int]:
+        total = self.feature_dimensions
+        if not self.decoupled:
+            return total, total
+        first = round(total * split)
+        if not 0 < first < total:
+            raise UserError(
+                f"split {split} leaves one half of the {total} feature dimensions empty; "
+                "choose a share above 0 and below 1"
+            )
+        return first, total - first
+
+    def _add_pu_weights(self, pu_weights) -> None:
+        probability = np.asarray(pu_weights, dtype="float32")
+        if probability.shape != (self.num_images, NUM_ROTATIONS):
+            raise UserError(
+                f"PU weights have shape {probability.shape}; this dataset needs "
+                f"({self.num_images}, {NUM_ROTATIONS}), a row an image"
+            )
+        if not (np.isfinite(probability).all() and probability.min() >= 0
+                and probability.max() <= 1):
+            raise UserError("PU weights hold values that are no probabilities from 0 to 1")
+        self.upright_probability = self.add_weight(
+            shape=probability.shape, initializer=lambda shape, dtype=None: probability,
+            trainable=False, autocast=False, name="upright_probability",
+        )
+        self.pu_active = self.add_weight(
+            shape=(), initializer="zeros", trainable=False, autocast=False, name="pu_active"
+        )
+
+    # -- the losses -------------------------------------------------------------------------
+
+    def split_features(self, features):
+        """`[..., dimensions]` to the pair f1, f2; both the whole feature when not decoupled."""
+        if not self.decoupled:
+            return features, features
+        return features[..., : self.split[0]], features[..., self.split[0] :]
+
+    def call(self, batch, training=False):
+        """Computes the losses of a batch; see `Method.call`. The bank moves only in training."""
+        index = batch["index"]
+        images = views.rotate(self.preprocess(batch["image"]))
+        features = self.features(views.flatten_views(images), training=training)
+        f1, f2 = self.split_features(features)
+        outputs = {}
+        if self.rotation_head is not None:
+            outputs.update(self._rotation(f1, f2, index))
+        f2 = ops.reshape(f2, (-1, NUM_ROTATIONS, f2.shape[-1]))
+        if "distance_loss" in self.loss_weights:
+            outputs["distance_loss"] = losses.rotation_irrelevance(f2, self.distance)
+        if self.memory_bank is not None:
+            embedding = self.embed(ops.mean(f2, axis=1))
+            outputs["instance_loss"] = self._instance(embedding, index, training)
+            if training:
+                self.memory_bank.update(index, embedding)
+        return outputs
+
+    def embed(self, f2):
+        """The embedding that the bank holds, `[batch, projection_dimensions]`, of length 1."""
+        return normalize(self.projection(f2))
+
+    def rotation_weights(self, index):
+        """Weights `[batch, 4]` of the views' cross-entropy, or None while all count alike."""
+        if self.upright_probability is None:
+            return None
+        probability = ops.take(self.upright_probability, index, axis=0)
+        weights = losses.positive_unlabeled_weights(probability, self.pu_gamma)
+        active = ops.convert_to_tensor(self.pu_active)
+        return active * weights + (1.0 - active)
+
+    def _rotation(self, f1, f2, index) -> dict:
+        labels = ops.tile(ops.arange(NUM_ROTATIONS), (ops.shape(index)[0],))
+        logits = self.rotation_head(f1)
+        weights = self.rotation_weights(index)
+        if weights is not None:
+            weights = ops.reshape(weights, (-1,))
+        outputs = {
+            "rotation_loss": losses.rotation_cross_entropy(logits, labels, weights),
+            "rotation_accuracy": losses.rotation_accuracy(logits, labels),
+        }
+        if "rotation_accuracy_f2" in self.log_names:
+            leaked = self.rotation_head(ops.stop_gradient(f2))
+            outputs["rotation_accuracy_f2"] = losses.rotation_accuracy(leaked, labels)
+        return outputs
+
+    def _instance(self, embedding, index, training):
+        if self.instance_loss == "softmax":
+            return losses.instance_softmax(
+                embedding, self.memory_bank.rows(), index, self.temperature
+            )
+        logits, valid = self._nce_logits(embedding, index)
+        every = None
+        if valid is not None:
+            every = ops.concatenate([ops.ones_like(valid[:, :1]), valid], axis=1)
+        constant = self.normalizing_constant(logits, every, training=training)
+        return losses.nce(logits, constant, self.num_images, valid)
+
+    def _nce_logits(self, embedding, index):
+        drawn, valid = self.memory_bank.negatives(
+            index, self.num_negatives, self.shared_negatives, self.exclude_positive
+        )
+        positive = ops.sum(embedding * self.memory_bank.lookup(index), axis=-1, keepdims=True)
+        rows = self.memory_bank.lookup(drawn)
+        if self.shared_negatives:
+            similarities = ops.matmul(embedding, ops.transpose(rows))
+        else:
+            similarities = ops.squeeze(ops.matmul(rows, ops.expand_dims(embedding, -1)), -1)
+        return ops.concatenate([positive, similarities], axis=1) / self.temperature, valid
+
+    # -- around training --------------------------------------------------------------------
+
+    def begin_epoch(self, epoch: int) -> None:
+        if self.pu_active is not None:
+            self.pu_active.assign(float(epoch >= self.pu_start_epoch))
+
+    def fill_memory_bank(self, batch) -> None:
+        """Replaces the bank's rows of a batch by its embeddings.
+
+        Run over the dataset before training, it spares the first epoch its comparison with random
+        rows. Batch statistics are used, as training will; the moving ones follow them.
+        """
+        images = views.flatten_views(views.rotate(self.preprocess(batch["image"])))
+        _, f2 = self.split_features(self.features(images, training=True))
+        mean = ops.mean(ops.reshape(f2, (-1, NUM_ROTATIONS, f2.shape[-1])), axis=1)
+        self.memory_bank.update(batch["index"], self.embed(mean), momentum=0.0)
+
+    def chance_levels(self) -> dict[str, float]:
+        levels = {"rotation_loss": math.log(NUM_ROTATIONS), "rotation_accuracy": 0.25,
+                  "rotation_accuracy_f2": 0.25}
+        if self.instance_loss == "softmax":
+            levels["instance_loss"] = math.log(self.num_images)
+        elif self.memory_bank is not None:
+            levels["instance_loss"] = losses.nce_chance_level(
+                self.num_negatives, self.memory_bank.dimensions, self.temperature
+            )
+        return {name: value for name, value in levels.items() if name in self.log_names}
+
+    def named_features(self, images) -> dict:
+        """Evaluation-mode `f`, and `f1` and `f2` where the feature is split, of pixels."""
+        features = self.features(self.preprocess(images), training=False)
+        if not self.decoupled:
+            return {"f": features}
+        f1, f2 = self.split_features(features)
+        return {"f": features, "f1": f1, "f2": f2}
+
+    def record(self) -> dict:
+        record = super().record()
+        if self.decoupled:
+            record["feature"]["split"] = list(self.split)
+        return record
+
+
+def _linear(units: int, inputs: int, name: str, seed: int) -> keras.layers.Dense:
+    """A linear layer in float32, initialised as PyTorch does."""
+    layer = keras.layers.Dense(
+        units, dtype="float32", name=name,
+        kernel_initializer=keras.initializers.VarianceScaling(
+            1 / 3, "fan_in", "uniform", seed=seed
+        ),
+    )
+    layer.build((None, inputs))
+    return layer

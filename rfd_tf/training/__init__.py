@@ -1,0 +1,1 @@
+"""Training: strategies, precision, schedules, the optimizer, checkpoints, callbacks, the loop."""

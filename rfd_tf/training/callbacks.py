@@ -1,0 +1,222 @@
+"""What happens while a method trains: progress, metrics file, monitor, TensorBoard, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+#: First columns of metrics.csv, in this order; others follow.
+COLUMNS = ("epoch", "step", "loss", "rotation_loss", "distance_loss", "instance_loss",
+           "rotation_accuracy", "rotation_accuracy_f2", "knn_accuracy",
+           "knn_accuracy_random_init", "images_per_second", "learning_rate")
+
+
+class Throughput(keras.callbacks.Callback):
+    """Adds `images_per_second` and `learning_rate` to an epoch's logs.
+
+    Args:
+        batch_size: original images in a global batch.
+        optimizer: where the learning rate is read.
+    """
+
+    def __init__(self, batch_size: int, optimizer):
+        super().__init__()
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.started, self.images = 0.0, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started, self.images, self.last_step = time.perf_counter(), 0, None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.last_step is None:
+            # The first call of a run compiles; it says nothing about the speed.
+            self.started = time.perf_counter()
+        else:
+            self.images += (batch - self.last_step) * self.batch_size
+        self.last_step = batch
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        images = self.images or self.batch_size
+        logs["images_per_second"] = images / seconds
+        rate = self.optimizer.learning_rate
+        logs["learning_rate"] = float(np.asarray(rate))
+
+
+class Monitor(keras.callbacks.Callback):
+    """Adds `knn_accuracy`, the answer to "is it working?", to an epoch's logs.
+
+    Args:
+        measure: returns the kNN accuracy of the model's feature as it is now, 0 to 1.
+        random_init: the accuracy before training, to compare with.
+        every: epochs between measurements; the last epoch is always measured.
+    """
+
+    def __init__(self, measure: Callable[[], float], random_init: float, every: int = 1):
+        super().__init__()
+        self.measure = measure
+        self.random_init = random_init
+        self.every = max(1, every)
+
+    def on_epoch_end(self, epoch, logs=None):
+        last = epoch + 1 == self.params["epochs"]
+        if last or (epoch + 1) % self.every == 0:
+            logs["knn_accuracy"] = self.measure()
+        logs["knn_accuracy_random_init"] = self.random_init
+
+
+class MetricsFile(keras.callbacks.Callback):
+    """Writes metrics.csv, a row an epoch; epochs count from 1.
+
+    On resuming, rows of epochs that will be trained again are dropped. The file is replaced as a
+    whole, so that an interrupted write loses nothing.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__()
+        self.path = Path(path)
+        self.rows: list[dict] = []
+
+    def on_train_begin(self, logs=None):
+        done = self.params["start_step"] // self.params["steps"]
+        if done and self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= done]
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, "step": (epoch + 1) * self.params["steps"]}
+        row.update({name: f"{value:.6g}" for name, value in logs.items()})
+        self.rows.append(row)
+        present = {name for row in self.rows for name in row}
+        columns = [*COLUMNS, *sorted(present - set(COLUMNS))]
+        temporary = self.path.with_suffix(".writing")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+
+class Progress(keras.callbacks.Callback):
+    """A progress bar with the time left to the end of training, and a line for each epoch.
+
+    Args:
+        chance_levels: value of each logged quantity when nothing has been learnt, shown beside it.
+        stream: where to print; standard error when None.
+    """
+
+    def __init__(self, chance_levels: dict[str, float] | None = None, stream=None):
+        super().__init__()
+        self.chance_levels = chance_levels or {}
+        self.stream = stream
+        self.bar = None
+
+    def on_train_begin(self, logs=None):
+        from tqdm import tqdm
+
+        # In a log file a bar that is redrawn ten times a second helps nobody.
+        interactive = getattr(self.stream, "isatty", lambda: os.isatty(2))()
+        self.bar = tqdm(
+            total=self.params["epochs"] * self.params["steps"],
+            initial=self.params["start_step"], unit="step", file=self.stream,
+            dynamic_ncols=True, mininterval=0.2 if interactive else 30,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.update(batch + 1 - self.bar.n)
+
+    def on_epoch_end(self, epoch, logs=None):
+        from tqdm import tqdm
+
+        parts = [f"epoch {epoch + 1}/{self.params['epochs']}"]
+        for name, value in logs.items():
+            if name in ("knn_accuracy_random_init",):
+                continue
+            part = f"{name} {value:.4g}"
+            if name in self.chance_levels:
+                part += f" (chance {self.chance_levels[name]:.4g})"
+            if name == "knn_accuracy" and "knn_accuracy_random_init" in logs:
+                part += f" (random init {logs['knn_accuracy_random_init']:.4g})"
+            parts.append(part)
+        tqdm.write("  ".join(parts), file=self.stream or self.bar.fp)
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes TensorBoard event files: scalars with their chance levels, and the rotated views.
+
+    Args:
+        directory: folder for the event files.
+        chance_levels: drawn as constant curves beside the logged quantities.
+        images: `[views, height, width, channels]` uint8, shown once as a grid of four columns.
+    """
+
+    def __init__(self, directory: str | os.PathLike, chance_levels: dict[str, float] | None = None,
+                 images: np.ndarray | None = None):
+        super().__init__()
+        self.directory = str(directory)
+        self.chance_levels = chance_levels or {}
+        self.images = images
+        self.writer = None
+
+    def on_train_begin(self, logs=None):
+        import tensorflow as tf
+
+        self.writer = tf.summary.create_file_writer(self.directory)
+        if self.images is not None:
+            with self.writer.as_default():
+                tf.summary.image("rotated views", grid(self.images, 4)[None], step=0)
+
+    def on_epoch_end(self, epoch, logs=None):
+        import tensorflow as tf
+
+        with self.writer.as_default():
+            for name, value in logs.items():
+                tf.summary.scalar(name, value, step=epoch + 1)
+            for name, value in self.chance_levels.items():
+                tf.summary.scalar(f"chance/{name}", value, step=epoch + 1)
+        self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the run at the end of every so many epochs, and of the last.
+
+    Args:
+        save: called with the number of steps and of epochs done.
+        every: epochs between checkpoints.
+    """
+
+    def __init__(self, save: Callable[[int, int], None], every: int = 1):
+        super().__init__()
+        self.save = save
+        self.every = max(1, every)
+
+    def on_epoch_end(self, epoch, logs=None):
+        done = epoch + 1
+        if done % self.every == 0 or done == self.params["epochs"]:
+            self.save(done * self.params["steps"], done)
+
+
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Lays `[n, height, width, channels]` out as one picture of so many columns."""
+    rows = -(-len(images) // columns)
+    padding = rows * columns - len(images)
+    images = np.concatenate([images, np.zeros((padding, *images.shape[1:]), images.dtype)])
+    _, height, width, channels = images.shape
+    images = images.reshape(rows, columns, height, width, channels)
+    return images.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, channels)

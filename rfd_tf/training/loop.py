@@ -1,0 +1,141 @@
+"""The training loop: the same on one device, several, and several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from rfd_tf.errors import UserError
+from rfd_tf.training import strategy as strategies
+
+
+def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
+    """Hands a worker's batches to its replicas, each a contiguous part, in order.
+
+    Args:
+        strategy: the strategy that trains.
+        dataset: this worker's batches (its slice of every global batch), of a fixed size.
+
+    Returns:
+        An iterable whose elements `strategy.run` takes.
+    """
+    _, num_workers = strategies.worker(strategy)
+    local = strategy.num_replicas_in_sync // num_workers
+    if strategy.num_replicas_in_sync == 1:
+        return dataset
+    if local > 1:
+        # (TensorFlow's own re-batching assumes that every worker reads the global batch.)
+        dataset = dataset.map(
+            lambda batch: {
+                name: tf.reshape(
+                    value, [local, value.shape[0] // local, *value.shape.as_list()[1:]]
+                )
+                for name, value in batch.items()
+            }
+        ).unbatch()
+    return strategy.distribute_datasets_from_function(lambda _: dataset.prefetch(2 * local))
+
+
+def make_step_function(strategy: tf.distribute.Strategy, step: Callable, steps: int = 1):
+    """Compiles `steps` calls of a replica's step function, each on the iterator's next batch."""
+
+    def run_once(iterator):
+        outputs = strategy.run(step, args=(next(iterator),))
+        return tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], outputs
+        )
+
+    @tf.function
+    def function(iterator):
+        if steps > 1:
+            for _ in tf.range(steps - 1):
+                run_once(iterator)
+        return run_once(iterator)
+
+    return function
+
+
+def fill_memory_bank(method, dataset, steps: int, strategy: tf.distribute.Strategy) -> None:
+    """Fills the memory bank by one forward pass over a dataset of the training's form.
+
+    The images of the last, incomplete batch keep their initial rows.
+
+    Args:
+        method: a method with `fill_memory_bank(batch)`.
+        dataset: this worker's batches, not augmented.
+        steps: batches in one pass.
+        strategy: the strategy that trains.
+    """
+
+    def step(batch):
+        method.fill_memory_bank(batch)
+        return tf.constant(0)
+
+    function = make_step_function(strategy, step)
+    iterator = iter(distribute(strategy, dataset))
+    for _ in range(steps):
+        function(iterator)
+
+
+def train(method, dataset, *, epochs: int, steps_per_epoch: int, start_step: int = 0,
+          strategy: tf.distribute.Strategy | None = None,
+          callbacks: Sequence[keras.callbacks.Callback] = (), steps_per_execution: int = 1) -> None:
+    """Trains a compiled method to the end of `epochs`.
+
+    Args:
+        method: a compiled `rfd_tf.methods.Method`, built under the strategy's scope.
+        dataset: this worker's batches, infinite, the first being that of step `start_step`.
+        epochs: epochs in all, those already done included.
+        steps_per_epoch: optimizer steps an epoch.
+        start_step: optimizer steps already done; may lie within an epoch.
+        strategy: the strategy that trains; the current one when None.
+        callbacks: Keras callbacks; their `params` hold `epochs`, `steps` and `start_step`.
+        steps_per_execution: steps run by one call into TensorFlow, where an epoch has that many.
+
+    Raises:
+        UserError: a loss became NaN or infinite; the message names the first such term.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    several = max(1, min(steps_per_execution, steps_per_epoch))
+    functions = {}
+    iterator = iter(distribute(strategy, dataset))
+    listed = keras.callbacks.CallbackList(
+        list(callbacks), model=method, add_history=False, add_progbar=False,
+        epochs=epochs, steps=steps_per_epoch, start_step=start_step,
+    )
+    listed.on_train_begin()
+    step = start_step
+    logs: dict = {}
+    for epoch in range(start_step // steps_per_epoch, epochs):
+        if step % steps_per_epoch == 0:
+            method.reset_metrics()
+        method.begin_epoch(epoch)
+        listed.on_epoch_begin(epoch)
+        while step < (epoch + 1) * steps_per_epoch:
+            run = min(several, (epoch + 1) * steps_per_epoch - step)
+            if run not in functions:
+                functions[run] = make_step_function(strategy, method.train_step, run)
+            # Tensors, so that callbacks which look at none keep the device busy.
+            logs = functions[run](iterator)
+            step += run
+            listed.on_train_batch_end(step - 1, logs)
+        logs = {name: float(value) for name, value in logs.items()}
+        check_finite(logs, step)
+        listed.on_epoch_end(epoch, logs)
+        if method.stop_training:
+            break
+    listed.on_train_end(logs)
+
+
+def check_finite(logs: dict, step: int) -> None:
+    """Raises a `UserError` that names the first loss term which is NaN or infinite."""
+    names = [name for name in logs if name != "loss"] + ["loss"]
+    for name in names:
+        value = float(logs.get(name, 0.0))
+        if value != value or value in (float("inf"), float("-inf")):
+            raise UserError(
+                f"{name} became {value} at or before step {step}; lower --learning_rate, or raise "
+                "the temperature; the last checkpoint is kept"
+            )

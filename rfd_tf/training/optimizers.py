@@ -1,0 +1,68 @@
+"""Stochastic gradient descent as the published programs run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf", name="CoupledSGD")
+class SGD(keras.optimizers.Optimizer):
+    """SGD with momentum and coupled weight decay, PyTorch's rule.
+
+    Keras' SGD differs twice: its `weight_decay` shrinks weights apart from the gradient
+    (decoupled), and its momentum buffer holds steps already multiplied by the learning rate, so
+    that a drop of the rate takes many steps to act. Here, with gradient g and weight w,
+
+        d = g + weight_decay * w;  v <- momentum * v + d;
+        w <- w - learning_rate * (d + momentum * v if nesterov else v).
+
+    Args:
+        learning_rate: number or `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: 0 to 1.
+        nesterov: look ahead along the momentum.
+        coupled_weight_decay: added to each gradient as this share of the weight; on every weight,
+            batch normalisation's and biases included, as the programs do.
+        undecayed: names of weights (last part of the path, such as `gamma`) left out of the decay.
+
+    >>> optimizer = SGD(learning_rate=0.1, momentum=0.9, coupled_weight_decay=5e-4)
+    """
+
+    def __init__(self, learning_rate=0.01, momentum: float = 0.9, nesterov: bool = True,
+                 coupled_weight_decay: float = 0.0, undecayed: Sequence[str] = (),
+                 name: str = "sgd", **kwargs):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = float(momentum)
+        self.nesterov = bool(nesterov)
+        self.coupled_weight_decay = float(coupled_weight_decay)
+        self.undecayed = tuple(undecayed)
+        self.momentums = []
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.momentums = self.add_optimizer_variables(variables, "momentum")
+        self._decays = [variable.name not in self.undecayed for variable in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        direction = gradient
+        position = self._get_variable_index(variable)
+        if self.coupled_weight_decay and self._decays[position]:
+            direction = gradient + self.coupled_weight_decay * variable
+        momentum = self.momentums[position]
+        velocity = self.momentum * momentum + direction
+        self.assign(momentum, velocity)
+        step = direction + self.momentum * velocity if self.nesterov else velocity
+        self.assign_sub(variable, rate * step)
+
+    def get_config(self):
+        config = super().get_config()
+        for name in ("momentum", "nesterov", "coupled_weight_decay"):
+            config[name] = getattr(self, name)
+        config["undecayed"] = list(self.undecayed)
+        return config

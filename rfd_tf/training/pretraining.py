@@ -1,0 +1,170 @@
+"""Puts source, method, optimizer and strategy together, and trains."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from rfd_tf.data import pipeline
+from rfd_tf.data.base import Source
+from rfd_tf.errors import UserError
+from rfd_tf.methods.base import Method
+from rfd_tf.training import loop, optimizers, schedules
+from rfd_tf.training import strategy as strategies
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training images are cropped and changed; see `rfd_tf.data.pipeline.training_dataset`.
+
+    Args:
+        crop: `pad` (zero border, then a crop), `resized` (a part of the image, resized) or `none`.
+        crop_area: smallest and largest share of the image that `resized` keeps.
+        padding: pixels of `pad`'s border; an eighth of the image's side when None.
+        horizontal_flip: mirror half of the images.
+        color_jitter: strength of random brightness, contrast and saturation, 0 for none.
+        grayscale: share of images made grey.
+    """
+
+    crop: str = "pad"
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    padding: int | None = None
+    horizontal_flip: bool = True
+    color_jitter: float = 0.0
+    grayscale: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How long and how fast a method learns.
+
+    Args:
+        epochs: passes over the dataset.
+        batch_size: original images in a global batch (the views are more).
+        steps_per_epoch: optimizer steps an epoch; as many as full batches when None.
+        learning_rate, schedule, lr_table, warmup_epochs: see `schedules.build`.
+        momentum, nesterov, weight_decay, undecayed: see `optimizers.SGD`; the decay is coupled.
+        steps_per_execution: steps run by one call into TensorFlow.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    steps_per_epoch: int | None = None
+    learning_rate: float = 0.05
+    schedule: str = "cosine"
+    lr_table: str | None = None
+    warmup_epochs: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    undecayed: Sequence[str] = ()
+    steps_per_execution: int = 1
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise UserError(f"epochs {self.epochs} must be at least 1")
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            raise UserError(f"steps_per_epoch {self.steps_per_epoch} must be at least 1")
+        if self.steps_per_execution < 1:
+            raise UserError(f"steps_per_execution {self.steps_per_execution} must be at least 1")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum {self.momentum} must be at least 0 and below 1")
+        if self.weight_decay < 0:
+            raise UserError(f"weight_decay {self.weight_decay} must be at least 0")
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str):
+    """Makes layers built inside follow a dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class Pretraining:
+    """A method about to be trained on a source.
+
+    Args:
+        build_backbone: makes the backbone; called under the strategy's scope and the policy.
+        build_method: makes the method from the backbone; called under the strategy's scope.
+        source: the images.
+        image_size: side of the square training images, pixels.
+        optimization, augmentation: see there.
+        strategy: the strategy that trains; the current one when None.
+        policy: Keras dtype policy of the backbone, `float32` or `mixed_bfloat16`.
+        seed: of the weights, the order of the images and the augmentation.
+
+    Attributes:
+        method: the compiled `Method`.
+        optimizer: its optimizer, built.
+        steps_per_epoch: optimizer steps an epoch.
+
+    Raises:
+        UserError: a batch that cannot be split evenly, or larger than the dataset.
+    """
+
+    def __init__(self, *, build_backbone: Callable[[], keras.Model],
+                 build_method: Callable[[keras.Model], Method], source: Source, image_size: int,
+                 optimization: Optimization = Optimization(),
+                 augmentation: Augmentation = Augmentation(),
+                 strategy: tf.distribute.Strategy | None = None, policy: str = "float32",
+                 seed: int = 0):
+        self.source = source
+        self.image_size = image_size
+        self.optimization = optimization
+        self.augmentation = augmentation
+        self.strategy = strategy or tf.distribute.get_strategy()
+        self.seed = seed
+        full_batches = pipeline.steps_per_epoch(source, optimization.batch_size)
+        self.steps_per_epoch = optimization.steps_per_epoch or full_batches
+        keras.utils.set_random_seed(seed)
+        with self.strategy.scope():
+            with dtype_policy(policy):
+                backbone = build_backbone()
+            self.method = build_method(backbone)
+            self.optimizer = optimizers.SGD(
+                schedules.build(
+                    optimization.schedule, rate=optimization.learning_rate,
+                    epochs=optimization.epochs, steps_per_epoch=self.steps_per_epoch,
+                    warmup_epochs=optimization.warmup_epochs, table=optimization.lr_table,
+                ),
+                momentum=optimization.momentum, nesterov=optimization.nesterov,
+                coupled_weight_decay=optimization.weight_decay,
+                undecayed=optimization.undecayed,
+            )
+            self.method.compile(optimizer=self.optimizer, jit_compile=False)
+            self.optimizer.build(self.method.trainable_variables)
+        strategies.check_batch(
+            self.strategy, optimization.batch_size, self.method.gradient_accumulation
+        )
+
+    def dataset(self, start_step: int = 0, augmented: bool = True) -> tf.data.Dataset:
+        """This worker's batches, the first being that of step `start_step`."""
+        options = dataclasses.asdict(self.augmentation)
+        if not augmented:
+            options.update(crop="none", horizontal_flip=False, color_jitter=0.0, grayscale=0.0)
+        return pipeline.training_dataset(
+            self.source, image_size=self.image_size, batch_size=self.optimization.batch_size,
+            seed=self.seed, start_step=start_step, shard=strategies.worker(self.strategy),
+            **options,
+        )
+
+    def fill_memory_bank(self) -> None:
+        """Fills the memory bank by one forward pass over the images, not augmented."""
+        steps = pipeline.steps_per_epoch(self.source, self.optimization.batch_size)
+        loop.fill_memory_bank(self.method, self.dataset(augmented=False), steps, self.strategy)
+
+    def train(self, start_step: int = 0, callbacks: Sequence[keras.callbacks.Callback] = ()):
+        """Trains to the last epoch; see `rfd_tf.training.loop.train`."""
+        loop.train(
+            self.method, self.dataset(start_step), epochs=self.optimization.epochs,
+            steps_per_epoch=self.steps_per_epoch, start_step=start_step, strategy=self.strategy,
+            callbacks=callbacks, steps_per_execution=self.optimization.steps_per_execution,
+        )

@@ -1,0 +1,118 @@
+"""The folder that holds a run: what was asked, how it went, and what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from rfd_tf.errors import UserError, unknown
+from rfd_tf.training.checkpoint import CheckpointFolder
+
+RESUME = ("auto", "never")
+RUN_FILE = "run.json"
+
+
+def write_json(path: Path, value) -> None:
+    """Writes JSON so that an interruption leaves the old file or the new one, never half."""
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+class RunFolder:
+    """A training run's folder.
+
+    It holds `run.json` (resolved flags, identity, versions), `metrics.csv`, `skipped_files.txt`,
+    `checkpoints/`, `tensorboard/`, `backbone.weights.h5`, `backbone.keras` and, where asked for,
+    `evaluation.json` and `export/`.
+
+    Args:
+        directory: the folder; made when missing.
+        keep: number of checkpoints kept.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+        self.directory = Path(directory)
+        self.checkpoints = CheckpointFolder(self.directory / "checkpoints", keep)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.directory):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"output folder '{self.directory}' cannot be written ({error.strerror}); "
+                "give --output_dir another one"
+            ) from None
+
+    def path(self, name: str) -> Path:
+        """The path of a file in the folder."""
+        return self.directory / name
+
+    def read(self) -> dict | None:
+        """The content of run.json, or None where there is no run yet."""
+        path = self.path(RUN_FILE)
+        if not path.exists():
+            return None
+        try:
+            run = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
+                raise ValueError("it lacks its entries")
+            return run
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} cannot be read ({error}); give another --output_dir, or --overwrite"
+            ) from None
+
+    def start(self, identity: dict, resume: str = "auto", overwrite: bool = False) -> Path | None:
+        """Decides between a fresh start and resuming.
+
+        Args:
+            identity: what a resumed run must have in common with the one it resumes.
+            resume: `auto` resumes where there is a checkpoint; `never` starts afresh.
+            overwrite: allows a fresh start to remove an existing run.
+
+        Returns:
+            The checkpoint to resume from, or None to start afresh.
+
+        Raises:
+            UserError: the folder holds another run, or one that must not be overwritten.
+        """
+        if resume not in RESUME:
+            raise unknown("resume mode", resume, RESUME)
+        if overwrite:
+            self._remove_run()
+            return None
+        run = self.read()
+        if run is None:
+            return None
+        if resume == "never":
+            raise UserError(
+                f"'{self.directory}' already holds a run; give another --output_dir, "
+                "--resume=auto to continue it, or --overwrite to remove it"
+            )
+        for name, value in identity.items():
+            found = run["identity"].get(name)
+            if found != value:
+                raise UserError(
+                    f"'{self.directory}' holds a run with {name} {found!r}, and this one has "
+                    f"{value!r}; give another --output_dir, or --overwrite to remove that run"
+                )
+        return self.checkpoints.latest()
+
+    def _remove_run(self) -> None:
+        # Only what a run writes: the folder may hold other files of the user's.
+        for name in ("checkpoints", "tensorboard", "export"):
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        for name in (RUN_FILE, "metrics.csv", "skipped_files.txt", "backbone.weights.h5",
+                     "backbone.keras", "evaluation.json"):
+            self.path(name).unlink(missing_ok=True)
+
+    def write(self, **content) -> None:
+        """Writes run.json."""
+        write_json(self.path(RUN_FILE), content)

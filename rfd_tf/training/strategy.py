@@ -1,0 +1,126 @@
+"""Where training runs: one device, several, or several machines; and in which precision."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import tensorflow as tf
+
+from rfd_tf.errors import UserError, unknown
+
+STRATEGIES = ("auto", "none", "mirrored", "multiworker")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strategy:
+    """Makes the distribution strategy. Call it before anything else touches TensorFlow.
+
+    Args:
+        name: `none`: one device. `mirrored`: all GPUs of this machine, or the logical CPU
+            devices. `multiworker`: the machines that the environment variable TF_CONFIG names.
+            `auto`: mirrored when there are several devices, else none.
+        logical_devices: splits the CPU into so many devices, to try a strategy without GPUs;
+            0 leaves it whole.
+
+    Raises:
+        UserError: unknown name, a TF_CONFIG missing or malformed, devices already in use.
+    """
+    if name not in STRATEGIES:
+        raise unknown("strategy", name, STRATEGIES)
+    if logical_devices < 0:
+        raise UserError(f"logical_devices {logical_devices} must be at least 0")
+    if logical_devices > 1:
+        _split_cpu(logical_devices)
+    if name == "multiworker":
+        _check_tf_config()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = tf.config.list_logical_devices("GPU")
+    if not devices and logical_devices > 1:
+        devices = tf.config.list_logical_devices("CPU")
+    if name == "mirrored" or (name == "auto" and len(devices) > 1):
+        return tf.distribute.MirroredStrategy([device.name for device in devices] or None)
+    return tf.distribute.get_strategy()
+
+
+def _split_cpu(count: int) -> None:
+    cpus = tf.config.list_physical_devices("CPU")
+    try:
+        tf.config.set_logical_device_configuration(
+            cpus[0], [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
+        )
+    except RuntimeError:
+        if len(tf.config.list_logical_devices("CPU")) != count:
+            raise UserError(
+                f"the CPU cannot be split into {count} devices any more: TensorFlow has started; "
+                "ask for logical devices first"
+            ) from None
+
+
+def _check_tf_config() -> None:
+    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, ' \
+        '"task": {"type": "worker", "index": 0}}'
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        raise UserError(
+            "strategy 'multiworker' needs the environment variable TF_CONFIG, such as " + example
+        )
+    try:
+        config = json.loads(text)
+        workers = config["cluster"]["worker"]
+        index = int(config["task"]["index"])
+        ok = config["task"]["type"] == "worker" and 0 <= index < len(workers)
+    except (ValueError, KeyError, TypeError):
+        ok = False
+    if not ok:
+        raise UserError(f"TF_CONFIG does not read like {example}; it is: {text}")
+
+
+def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """This process' position among the machines and their number, `(0, 1)` on a single one."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.cluster_spec():
+        return 0, 1
+    return resolver.task_id, resolver.cluster_spec().num_tasks("worker")
+
+
+def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 1) -> None:
+    """Raises a `UserError` when the batch cannot be split evenly over replicas and parts."""
+    pieces = strategy.num_replicas_in_sync * parts
+    if batch_size % pieces:
+        raise UserError(
+            f"batch_size {batch_size} cannot be split evenly over "
+            f"{strategy.num_replicas_in_sync} replicas x {parts} accumulation parts; "
+            f"use a multiple of {pieces}"
+        )
+
+
+def has_bfloat16_hardware() -> bool:
+    """Whether this machine computes bfloat16 natively: AMX or AVX512-BF16, or a recent GPU."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
+        return bool(capability) and capability[0] >= 8
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            text = file.read()
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def precision_policy(name: str = "auto") -> str:
+    """The Keras dtype policy, `float32` or `mixed_bfloat16`, that a precision's name means.
+
+    Raises:
+        UserError: a name not among `PRECISIONS`.
+
+    >>> precision_policy("bfloat16")
+    'mixed_bfloat16'
+    """
+    if name not in PRECISIONS:
+        raise unknown("mixed precision", name, PRECISIONS)
+    if name == "auto":
+        name = "bfloat16" if has_bfloat16_hardware() else "float32"
+    return "mixed_bfloat16" if name == "bfloat16" else "float32"

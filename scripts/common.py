@@ -1,0 +1,45 @@
+"""What every script shares: one way to start, one way to report a user's mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+# TensorFlow reads these when it is first imported: errors only, no start-up chatter.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags
+
+USER_MISTAKE = 2
+
+
+def _parse(arguments: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+    except flags.Error as error:
+        print(f"error: {error}; see {arguments[0]} --help", file=sys.stderr)
+        raise SystemExit(USER_MISTAKE) from None
+    if len(rest) > 1:
+        print(f"error: unexpected argument '{rest[1]}'; flags look like --name=value",
+              file=sys.stderr)
+        raise SystemExit(USER_MISTAKE)
+    return rest
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2."""
+
+    def guarded(_: list[str]) -> None:
+        from rfd_tf.errors import UserError
+
+        try:
+            main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(USER_MISTAKE) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    app.run(guarded, flags_parser=_parse)
