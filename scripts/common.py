@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
-# TensorFlow reads these when it is first imported: errors only, no start-up chatter.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags
 

@@ -8,7 +8,7 @@ from keras import ops
 
 
 def bins(size: int, output_size: int) -> list[tuple[int, int]]:
-    """Returns `(start, stop)` of each bin along one axis: bin i is `floor(i*H/o) .. ceil((i+1)*H/o)`.
+    """Returns each bin of an axis as `(start, stop)`: `floor(i * H / o), ceil((i + 1) * H / o)`.
 
     >>> bins(5, 3)
     [(0, 2), (1, 4), (3, 5)]

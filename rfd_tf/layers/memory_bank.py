@@ -55,7 +55,7 @@ class MemoryBank(keras.layers.Layer):
         self.initialization = initialization
         self.storage_dtype = storage_dtype
         self.seed = int(seed)
-        self.negative_seed = keras.random.SeedGenerator(self.seed + 1)
+        self.negative_seed = keras.random.SeedGenerator(self.seed + 1, name="negative_seed")
         self.bank = self.add_weight(
             shape=(self.num_images, self.dimensions),
             initializer=self._initial_rows,

@@ -51,6 +51,8 @@ class Method(keras.Model):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.gradient_accumulation = int(gradient_accumulation)
+        #: The `MemoryBank` that batches' indices address, in methods that have one.
+        self.memory_bank = None
 
     def declare(self, loss_weights: dict[str, float], diagnostics: Sequence[str] = ()) -> None:
         """Names what `call` returns; a subclass does so once, in its constructor.

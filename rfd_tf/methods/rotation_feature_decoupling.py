@@ -129,7 +129,7 @@ class RotationFeatureDecoupling(Method):
             self.rotation_head = _linear(
                 NUM_ROTATIONS, self.split[0], "rotation_head", seed=seed + 10
             )
-        self.projection = self.memory_bank = self.normalizing_constant = None
+        self.projection = self.normalizing_constant = None
         if instance:
             self.projection = _linear(
                 projection_dimensions, self.split[1], "projection", seed=seed + 11

@@ -1,0 +1,188 @@
+"""The convolutional networks of `keras.applications`, by name, under this package's convention."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from rfd_tf.applications import building
+from rfd_tf.applications import weights as weight_files
+from rfd_tf.applications.cloning import with_stable_names
+from rfd_tf.applications.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from rfd_tf.errors import UserError
+
+# Smallest side in pixels; the others take 32.
+MIN_SIZES = {"inception_resnet_v2": 75, "inception_v3": 75, "xception": 71}
+DEFAULT_SIZES = {
+    "inception_resnet_v2": 299, "inception_v3": 299, "xception": 299, "nasnet_large": 331,
+    "efficientnet_b1": 240, "efficientnet_b2": 260, "efficientnet_b3": 300,
+    "efficientnet_b4": 380, "efficientnet_b5": 456, "efficientnet_b6": 528,
+    "efficientnet_b7": 600, "efficientnet_v2_b1": 240, "efficientnet_v2_b2": 260,
+    "efficientnet_v2_b3": 300, "efficientnet_v2_s": 384, "efficientnet_v2_m": 480,
+    "efficientnet_v2_l": 480,
+}  # fmt: skip
+COMMON = (
+    "include_top",
+    "weights",
+    "input_tensor",
+    "input_shape",
+    "pooling",
+    "classes",
+    "classifier_activation",
+    "name",
+)
+
+# What networks with scaling inside make of pixels 0-255: (divisor, offset).
+INNER_SCALING = {
+    "efficientnet_v2_s": (128.0, -1.0),
+    "efficientnet_v2_m": (128.0, -1.0),
+    "efficientnet_v2_l": (128.0, -1.0),
+    "mobilenet_v3_large": (127.5, -1.0),
+    "mobilenet_v3_small": (127.5, -1.0),
+}
+
+
+def snake_case(name: str) -> str:
+    """Returns the snake-case name of a network of `keras.applications`.
+
+    >>> [snake_case(n) for n in ("MobileNetV2", "ResNet50V2", "EfficientNetV2B0", "ConvNeXtXLarge")]
+    ['mobilenet_v2', 'resnet50_v2', 'efficientnet_v2_b0', 'convnext_xlarge']
+    """
+    name = re.sub(r"(?<=[A-Za-z])Ne(X)?t", lambda m: "next" if m[1] else "net", name)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def constructors() -> dict[str, Callable[..., keras.Model]]:
+    """Returns every network of the installed `keras.applications`, snake-case name -> constructor.
+
+    Each takes the arguments of the Keras function of its name and `fused_batch_norm=True`; unlike
+    there, `weights` is None by default or the path of a `.weights.h5` file, and the input is what
+    `preprocess_input` of this package gives, also for the networks that scale pixels inside.
+    """
+    found = {}
+    for name, function in inspect.getmembers(keras.applications, inspect.isfunction):
+        if name[0].isupper() and "input_shape" in inspect.signature(function).parameters:
+            found[snake_case(name)] = _constructor(snake_case(name), function)
+    return found
+
+
+def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., keras.Model]:
+    parameters = inspect.signature(function).parameters
+    defaults = {
+        option: parameter.default
+        for option, parameter in parameters.items()
+        if option not in (*COMMON, "include_preprocessing")
+        and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
+
+    def construct(
+        include_top: bool = True,
+        weights: str | None = None,
+        input_tensor: Any = None,
+        input_shape: Sequence[int | None] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: Any = "softmax",
+        name: str | None = None,
+        fused_batch_norm: bool = True,
+        **options: Any,
+    ) -> keras.Model:
+        for option in options:
+            if option not in defaults:
+                known = ", ".join(["fused_batch_norm", *defaults])
+                raise UserError(f"{backbone} has no option '{option}'; options: {known}")
+        options = {**defaults, **options}
+        building.check_top(include_top, pooling, classes)
+        if weights == "imagenet":
+            raise UserError(
+                "weights='imagenet' is not offered: those weights expect Keras' own scaling of "
+                f"pixels; use keras.applications.{function.__name__} for them, or give the path "
+                "of a .weights.h5 file"
+            )
+        image, inputs = building.image_input(
+            input_tensor,
+            input_shape,
+            backbone=backbone,
+            min_size=MIN_SIZES.get(backbone, 32),
+            default_size=DEFAULT_SIZES.get(backbone, 224),
+            fixed_size=include_top,
+        )
+        if image.shape[-1] != 3:
+            raise UserError(f"backbone {backbone} takes 3 channels, not {image.shape[-1]}")
+        keras_options = dict(options)
+        if name is not None and "name" in parameters:
+            keras_options["name"] = name
+        if "include_preprocessing" in parameters:
+            keras_options["include_preprocessing"] = False
+        try:
+            model = function(
+                include_top=include_top,
+                weights=None,
+                input_tensor=_undo_normalization(image, backbone),
+                input_shape=tuple(image.shape[1:]),
+                pooling=pooling,
+                classes=classes,
+                classifier_activation=classifier_activation,
+                **keras_options,
+            )
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{backbone}: {' '.join(str(error).split())}") from error
+        # Keras puts the one input into a list there, and then expects a list.
+        model = keras.Model(inputs, model.output, name=model.name)
+        model = with_stable_names(model, inputs, fused_batch_norm)
+        if weights is not None:
+            weight_files.load_into(model, weights, backbone, options)
+        else:
+            _set_inner_normalization(model)
+        return model
+
+    construct.__name__ = construct.__qualname__ = function.__name__
+    construct.__doc__ = (
+        f"Builds `keras.applications.{function.__name__}` for input from `preprocess_input`.\n\n"
+        f"The arguments of the Keras function; `weights` is None or a path, and\n"
+        f"`fused_batch_norm=False` keeps the stock batch normalisation. At least "
+        f"{MIN_SIZES.get(backbone, 32)} pixels a side."
+    )
+    signature = inspect.signature(construct)
+    named = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    extra = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=value)
+        for option, value in defaults.items()
+    ]
+    construct.__signature__ = signature.replace(parameters=[*named, *extra])
+    return construct
+
+
+def _undo_normalization(image: Any, backbone: str) -> Any:
+    """Turns normalised input back into what the network takes, where it scales pixels itself.
+
+    A network whose inside normalises by the same constants is built without that part instead;
+    then there is nothing to undo. Either way `network(preprocess_input(pixels))` is what the Keras
+    function of the same weights makes of the pixels.
+    """
+    if backbone.startswith("efficientnet_b"):
+        divisor, offset = 1.0, 0.0
+    elif backbone in INNER_SCALING:
+        divisor, offset = INNER_SCALING[backbone]
+    else:
+        return image
+    return keras.layers.Rescaling(
+        scale=[255 * std / divisor for std in IMAGENET_STD],
+        offset=[255 * mean / divisor + offset for mean in IMAGENET_MEAN],
+        name="undo_normalization",
+    )(image)
+
+
+def _set_inner_normalization(model: keras.Model) -> None:
+    """Gives EfficientNet's own normalisation its constants, where Keras leaves 0 and 1."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization) and layer.weights:
+            mean = np.asarray(IMAGENET_MEAN, "float32")
+            variance = np.square(np.asarray(IMAGENET_STD, "float32"))
+            layer.set_weights([mean, variance, np.asarray(0, "int32")])
+            layer.finalize_state()

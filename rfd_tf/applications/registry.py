@@ -1,0 +1,94 @@
+"""Every backbone by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from rfd_tf.applications.alexnet import AlexNet
+from rfd_tf.applications.keras_applications import COMMON, DEFAULT_SIZES, constructors
+from rfd_tf.applications.network_in_network import NetworkInNetwork
+from rfd_tf.applications.resnet18 import ResNet18
+from rfd_tf.applications.six_layer import SixLayer
+from rfd_tf.errors import UserError, unknown
+
+BACKBONES: dict[str, Callable[..., keras.Model]] = {
+    "six_layer": SixLayer,
+    "network_in_network": NetworkInNetwork,
+    "alexnet": AlexNet,
+    "resnet18": ResNet18,
+    **constructors(),
+}
+
+
+def build(
+    name: str,
+    image_size: int,
+    include_top: bool = False,
+    pooling: str | None = None,
+    **arguments: Any,
+) -> keras.Model:
+    """Builds a backbone by name.
+
+    Args:
+        name: a key of `BACKBONES`, for example `"alexnet"` or `"mobilenet_v2"`.
+        image_size: height and width of the images in pixels.
+        include_top: whether the classification layer belongs to it.
+        pooling: None, `"avg"` or `"max"`, as of the constructor.
+        **arguments: further arguments of the constructor.
+
+    Returns:
+        A functional `keras.Model`, input `[None, image_size, image_size, 3]`.
+
+    Raises:
+        UserError: an unknown name or argument, a size too small for the backbone.
+
+    >>> build("six_layer", 32).output_shape
+    (None, 8, 8, 128)
+    """
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
+        raise UserError(f"image_size must be a positive whole number of pixels, not {image_size!r}")
+    known = inspect.signature(BACKBONES[name]).parameters
+    for argument in arguments:
+        if argument not in known or argument in ("input_shape", "input_tensor"):
+            options = [*default_arguments(name), "weights", "classes"]
+            raise unknown(f"argument of backbone {name}", argument, options)
+    return BACKBONES[name](
+        include_top=include_top,
+        pooling=pooling,
+        input_shape=(image_size, image_size, 3),
+        **arguments,
+    )
+
+
+def default_arguments(name: str) -> dict[str, Any]:
+    """Returns a backbone's own options (those beside the common ones) and their defaults.
+
+    >>> default_arguments("resnet18")
+    {'cifar_stem': False, 'width': 1.0}
+    """
+    parameters = inspect.signature(BACKBONES[name]).parameters
+    return {
+        option: parameter.default
+        for option, parameter in parameters.items()
+        if option not in COMMON
+    }
+
+
+def default_image_size(name: str) -> int:
+    """Returns the side, in pixels, of the images a backbone was designed for.
+
+    Raises:
+        UserError: an unknown name.
+
+    >>> default_image_size("network_in_network"), default_image_size("mobilenet_v2")
+    (32, 224)
+    """
+    if name not in BACKBONES:
+        raise unknown("backbone", name, BACKBONES)
+    return 32 if name in ("six_layer", "network_in_network") else DEFAULT_SIZES.get(name, 224)

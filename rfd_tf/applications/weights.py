@@ -1,0 +1,350 @@
+"""Weights files: `.weights.h5` as Keras writes them, with a record of what they belong to."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from rfd_tf.applications import record as records
+from rfd_tf.errors import UserError, unknown
+
+SUFFIX = ".weights.h5"
+RUN_FILE = "backbone.weights.h5"
+SHIPPED = Path(__file__).resolve().parents[2] / "exported"
+# Options that leave the weights as they are.
+WITHOUT_WEIGHTS = ("fused_batch_norm", "dropout", "dropout_rate")
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """A weights file that comes with the project.
+
+    Attributes:
+        backbone: key of `BACKBONES` it belongs to.
+        file: path below the folder of exported models.
+        sha256: hexadecimal digest of the file, compared before it is read.
+        licence: terms of use.
+        score: a sentence with the score it reaches and on what.
+    """
+
+    backbone: str
+    file: str
+    sha256: str
+    licence: str = ""
+    score: str = ""
+
+
+WEIGHTS: dict[str, PretrainedWeights] = {}
+
+
+def save_backbone(model: keras.Model, path: str | os.PathLike, record: dict[str, Any]) -> Path:
+    """Writes a backbone's weights and their record into one file.
+
+    The file is the one `model.save_weights` writes, so that Keras alone loads it into the same
+    network; the record is JSON in the attribute `rfd_tf` of the file's root. It appears whole or
+    not at all.
+
+    Args:
+        model: the backbone, with or without top.
+        path: where to, ending in `.weights.h5`; the folder is made if need be.
+        record: `format` (1), `backbone` (key of `BACKBONES`), `arguments` (the constructor's own
+            options), `image_size` in pixels; and, as far as known, `mean` and `std` (of
+            `preprocess_input`), `method`, `dataset`, `epoch`, `feature` (`endpoint`, `pooling`,
+            `split`) and `endpoints`.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: another ending, a record that lacks something, a place that cannot be written.
+
+    >>> import tempfile
+    >>> from rfd_tf.applications import SixLayer
+    >>> model = SixLayer(include_top=False, input_shape=(32, 32, 3))
+    >>> record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 32}
+    >>> path = save_backbone(model, tempfile.mkdtemp() + "/six.weights.h5", record)
+    >>> read_record(path)["image_size"]
+    32
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.name.endswith(SUFFIX):
+        raise UserError(f"weights are written to a file ending in {SUFFIX}, not '{path}'")
+    text = records.encode(record)
+    partial = path.with_name(f".{path.name.removesuffix(SUFFIX)}.{os.getpid()}{SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save_weights(partial)
+        with h5py.File(partial, "r+") as file:
+            file.attrs[records.ATTRIBUTE] = text
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write weights to '{path}': {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return path
+
+
+def read_record(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns the record of a weights file, or None where it carries none.
+
+    Args:
+        path: a `.weights.h5` file, the run folder that holds one, or a shipped name.
+
+    Raises:
+        UserError: no such file, not a weights file, or a damaged record.
+    """
+    import h5py
+
+    path = find_weights(path)
+    with _opened(path) as file:
+        try:
+            text = file.attrs.get(records.ATTRIBUTE)
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+            raise UserError(f"the record in '{path}' cannot be read") from None
+        if isinstance(text, h5py.Empty):
+            text = ""
+    return None if text is None else records.decode(text, f"'{path}'")
+
+
+def load_backbone(
+    path_or_name: str | os.PathLike, image_size: int | None = None
+) -> tuple[keras.Model, dict[str, Any]]:
+    """Builds the backbone that a weights file belongs to, and loads it.
+
+    Args:
+        path_or_name: a `.weights.h5` file, the run folder that holds one, or a shipped name.
+        image_size: height and width in pixels; the recorded one by default.
+
+    Returns:
+        `(model, record)`: the backbone without top and pooling, and the file's record.
+
+    Raises:
+        UserError: no such file or name, a file without record, an architecture that this version
+            does not know, weights that do not fit.
+
+    >>> import tempfile
+    >>> from rfd_tf.applications import SixLayer
+    >>> record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 32}
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = save_backbone(SixLayer(include_top=False), folder + "/backbone.weights.h5", record)
+    >>> model, record = load_backbone(folder)
+    >>> model.output_shape, record["backbone"]
+    ((None, 8, 8, 128), 'six_layer')
+    """
+    from rfd_tf.applications import registry
+
+    path = find_weights(path_or_name)
+    record = read_record(path)
+    if record is None:
+        raise UserError(
+            f"'{path}' carries no record of its backbone; name it: "
+            "rfd_tf.applications.build(BACKBONE, IMAGE_SIZE, weights=PATH)"
+        )
+    arguments = _checked_arguments(record, path)
+    model = registry.build(
+        record["backbone"],
+        record["image_size"] if image_size is None else image_size,
+        weights=str(path),
+        **arguments,
+    )
+    names = {layer.name for layer in model.layers}
+    wanted = [*(record.get("endpoints") or [])]
+    if record.get("feature"):
+        wanted.append(record["feature"]["endpoint"])
+    for name in wanted:
+        if name not in names:
+            raise UserError(
+                f"the record in '{path}' names an endpoint '{name}', which "
+                f"backbone {record['backbone']} does not have"
+            )
+    return model, record
+
+
+def load_into(
+    model: keras.Model,
+    weights: str | os.PathLike,
+    backbone: str,
+    arguments: dict[str, Any],
+) -> None:
+    """Loads a weights file into a freshly built backbone, all of it or none.
+
+    Args:
+        model: the network to fill, with top or without.
+        weights: a `.weights.h5` file, the run folder that holds one, or a shipped name.
+        backbone: the network's key in `BACKBONES`.
+        arguments: the values of its own options.
+
+    Raises:
+        UserError: no such file or name; a file of another backbone, other options, another
+            number of classes; a weight too many or too few.
+    """
+    path = find_weights(weights)
+    record = read_record(path)
+    if record is not None:
+        recorded = _checked_arguments(record, path)
+        theirs = _described(record["backbone"], recorded)
+        ours = _described(backbone, arguments)
+        if theirs != ours:
+            raise UserError(f"'{path}' holds backbone {theirs}, not {ours}")
+    _check_shapes(model, path, record, backbone)
+    try:
+        model.load_weights(str(path))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"'{path}' {_holds(record)}; its weights do not fit backbone {backbone}"
+        ) from error
+
+
+def find_weights(weights: str | os.PathLike) -> Path:
+    """Returns the file that a path, a run folder or a shipped name stands for.
+
+    Raises:
+        UserError: there is none (the shipped names are listed), or a shipped file has changed.
+    """
+    if isinstance(weights, str) and weights in WEIGHTS:
+        entry = WEIGHTS[weights]
+        path = SHIPPED / entry.file
+        if not path.is_file():
+            raise UserError(f"the shipped weights '{weights}' are missing: no file '{path}'")
+        if sha256(path) != entry.sha256:
+            raise UserError(f"'{path}' is not the file that shipped as '{weights}': delete it")
+        return path
+    if not isinstance(weights, (str, os.PathLike)):
+        raise UserError(f"weights must be None, a path or a name, not {type(weights).__name__}")
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        if not (path / RUN_FILE).is_file():
+            raise UserError(f"folder '{path}' holds no {RUN_FILE}")
+        return path / RUN_FILE
+    if not path.is_file():
+        if path.name != str(weights) or "." in path.name:
+            raise UserError(f"no such weights file: '{path}'")
+        way_out = "or the path of a .weights.h5 file or of a run folder"
+        raise UserError(f"{unknown('weights', weights, WEIGHTS)}; {way_out}")
+    if not path.name.endswith(SUFFIX):
+        raise UserError(f"weights are read from a file ending in {SUFFIX}, not '{path}'")
+    return path
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the hexadecimal SHA-256 digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _opened(path: Path) -> Any:
+    import h5py
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise UserError(f"'{path}' is not a weights file (HDF5), or is cut off") from error
+
+
+def _checked_arguments(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the record's options, none of which may be other than the backbone's own."""
+    from rfd_tf.applications import registry
+
+    if record["backbone"] not in registry.BACKBONES:
+        error = unknown("backbone", record["backbone"], registry.BACKBONES)
+        raise UserError(f"'{path}': {error}")
+    own = registry.default_arguments(record["backbone"])
+    for option in record["arguments"]:
+        if option not in own:
+            error = unknown(f"option of backbone {record['backbone']}", option, own)
+            raise UserError(f"'{path}': {error}")
+    return dict(record["arguments"])
+
+
+def _described(backbone: str, arguments: dict[str, Any]) -> str:
+    """Returns backbone and options as text that is the same where the networks are."""
+    from rfd_tf.applications import registry
+
+    defaults = _as_json(registry.default_arguments(backbone))
+    shown = [
+        f"{option}={value}"
+        for option, value in sorted(_as_json(arguments).items())
+        if value != defaults.get(option) and option not in WITHOUT_WEIGHTS
+    ]
+    return f"{backbone}({', '.join(shown)})" if shown else backbone
+
+
+def _as_json(arguments: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(arguments, default=str))
+
+
+def _holds(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "carries no record of its backbone"
+    size = record["image_size"]
+    return f"holds backbone {_described(record['backbone'], record['arguments'])} for {size} pixels"
+
+
+def _check_shapes(
+    model: keras.Model, path: Path, record: dict[str, Any] | None, backbone: str
+) -> None:
+    """Raises `UserError` unless the file has the model's weights and no others.
+
+    Keras raises where a layer finds nothing of its own, but passes over what no layer asks for.
+    """
+    in_file = _shapes_in_file(path)
+    has_top = any(layer.name == "predictions" for layer in model.layers)
+    top = in_file.pop("predictions", None)
+    if has_top:
+        if top is None:
+            raise UserError(
+                f"'{path}' {_holds(record)}, without a classification layer: "
+                "load it with include_top=False"
+            )
+        classes, wanted = top[-1][-1], model.get_layer("predictions").weights[-1].shape[-1]
+        if classes != wanted:
+            raise UserError(f"'{path}' classifies {classes} classes, not classes={wanted}")
+        in_file["predictions"] = top
+    found = Counter(shape for shapes in in_file.values() for shape in shapes)
+    wanted = Counter(tuple(weight.shape) for weight in model.weights)
+    if found != wanted:
+        surplus = sum((found - wanted).values())
+        missing = sum((wanted - found).values())
+        raise UserError(
+            f"'{path}' {_holds(record)} and does not fit backbone {backbone} as asked for: "
+            f"{missing} of its {sum(wanted.values())} weights are not there in their shape, "
+            f"{surplus} of the file's belong to something else"
+        )
+
+
+def _shapes_in_file(path: Path) -> dict[str, list[tuple[int, ...]]]:
+    """Returns the shapes of the weights in a file by layer: its name where known, or its place."""
+    import h5py
+
+    found: dict[str, list[tuple[int, ...]]] = {}
+
+    def visit(place: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or "seed_generator" in place:
+            return
+        if place.startswith("optimizer/"):
+            return
+        layer = place.split("/vars/")[0]
+        name = item.parent.attrs.get("name")
+        key = "predictions" if name in ("predictions", b"predictions") else layer
+        found.setdefault(key, []).append(tuple(item.shape or ()))
+
+    with _opened(path) as file:
+        try:
+            file.visititems(visit)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise UserError(f"'{path}' is damaged: {error}") from error
+    return found

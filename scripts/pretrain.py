@@ -1,0 +1,374 @@
+"""Pretrains a backbone on unlabelled images.
+
+    python scripts/pretrain.py --flagfile=configs/quickstart.cfg --output_dir=runs/digits
+    python scripts/pretrain.py --data_dir=photos --backbone=mobilenet_v2 --output_dir=runs/photos
+
+Running the same command again resumes the run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import platform
+import sys
+
+import common
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
+
+# Images.
+flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
+flags.DEFINE_string("data_dir", None, "Folder of training images, flat or nested.")
+flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
+flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
+flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
+flags.DEFINE_integer("image_size", None,
+                     "Side of the training images, pixels; the backbone's own size if not given.")
+flags.DEFINE_enum("crop", "pad", ["pad", "resized", "none"],
+                  "pad: zero border, random crop. resized: random resized crop.")
+flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
+flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
+flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images.")
+flags.DEFINE_float("color_jitter", 0.0, "Strength of brightness, contrast, saturation changes.")
+flags.DEFINE_float("grayscale", 0.0, "Share of images made grey.")
+flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if not given.")
+flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")
+
+# Network.
+flags.DEFINE_string("backbone", "network_in_network",
+                    "six_layer, network_in_network, alexnet, resnet18, or a keras.applications "
+                    "name such as mobilenet_v2.")
+flags.DEFINE_multi_string("backbone_option", [],
+                          "Constructor option as name=value, such as width=0.5; may be repeated.")
+flags.DEFINE_string("feature_endpoint", None, "Layer whose output is the feature; the last one "
+                    "if not given.")
+
+# Rotation Feature Decoupling.
+flags.DEFINE_float("lambda_rotation", 1.0, "Weight of the rotation loss.")
+flags.DEFINE_float("lambda_distance", 1.0, "Weight of the distance of f2 to its mean.")
+flags.DEFINE_float("lambda_instance", 1.0, "Weight of the instance loss.")
+flags.DEFINE_bool("decoupled", True, "Split the feature into f1 and f2.")
+flags.DEFINE_float("split", 0.5, "Share of the feature's dimensions that f1 gets.")
+flags.DEFINE_integer("projection_dimensions", 128, "Length of an embedding in the memory bank.")
+flags.DEFINE_float("temperature", 0.07, "Divides the similarities of the instance loss.")
+flags.DEFINE_enum("instance_loss", "nce", ["nce", "softmax"],
+                  "nce: sampled negatives. softmax: exact over the bank, for small sets.")
+flags.DEFINE_enum("negatives", "shared", ["shared", "per_image"], "One set of negatives a batch, "
+                  "or one an image.")
+flags.DEFINE_integer("num_negatives", 4096, "Negatives of the NCE.")
+flags.DEFINE_enum("normalizer", "running", ["first_batch", "running", "analytic"],
+                  "How the NCE's normalising constant is found.")
+flags.DEFINE_bool("exclude_positive", True, "Never draw an image as its own negative.")
+flags.DEFINE_float("bank_momentum", 0.5, "Share of a bank row kept at an update.")
+flags.DEFINE_enum("bank_initialization", "unit", ["unit", "uniform"], "Initial bank rows.")
+flags.DEFINE_enum("bank_dtype", "float32", ["float32", "bfloat16"], "Storage of the bank.")
+flags.DEFINE_bool("fill_bank", True, "Fill the bank by one forward pass before training.")
+flags.DEFINE_enum("distance", "mean_squared", ["mean_squared", "euclidean"],
+                  "Form of the distance loss.")
+
+# Optimization.
+flags.DEFINE_integer("epochs", 100, "Passes over the images.")
+flags.DEFINE_integer("steps_per_epoch", None, "Steps an epoch; as many as full batches if not "
+                     "given.")
+flags.DEFINE_integer("batch_size", 128, "Original images in a batch; the views are four times as "
+                     "many.")
+flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.")
+flags.DEFINE_enum("schedule", "cosine", ["cosine", "step", "constant"], "Learning-rate schedule.")
+flags.DEFINE_string("lr_table", None, "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, "
+                    "rotnet_cifar10, rotnet_imagenet.")
+flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up of the cosine schedule.")
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.")
+flags.DEFINE_bool("nesterov", True, "Nesterov momentum.")
+flags.DEFINE_float("weight_decay", 5e-4, "Coupled weight decay, on every weight.")
+flags.DEFINE_list("undecayed", [], "Names of weights without decay, such as gamma,beta,bias.")
+flags.DEFINE_integer("gradient_accumulation", 1, "Parts a replica's batch is cut into, to save "
+                     "memory.")
+flags.DEFINE_integer("steps_per_execution", 1, "Steps run by one call into TensorFlow.")
+flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation, negatives.")
+
+# Machine.
+flags.DEFINE_enum("strategy", "auto", ["auto", "none", "mirrored", "multiworker"],
+                  "Devices and machines to train on.")
+flags.DEFINE_integer("logical_devices", 0, "Split the CPU into so many devices.")
+flags.DEFINE_enum("mixed_precision", "auto", ["auto", "float32", "bfloat16"],
+                  "auto: bfloat16 where the hardware has it.")
+flags.DEFINE_bool("deterministic", False, "Bit-identical repetition, slower.")
+
+# Run folder.
+flags.DEFINE_string("output_dir", None, "Folder of the run.")
+flags.DEFINE_enum("resume", "auto", ["auto", "never"], "auto: continue the run in --output_dir.")
+flags.DEFINE_bool("overwrite", False, "Remove the run in --output_dir first.")
+flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.")
+flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints kept.")
+flags.DEFINE_integer("monitor_every", 1, "Epochs between kNN measurements; 0 for none.")
+flags.DEFINE_integer("monitor_images", 10_000, "Most train images of the kNN monitor; a fifth as "
+                     "many test images.")
+flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
+flags.DEFINE_list("evaluate", [], "Tasks run at the end, such as knn,linear.")
+flags.DEFINE_list("export", [], "Formats exported at the end to export/: saved_model, onnx, keras.")
+
+
+def backbone_arguments() -> dict:
+    """--backbone_option as a dict, values read as JSON where they are JSON."""
+    from rfd_tf.errors import UserError
+
+    arguments = {}
+    for item in FLAGS.backbone_option:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise UserError(f"--backbone_option '{item}' must read name=value")
+        try:
+            arguments[name] = json.loads(text)
+        except ValueError:
+            arguments[name] = text if text not in ("True", "False") else text == "True"
+    return arguments
+
+
+def channel_values(name: str, default) -> tuple[float, ...]:
+    """Three numbers of --mean or --std."""
+    from rfd_tf.errors import UserError
+
+    given = FLAGS[name].value
+    if given is None:
+        return tuple(default)
+    try:
+        values = tuple(float(value) for value in given)
+    except ValueError:
+        values = ()
+    if len(values) != 3 or not all(map(math.isfinite, values)) or (
+        name == "std" and min(values) <= 0
+    ):
+        raise UserError(f"--{name} needs three numbers such as 0.5,0.5,0.5; got {','.join(given)}")
+    return values
+
+
+def rfd_arguments(source) -> dict:
+    """Arguments of the method `rfd` besides the backbone."""
+    names = ("lambda_rotation", "lambda_distance", "lambda_instance", "decoupled", "split",
+             "projection_dimensions", "temperature", "instance_loss", "negatives",
+             "num_negatives", "normalizer", "exclude_positive", "bank_momentum",
+             "bank_initialization", "bank_dtype", "distance")
+    return {"num_images": source.num_images, **{name: FLAGS[name].value for name in names}}
+
+
+METHOD_ARGUMENTS = {"rfd": rfd_arguments}
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def main() -> None:
+    from rfd_tf import methods
+    from rfd_tf.errors import UserError, unknown
+
+    if not FLAGS.output_dir:
+        raise UserError("give --output_dir, the folder of the run")
+    if FLAGS.method not in methods.METHODS:
+        raise unknown("method", FLAGS.method, methods.METHODS)
+
+    import keras
+    import tensorflow as tf
+
+    from rfd_tf import applications, data
+    from rfd_tf.training import callbacks, checkpoint, pretraining, run_folder
+    from rfd_tf.training import strategy as strategies
+
+    if FLAGS.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    strategy = strategies.build(FLAGS.strategy, FLAGS.logical_devices)
+    policy = strategies.precision_policy(FLAGS.mixed_precision)
+    chief = strategies.worker(strategy)[0] == 0
+
+    arguments = backbone_arguments()
+    image_size = FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
+    run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
+    optimization = pretraining.Optimization(
+        **{name: FLAGS[name].value for name in (
+            "epochs", "batch_size", "steps_per_epoch", "learning_rate", "schedule", "lr_table",
+            "warmup_epochs", "momentum", "nesterov", "weight_decay", "undecayed",
+            "steps_per_execution")}
+    )
+    augmentation = pretraining.Augmentation(
+        crop=FLAGS.crop, crop_area=(FLAGS.crop_area_min, 1.0), padding=FLAGS.padding,
+        horizontal_flip=FLAGS.horizontal_flip, color_jitter=FLAGS.color_jitter,
+        grayscale=FLAGS.grayscale,
+    )
+    mean = channel_values("mean", applications.IMAGENET_MEAN)
+    std = channel_values("std", applications.IMAGENET_STD)
+
+    source = data.load(
+        FLAGS.dataset, FLAGS.data_dir, tfds_dir=FLAGS.tfds_dir, download=FLAGS.tfds_download,
+        max_skipped=FLAGS.max_skipped,
+    )
+    say(f"{source.num_images} images of {source.name}")
+    session = pretraining.Pretraining(
+        build_backbone=lambda: applications.build(FLAGS.backbone, image_size, **arguments),
+        build_method=lambda backbone: methods.METHODS[FLAGS.method](
+            backbone, mean=mean, std=std, feature_endpoint=FLAGS.feature_endpoint,
+            seed=FLAGS.seed, gradient_accumulation=FLAGS.gradient_accumulation,
+            **METHOD_ARGUMENTS[FLAGS.method](source),
+        ),
+        source=source, image_size=image_size, optimization=optimization,
+        augmentation=augmentation, strategy=strategy, policy=policy, seed=FLAGS.seed,
+    )
+    method = session.method
+    record = {
+        "format": 1, "backbone": FLAGS.backbone, "arguments": arguments, "method": FLAGS.method,
+        "dataset": source.name, "endpoints": list(applications.endpoints(method.backbone)),
+        **method.record(),
+    }
+    identity = {
+        "method": FLAGS.method, "dataset": source.name, "fingerprint": source.fingerprint,
+        "num_images": source.num_images, "image_size": image_size, "backbone": FLAGS.backbone,
+        "backbone_options": arguments, "batch_size": FLAGS.batch_size,
+        "steps_per_epoch": session.steps_per_epoch, "seed": FLAGS.seed,
+    }
+
+    # From here on files are written.
+    found = run.start(identity, FLAGS.resume, FLAGS.overwrite)
+    previous = run.read() if found else None
+    start_step, monitor_start = 0, None
+    if found:
+        description = checkpoint.load(found, method, session.optimizer)
+        start_step = int(description["step"])
+        monitor_start = description.get("knn_accuracy_random_init")
+        say(f"resuming after epoch {start_step / session.steps_per_epoch:g} from {found}")
+    resolved = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
+    if previous:
+        report_changes(previous.get("flags", {}), resolved)
+    if chief:
+        run.write(
+            flags=resolved, identity=identity, record=record,
+            versions={"python": platform.python_version(), "tensorflow": tf.__version__,
+                      "keras": keras.__version__},
+            started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        )
+        run.path("skipped_files.txt").write_text(
+            "".join(f"{name}\t{reason}\n" for name, reason in source.skipped), encoding="utf-8"
+        )
+    if source.skipped:
+        say(f"{len(source.skipped)} images cannot be decoded and are left out; their names are in "
+            f"{run.path('skipped_files.txt')}")
+    say(describe(session, strategy, policy))
+
+    monitor = None
+    if FLAGS.monitor_every > 0:
+        monitor = make_monitor(session, source, image_size)
+    if monitor and monitor_start is None:
+        monitor_start = monitor()
+        say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
+    if not found and FLAGS.fill_bank and method.memory_bank is not None:
+        say("filling the memory bank by one forward pass")
+        session.fill_memory_bank()
+
+    def save(step: int, epoch: int) -> None:
+        if not chief:
+            return
+        run.checkpoints.save(method, session.optimizer, {
+            "step": step, "epoch": epoch, "knn_accuracy_random_init": monitor_start,
+        })
+        applications.save_backbone(
+            method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
+        )
+
+    levels = method.chance_levels()
+    listed = [callbacks.Throughput(optimization.batch_size, session.optimizer)]
+    if monitor:
+        listed.append(callbacks.Monitor(monitor, monitor_start, FLAGS.monitor_every))
+    if chief:
+        listed.append(callbacks.MetricsFile(run.path("metrics.csv")))
+        if FLAGS.tensorboard:
+            listed.append(callbacks.TensorBoard(
+                run.path("tensorboard"), levels, example_views(session)))
+        listed.append(callbacks.Progress(levels))
+    listed.append(callbacks.Checkpoint(save, FLAGS.checkpoint_every))
+
+    if start_step >= optimization.epochs * session.steps_per_epoch:
+        say("the run is complete; give more --epochs to train on")
+    else:
+        session.train(start_step, listed)
+    if chief:
+        finish(run, method)
+
+
+def report_changes(before: dict, now: dict) -> None:
+    """Tells which flags a resumed run changes."""
+    ignored = {"resume", "overwrite", "output_dir"}
+    changed = [name for name in now if name in before and before[name] != now[name]
+               and name not in ignored]
+    for name in changed:
+        say(f"note: --{name} was {before[name]!r} and is now {now[name]!r}")
+
+
+def describe(session, strategy, policy: str) -> str:
+    """One paragraph on what is about to run."""
+    method = session.method
+    parameters = sum(math.prod(variable.shape) for variable in method.trainable_variables)
+    lines = [
+        f"{FLAGS.method} on {FLAGS.backbone}: {parameters:,} trainable parameters, feature "
+        f"'{method.feature_endpoint}' of {method.feature_dimensions} dimensions",
+        f"{session.optimization.epochs} epochs of {session.steps_per_epoch} steps of "
+        f"{session.optimization.batch_size} images, {strategy.num_replicas_in_sync} replica(s), "
+        f"{policy}" + (" (chosen by --mixed_precision=auto)"
+                       if FLAGS.mixed_precision == "auto" else ""),
+    ]
+    bank = method.memory_bank
+    if bank is not None:
+        size = bank.num_images * bank.dimensions * (4 if bank.storage_dtype == "float32" else 2)
+        lines.append(f"memory bank of {bank.num_images:,} x {bank.dimensions} "
+                     f"{bank.storage_dtype}: {size / 2**20:,.1f} MiB")
+    return "\n".join(lines)
+
+
+def make_monitor(session, source, image_size: int):
+    """Returns a function that measures the kNN accuracy of the feature, or None without labels."""
+    from rfd_tf import evaluation
+
+    train, test = evaluation.labelled_splits(
+        source, dataset=FLAGS.dataset, eval_dir=FLAGS.eval_dir, tfds_dir=FLAGS.tfds_dir,
+        tfds_download=FLAGS.tfds_download, required=False,
+    )
+    if train is None:
+        say("no labels: the kNN monitor is off; sub-folders, or --eval_dir, would give some")
+        return None
+    return evaluation.KnnMonitor(
+        session.method, train, test, image_size=image_size, max_train=FLAGS.monitor_images
+    )
+
+
+def example_views(session):
+    """The four rotated views of the first few augmented images, for TensorBoard."""
+    import numpy as np
+
+    from rfd_tf.data import views
+
+    batch = next(iter(session.dataset()))
+    images = batch["image"][:8]
+    return np.asarray(views.flatten_views(views.rotate(images)))
+
+
+def finish(run, method) -> None:
+    """Writes the deployable files, and evaluates and exports where asked."""
+    from rfd_tf import applications, evaluation, export
+
+    applications.portable(method.backbone).save(run.path("backbone.keras"))
+    say(f"backbone: {run.path('backbone.weights.h5')} and {run.path('backbone.keras')}")
+    if FLAGS.evaluate:
+        evaluation.evaluate_run(run.directory, tasks=FLAGS.evaluate)
+    if FLAGS.export:
+        export.export_backbone(
+            run.path("backbone.weights.h5"), run.path("export"), formats=tuple(FLAGS.export),
+            overwrite=True,
+        )
+        say(f"exported {', '.join(FLAGS.export)} to {run.path('export')}")
+
+
+if __name__ == "__main__":
+    common.run(main)
