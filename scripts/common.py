@@ -21,8 +21,9 @@ def _parse(arguments: list[str]) -> list[str]:
         print(f"error: {error}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
     if len(rest) > 1:
-        print(f"error: unexpected argument '{rest[1]}'; flags look like --name=value",
-              file=sys.stderr)
+        print(
+            f"error: unexpected argument '{rest[1]}'; flags look like --name=value", file=sys.stderr
+        )
         raise SystemExit(USER_MISTAKE)
     return rest
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import os
 import platform
 import sys
 
 import common
-from absl import flags
+from absl import flags, logging
 
 FLAGS = flags.FLAGS
 
@@ -25,13 +26,19 @@ flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.metho
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
 flags.DEFINE_string("data_dir", None, "Folder of training images, flat or nested.")
 flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
+flags.DEFINE_string("eval_split", "test", "Split of --dataset to evaluate on.")
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
-flags.DEFINE_integer("image_size", None,
-                     "Side of the training images, pixels; the backbone's own size if not given.")
-flags.DEFINE_enum("crop", "pad", ["pad", "resized", "none"],
-                  "pad: zero border, random crop. resized: random resized crop.")
+flags.DEFINE_integer(
+    "image_size", None, "Side of the training images, pixels; the backbone's own size if not given."
+)
+flags.DEFINE_enum(
+    "crop",
+    "pad",
+    ["pad", "resized", "none"],
+    "pad: zero border, random crop. resized: random resized crop.",
+)
 flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
 flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
 flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images.")
@@ -41,13 +48,18 @@ flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if no
 flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")
 
 # Network.
-flags.DEFINE_string("backbone", "network_in_network",
-                    "six_layer, network_in_network, alexnet, resnet18, or a keras.applications "
-                    "name such as mobilenet_v2.")
-flags.DEFINE_multi_string("backbone_option", [],
-                          "Constructor option as name=value, such as width=0.5; may be repeated.")
-flags.DEFINE_string("feature_endpoint", None, "Layer whose output is the feature; the last one "
-                    "if not given.")
+flags.DEFINE_string(
+    "backbone",
+    "network_in_network",
+    "six_layer, network_in_network, alexnet, resnet18, or a keras.applications "
+    "name such as mobilenet_v2.",
+)
+flags.DEFINE_multi_string(
+    "backbone_option", [], "Constructor option as name=value, such as width=0.5; may be repeated."
+)
+flags.DEFINE_string(
+    "feature_endpoint", None, "Layer whose output is the feature; the last one if not given."
+)
 
 # Rotation Feature Decoupling.
 flags.DEFINE_float("lambda_rotation", 1.0, "Weight of the rotation loss.")
@@ -57,47 +69,71 @@ flags.DEFINE_bool("decoupled", True, "Split the feature into f1 and f2.")
 flags.DEFINE_float("split", 0.5, "Share of the feature's dimensions that f1 gets.")
 flags.DEFINE_integer("projection_dimensions", 128, "Length of an embedding in the memory bank.")
 flags.DEFINE_float("temperature", 0.07, "Divides the similarities of the instance loss.")
-flags.DEFINE_enum("instance_loss", "nce", ["nce", "softmax"],
-                  "nce: sampled negatives. softmax: exact over the bank, for small sets.")
-flags.DEFINE_enum("negatives", "shared", ["shared", "per_image"], "One set of negatives a batch, "
-                  "or one an image.")
+flags.DEFINE_enum(
+    "instance_loss",
+    "nce",
+    ["nce", "softmax"],
+    "nce: sampled negatives. softmax: exact over the bank, for small sets.",
+)
+flags.DEFINE_enum(
+    "negatives", "shared", ["shared", "per_image"], "One set of negatives a batch, or one an image."
+)
 flags.DEFINE_integer("num_negatives", 4096, "Negatives of the NCE.")
-flags.DEFINE_enum("normalizer", "running", ["first_batch", "running", "analytic"],
-                  "How the NCE's normalising constant is found.")
+flags.DEFINE_enum(
+    "normalizer",
+    "running",
+    ["first_batch", "running", "analytic"],
+    "How the NCE's normalising constant is found.",
+)
 flags.DEFINE_bool("exclude_positive", True, "Never draw an image as its own negative.")
 flags.DEFINE_float("bank_momentum", 0.5, "Share of a bank row kept at an update.")
 flags.DEFINE_enum("bank_initialization", "unit", ["unit", "uniform"], "Initial bank rows.")
 flags.DEFINE_enum("bank_dtype", "float32", ["float32", "bfloat16"], "Storage of the bank.")
 flags.DEFINE_bool("fill_bank", True, "Fill the bank by one forward pass before training.")
-flags.DEFINE_enum("distance", "mean_squared", ["mean_squared", "euclidean"],
-                  "Form of the distance loss.")
+flags.DEFINE_enum(
+    "distance", "mean_squared", ["mean_squared", "euclidean"], "Form of the distance loss."
+)
 
 # Optimization.
 flags.DEFINE_integer("epochs", 100, "Passes over the images.")
-flags.DEFINE_integer("steps_per_epoch", None, "Steps an epoch; as many as full batches if not "
-                     "given.")
-flags.DEFINE_integer("batch_size", 128, "Original images in a batch; the views are four times as "
-                     "many.")
+flags.DEFINE_integer(
+    "steps_per_epoch", None, "Steps an epoch; as many as full batches if not given."
+)
+flags.DEFINE_integer(
+    "batch_size", 128, "Original images in a batch; the views are four times as many."
+)
 flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.")
 flags.DEFINE_enum("schedule", "cosine", ["cosine", "step", "constant"], "Learning-rate schedule.")
-flags.DEFINE_string("lr_table", None, "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, "
-                    "rotnet_cifar10, rotnet_imagenet.")
+flags.DEFINE_string(
+    "lr_table",
+    None,
+    "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10, rotnet_imagenet.",
+)
 flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up of the cosine schedule.")
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.")
 flags.DEFINE_bool("nesterov", True, "Nesterov momentum.")
 flags.DEFINE_float("weight_decay", 5e-4, "Coupled weight decay, on every weight.")
 flags.DEFINE_list("undecayed", [], "Names of weights without decay, such as gamma,beta,bias.")
-flags.DEFINE_integer("gradient_accumulation", 1, "Parts a replica's batch is cut into, to save "
-                     "memory.")
+flags.DEFINE_integer(
+    "gradient_accumulation", 1, "Parts a replica's batch is cut into, to save memory."
+)
 flags.DEFINE_integer("steps_per_execution", 1, "Steps run by one call into TensorFlow.")
 flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation, negatives.")
 
 # Machine.
-flags.DEFINE_enum("strategy", "auto", ["auto", "none", "mirrored", "multiworker"],
-                  "Devices and machines to train on.")
+flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "none", "mirrored", "multiworker"],
+    "Devices and machines to train on.",
+)
 flags.DEFINE_integer("logical_devices", 0, "Split the CPU into so many devices.")
-flags.DEFINE_enum("mixed_precision", "auto", ["auto", "float32", "bfloat16"],
-                  "auto: bfloat16 where the hardware has it.")
+flags.DEFINE_enum(
+    "mixed_precision",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "auto: bfloat16 where the hardware has it.",
+)
 flags.DEFINE_bool("deterministic", False, "Bit-identical repetition, slower.")
 
 # Run folder.
@@ -107,8 +143,9 @@ flags.DEFINE_bool("overwrite", False, "Remove the run in --output_dir first.")
 flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.")
 flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints kept.")
 flags.DEFINE_integer("monitor_every", 1, "Epochs between kNN measurements; 0 for none.")
-flags.DEFINE_integer("monitor_images", 10_000, "Most train images of the kNN monitor; a fifth as "
-                     "many test images.")
+flags.DEFINE_integer(
+    "monitor_images", 10_000, "Most train images of the kNN monitor; a fifth as many test images."
+)
 flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
 flags.DEFINE_list("evaluate", [], "Tasks run at the end, such as knn,linear.")
 flags.DEFINE_list("export", [], "Formats exported at the end to export/: saved_model, onnx, keras.")
@@ -141,8 +178,10 @@ def channel_values(name: str, default) -> tuple[float, ...]:
         values = tuple(float(value) for value in given)
     except ValueError:
         values = ()
-    if len(values) != 3 or not all(map(math.isfinite, values)) or (
-        name == "std" and min(values) <= 0
+    if (
+        len(values) != 3
+        or not all(map(math.isfinite, values))
+        or (name == "std" and min(values) <= 0)
     ):
         raise UserError(f"--{name} needs three numbers such as 0.5,0.5,0.5; got {','.join(given)}")
     return values
@@ -150,10 +189,24 @@ def channel_values(name: str, default) -> tuple[float, ...]:
 
 def rfd_arguments(source) -> dict:
     """Arguments of the method `rfd` besides the backbone."""
-    names = ("lambda_rotation", "lambda_distance", "lambda_instance", "decoupled", "split",
-             "projection_dimensions", "temperature", "instance_loss", "negatives",
-             "num_negatives", "normalizer", "exclude_positive", "bank_momentum",
-             "bank_initialization", "bank_dtype", "distance")
+    names = (
+        "lambda_rotation",
+        "lambda_distance",
+        "lambda_instance",
+        "decoupled",
+        "split",
+        "projection_dimensions",
+        "temperature",
+        "instance_loss",
+        "negatives",
+        "num_negatives",
+        "normalizer",
+        "exclude_positive",
+        "bank_momentum",
+        "bank_initialization",
+        "bank_dtype",
+        "distance",
+    )
     return {"num_images": source.num_images, **{name: FLAGS[name].value for name in names}}
 
 
@@ -165,6 +218,10 @@ def say(text: str) -> None:
 
 
 def main() -> None:
+    # TensorFlow tells of every step of saving a model.
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+
     from rfd_tf import methods
     from rfd_tf.errors import UserError, unknown
 
@@ -190,45 +247,85 @@ def main() -> None:
     image_size = FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
     run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
     optimization = pretraining.Optimization(
-        **{name: FLAGS[name].value for name in (
-            "epochs", "batch_size", "steps_per_epoch", "learning_rate", "schedule", "lr_table",
-            "warmup_epochs", "momentum", "nesterov", "weight_decay", "undecayed",
-            "steps_per_execution")}
+        **{
+            name: FLAGS[name].value
+            for name in (
+                "epochs",
+                "batch_size",
+                "steps_per_epoch",
+                "learning_rate",
+                "schedule",
+                "lr_table",
+                "warmup_epochs",
+                "momentum",
+                "nesterov",
+                "weight_decay",
+                "undecayed",
+                "steps_per_execution",
+            )
+        }
     )
     augmentation = pretraining.Augmentation(
-        crop=FLAGS.crop, crop_area=(FLAGS.crop_area_min, 1.0), padding=FLAGS.padding,
-        horizontal_flip=FLAGS.horizontal_flip, color_jitter=FLAGS.color_jitter,
+        crop=FLAGS.crop,
+        crop_area=(FLAGS.crop_area_min, 1.0),
+        padding=FLAGS.padding,
+        horizontal_flip=FLAGS.horizontal_flip,
+        color_jitter=FLAGS.color_jitter,
         grayscale=FLAGS.grayscale,
     )
     mean = channel_values("mean", applications.IMAGENET_MEAN)
     std = channel_values("std", applications.IMAGENET_STD)
 
     source = data.load(
-        FLAGS.dataset, FLAGS.data_dir, tfds_dir=FLAGS.tfds_dir, download=FLAGS.tfds_download,
+        FLAGS.dataset,
+        FLAGS.data_dir,
+        tfds_dir=FLAGS.tfds_dir,
+        download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
     )
+    test = test_source() if FLAGS.monitor_every > 0 or FLAGS.evaluate else None
+    tasks = evaluation_tasks(source, test)
     say(f"{source.num_images} images of {source.name}")
     session = pretraining.Pretraining(
         build_backbone=lambda: applications.build(FLAGS.backbone, image_size, **arguments),
         build_method=lambda backbone: methods.METHODS[FLAGS.method](
-            backbone, mean=mean, std=std, feature_endpoint=FLAGS.feature_endpoint,
-            seed=FLAGS.seed, gradient_accumulation=FLAGS.gradient_accumulation,
+            backbone,
+            mean=mean,
+            std=std,
+            feature_endpoint=FLAGS.feature_endpoint,
+            seed=FLAGS.seed,
+            gradient_accumulation=FLAGS.gradient_accumulation,
             **METHOD_ARGUMENTS[FLAGS.method](source),
         ),
-        source=source, image_size=image_size, optimization=optimization,
-        augmentation=augmentation, strategy=strategy, policy=policy, seed=FLAGS.seed,
+        source=source,
+        image_size=image_size,
+        optimization=optimization,
+        augmentation=augmentation,
+        strategy=strategy,
+        policy=policy,
+        seed=FLAGS.seed,
     )
     method = session.method
     record = {
-        "format": 1, "backbone": FLAGS.backbone, "arguments": arguments, "method": FLAGS.method,
-        "dataset": source.name, "endpoints": list(applications.endpoints(method.backbone)),
+        "format": 1,
+        "backbone": FLAGS.backbone,
+        "arguments": arguments,
+        "method": FLAGS.method,
+        "dataset": source.name,
+        "endpoints": list(applications.endpoints(method.backbone)),
         **method.record(),
     }
     identity = {
-        "method": FLAGS.method, "dataset": source.name, "fingerprint": source.fingerprint,
-        "num_images": source.num_images, "image_size": image_size, "backbone": FLAGS.backbone,
-        "backbone_options": arguments, "batch_size": FLAGS.batch_size,
-        "steps_per_epoch": session.steps_per_epoch, "seed": FLAGS.seed,
+        "method": FLAGS.method,
+        "dataset": source.name,
+        "fingerprint": source.fingerprint,
+        "num_images": source.num_images,
+        "image_size": image_size,
+        "backbone": FLAGS.backbone,
+        "backbone_options": arguments,
+        "batch_size": FLAGS.batch_size,
+        "steps_per_epoch": session.steps_per_epoch,
+        "seed": FLAGS.seed,
     }
 
     # From here on files are written.
@@ -241,26 +338,34 @@ def main() -> None:
         monitor_start = description.get("knn_accuracy_random_init")
         say(f"resuming after epoch {start_step / session.steps_per_epoch:g} from {found}")
     resolved = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
+    for name in ("data_dir", "eval_dir", "tfds_dir"):
+        # Whoever reads the run later may stand in another folder.
+        resolved[name] = resolved[name] and os.path.abspath(os.path.expanduser(resolved[name]))
     if previous:
         report_changes(previous.get("flags", {}), resolved)
     if chief:
         run.write(
-            flags=resolved, identity=identity, record=record,
-            versions={"python": platform.python_version(), "tensorflow": tf.__version__,
-                      "keras": keras.__version__},
+            flags=resolved,
+            identity=identity,
+            record=record,
+            versions={
+                "python": platform.python_version(),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+            },
             started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
         run.path("skipped_files.txt").write_text(
             "".join(f"{name}\t{reason}\n" for name, reason in source.skipped), encoding="utf-8"
         )
     if source.skipped:
-        say(f"{len(source.skipped)} images cannot be decoded and are left out; their names are in "
-            f"{run.path('skipped_files.txt')}")
+        say(
+            f"{len(source.skipped)} images cannot be decoded and are left out; their names are in "
+            f"{run.path('skipped_files.txt')}"
+        )
     say(describe(session, strategy, policy))
 
-    monitor = None
-    if FLAGS.monitor_every > 0:
-        monitor = make_monitor(session, source, image_size)
+    monitor = make_monitor(method, source, test) if FLAGS.monitor_every > 0 else None
     if monitor and monitor_start is None:
         monitor_start = monitor()
         say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
@@ -271,9 +376,15 @@ def main() -> None:
     def save(step: int, epoch: int) -> None:
         if not chief:
             return
-        run.checkpoints.save(method, session.optimizer, {
-            "step": step, "epoch": epoch, "knn_accuracy_random_init": monitor_start,
-        })
+        run.checkpoints.save(
+            method,
+            session.optimizer,
+            {
+                "step": step,
+                "epoch": epoch,
+                "knn_accuracy_random_init": monitor_start,
+            },
+        )
         applications.save_backbone(
             method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
         )
@@ -285,8 +396,9 @@ def main() -> None:
     if chief:
         listed.append(callbacks.MetricsFile(run.path("metrics.csv")))
         if FLAGS.tensorboard:
-            listed.append(callbacks.TensorBoard(
-                run.path("tensorboard"), levels, example_views(session)))
+            listed.append(
+                callbacks.TensorBoard(run.path("tensorboard"), levels, example_views(session))
+            )
         listed.append(callbacks.Progress(levels))
     listed.append(callbacks.Checkpoint(save, FLAGS.checkpoint_every))
 
@@ -295,14 +407,29 @@ def main() -> None:
     else:
         session.train(start_step, listed)
     if chief:
-        finish(run, method)
+        finish(run, method, source, test, tasks)
+
+
+def evaluation_tasks(source, test) -> list:
+    """The evaluators that --evaluate names, checked before training."""
+    from rfd_tf.errors import unknown
+    from rfd_tf.evaluation import TASKS
+    from rfd_tf.evaluation.splits import check_classes
+
+    for name in FLAGS.evaluate:
+        if name not in TASKS:
+            raise unknown("evaluation task", name, TASKS)
+    if FLAGS.evaluate:
+        check_classes(source, test)
+    return [TASKS[name]() for name in FLAGS.evaluate]
 
 
 def report_changes(before: dict, now: dict) -> None:
     """Tells which flags a resumed run changes."""
     ignored = {"resume", "overwrite", "output_dir"}
-    changed = [name for name in now if name in before and before[name] != now[name]
-               and name not in ignored]
+    changed = [
+        name for name in now if name in before and before[name] != now[name] and name not in ignored
+    ]
     for name in changed:
         say(f"note: --{name} was {before[name]!r} and is now {now[name]!r}")
 
@@ -316,30 +443,50 @@ def describe(session, strategy, policy: str) -> str:
         f"'{method.feature_endpoint}' of {method.feature_dimensions} dimensions",
         f"{session.optimization.epochs} epochs of {session.steps_per_epoch} steps of "
         f"{session.optimization.batch_size} images, {strategy.num_replicas_in_sync} replica(s), "
-        f"{policy}" + (" (chosen by --mixed_precision=auto)"
-                       if FLAGS.mixed_precision == "auto" else ""),
+        f"{policy}"
+        + (" (chosen by --mixed_precision=auto)" if FLAGS.mixed_precision == "auto" else ""),
     ]
     bank = method.memory_bank
     if bank is not None:
         size = bank.num_images * bank.dimensions * (4 if bank.storage_dtype == "float32" else 2)
-        lines.append(f"memory bank of {bank.num_images:,} x {bank.dimensions} "
-                     f"{bank.storage_dtype}: {size / 2**20:,.1f} MiB")
+        lines.append(
+            f"memory bank of {bank.num_images:,} x {bank.dimensions} "
+            f"{bank.storage_dtype}: {size / 2**20:,.1f} MiB"
+        )
     return "\n".join(lines)
 
 
-def make_monitor(session, source, image_size: int):
+def test_source():
+    """The images that evaluation judges, or None where a part of the training images must do."""
+    from rfd_tf import data
+
+    if FLAGS.eval_dir:
+        return data.load(data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped)
+    if FLAGS.dataset:
+        return data.load(
+            FLAGS.dataset,
+            split=FLAGS.eval_split,
+            tfds_dir=FLAGS.tfds_dir,
+            download=FLAGS.tfds_download,
+        )
+    return None
+
+
+def make_monitor(method, source, test):
     """Returns a function that measures the kNN accuracy of the feature, or None without labels."""
     from rfd_tf import evaluation
 
-    train, test = evaluation.labelled_splits(
-        source, dataset=FLAGS.dataset, eval_dir=FLAGS.eval_dir, tfds_dir=FLAGS.tfds_dir,
-        tfds_download=FLAGS.tfds_download, required=False,
-    )
-    if train is None:
-        say("no labels: the kNN monitor is off; sub-folders, or --eval_dir, would give some")
+    if source.labels is None:
+        say("no labels, so no kNN monitor: sub-folders named by class would give it some")
         return None
-    return evaluation.KnnMonitor(
-        session.method, train, test, image_size=image_size, max_train=FLAGS.monitor_images
+    return evaluation.NeighbourMonitor(
+        method.feature_model,
+        source,
+        test,
+        method.image_size,
+        method.mean,
+        method.std,
+        max_train=FLAGS.monitor_images,
     )
 
 
@@ -354,20 +501,25 @@ def example_views(session):
     return np.asarray(views.flatten_views(views.rotate(images)))
 
 
-def finish(run, method) -> None:
+def finish(run, method, source, test, tasks: list) -> None:
     """Writes the deployable files, and evaluates and exports where asked."""
     from rfd_tf import applications, evaluation, export
+    from rfd_tf.training.run_folder import write_json
 
     applications.portable(method.backbone).save(run.path("backbone.keras"))
     say(f"backbone: {run.path('backbone.weights.h5')} and {run.path('backbone.keras')}")
-    if FLAGS.evaluate:
-        evaluation.evaluate_run(run.directory, tasks=FLAGS.evaluate)
+    if tasks:
+        report = evaluation.evaluate(run.directory, tasks, source, test, seed=FLAGS.seed)
+        write_json(run.path("evaluation.json"), report)
+        say(
+            f"\naccuracy in percent, upright and randomly rotated test images:\n"
+            f"{evaluation.table(report)}\n"
+        )
     if FLAGS.export:
         export.export_backbone(
-            run.path("backbone.weights.h5"), run.path("export"), formats=tuple(FLAGS.export),
-            overwrite=True,
+            run.directory, run.path("export"), tuple(FLAGS.export), overwrite=True
         )
-        say(f"exported {', '.join(FLAGS.export)} to {run.path('export')}")
+        say(f"exported and verified: {run.path('export')}")
 
 
 if __name__ == "__main__":

@@ -38,8 +38,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     TensorShape([8, 4, 4, 3])
     """
 
-    def __init__(self, *, synchronized: bool | None = None,
-                 unbiased_moving_variance: bool = False, **kwargs):
+    def __init__(
+        self, *, synchronized: bool | None = None, unbiased_moving_variance: bool = False, **kwargs
+    ):
         super().__init__(**kwargs)
         self.synchronized = synchronized
         self.unbiased_moving_variance = bool(unbiased_moving_variance)
@@ -93,9 +94,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             scale=tf.cast(scale, tf.float32),
             offset=tf.cast(offset, tf.float32),
             mean=empty if batch_statistics else tf.cast(self.moving_mean.value, tf.float32),
-            variance=empty
-            if batch_statistics
-            else tf.cast(self.moving_variance.value, tf.float32),
+            variance=empty if batch_statistics else tf.cast(self.moving_variance.value, tf.float32),
             epsilon=self.epsilon,
             exponential_avg_factor=1.0,
             data_format="NHWC",
@@ -116,9 +115,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         axes = self._reduction_axes
         if mask is None:
             weights = ops.ones([1] * len(values.shape), dtype="float32")
-            local_count = ops.cast(
-                ops.size(values) // self.moving_mean.shape[0], "float32"
-            )
+            local_count = ops.cast(ops.size(values) // self.moving_mean.shape[0], "float32")
         else:
             weights = ops.expand_dims(ops.cast(mask, "float32"), -1)
             local_count = ops.sum(ops.broadcast_to(weights, ops.shape(values)[:-1] + (1,)))
@@ -129,9 +126,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         shape[self.axis] = -1
         centred = values - ops.reshape(mean, shape)
         variance = replicas.all_sum(ops.sum(ops.square(centred) * weights, axis=axes)) / count
-        self._update_moving_statistics(
-            ops.stop_gradient(mean), ops.stop_gradient(variance), count
-        )
+        self._update_moving_statistics(ops.stop_gradient(mean), ops.stop_gradient(variance), count)
         scale = ops.rsqrt(variance + self.epsilon)
         if self.scale:
             scale = scale * ops.cast(self.gamma, "float32")

@@ -36,9 +36,16 @@ class MemoryBank(keras.layers.Layer):
     TensorShape([2, 4])
     """
 
-    def __init__(self, num_images: int, dimensions: int, momentum: float = 0.5,
-                 initialization: str = "unit", storage_dtype: str = "float32",
-                 seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        num_images: int,
+        dimensions: int,
+        momentum: float = 0.5,
+        initialization: str = "unit",
+        storage_dtype: str = "float32",
+        seed: int = 0,
+        **kwargs,
+    ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if initialization not in INITIALIZATIONS:
@@ -78,8 +85,14 @@ class MemoryBank(keras.layers.Layer):
 
     def get_config(self):
         config = super().get_config()
-        for name in ("num_images", "dimensions", "momentum", "initialization", "storage_dtype",
-                     "seed"):
+        for name in (
+            "num_images",
+            "dimensions",
+            "momentum",
+            "initialization",
+            "storage_dtype",
+            "seed",
+        ):
             config[name] = getattr(self, name)
         return config
 
@@ -163,9 +176,7 @@ class MemoryBank(keras.layers.Layer):
 
             self.bank.value.scatter_update(tf.IndexedSlices(rows, index))
         else:
-            self.bank.assign(
-                ops.scatter_update(self.bank.value, ops.expand_dims(index, 1), rows)
-            )
+            self.bank.assign(ops.scatter_update(self.bank.value, ops.expand_dims(index, 1), rows))
 
 
 def normalize(vectors, epsilon: float = 0.0):

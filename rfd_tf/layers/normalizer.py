@@ -40,8 +40,15 @@ class NormalizingConstant(keras.layers.Layer):
     2.22
     """
 
-    def __init__(self, num_images: int, dimensions: int, temperature: float,
-                 mode: str = "running", momentum: float = 0.99, **kwargs):
+    def __init__(
+        self,
+        num_images: int,
+        dimensions: int,
+        temperature: float,
+        mode: str = "running",
+        momentum: float = 0.99,
+        **kwargs,
+    ):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if mode not in NORMALIZERS:

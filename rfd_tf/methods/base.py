@@ -36,11 +36,17 @@ class Method(keras.Model):
         UserError: for an endpoint that the backbone lacks.
     """
 
-    def __init__(self, backbone: keras.Model, *, feature_endpoint: str | None = None,
-                 mean: Sequence[float] = applications.IMAGENET_MEAN,
-                 std: Sequence[float] = applications.IMAGENET_STD,
-                 gradient_accumulation: int = 1, **kwargs):
-        # Float32 here keeps a mixed policy from rounding the batch; the backbone has its own policy.
+    def __init__(
+        self,
+        backbone: keras.Model,
+        *,
+        feature_endpoint: str | None = None,
+        mean: Sequence[float] = applications.IMAGENET_MEAN,
+        std: Sequence[float] = applications.IMAGENET_STD,
+        gradient_accumulation: int = 1,
+        **kwargs,
+    ):
+        # Float32 here keeps a mixed policy from rounding the batch; the backbone has its own.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.backbone = backbone
@@ -65,8 +71,12 @@ class Method(keras.Model):
         self.log_names = ("loss", *self.loss_weights, *diagnostics)
         # Running sums of what is logged and, last, the number of steps summed.
         self.log_totals = self.add_weight(
-            shape=(len(self.log_names) + 1,), initializer="zeros", trainable=False,
-            dtype="float32", autocast=False, name="log_totals",
+            shape=(len(self.log_names) + 1,),
+            initializer="zeros",
+            trainable=False,
+            dtype="float32",
+            autocast=False,
+            name="log_totals",
         )
 
     # -- for subclasses ---------------------------------------------------------------------

@@ -72,16 +72,33 @@ class RotationFeatureDecoupling(Method):
     ['distance_loss', 'instance_loss', 'rotation_accuracy']
     """
 
-    def __init__(self, backbone: keras.Model, num_images: int, *,
-                 lambda_rotation: float = 1.0, lambda_distance: float = 1.0,
-                 lambda_instance: float = 1.0, decoupled: bool = True, split: float = 0.5,
-                 projection_dimensions: int = 128, temperature: float = 0.07,
-                 instance_loss: str = "nce", negatives: str = "shared",
-                 num_negatives: int = 4096, normalizer: str = "running",
-                 exclude_positive: bool = True, bank_momentum: float = 0.5,
-                 bank_initialization: str = "unit", bank_dtype: str = "float32",
-                 distance: str = "mean_squared", pu_weights=None, pu_gamma: float = 2.0,
-                 pu_start_epoch: int = 0, seed: int = 0, **kwargs):
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_images: int,
+        *,
+        lambda_rotation: float = 1.0,
+        lambda_distance: float = 1.0,
+        lambda_instance: float = 1.0,
+        decoupled: bool = True,
+        split: float = 0.5,
+        projection_dimensions: int = 128,
+        temperature: float = 0.07,
+        instance_loss: str = "nce",
+        negatives: str = "shared",
+        num_negatives: int = 4096,
+        normalizer: str = "running",
+        exclude_positive: bool = True,
+        bank_momentum: float = 0.5,
+        bank_initialization: str = "unit",
+        bank_dtype: str = "float32",
+        distance: str = "mean_squared",
+        pu_weights=None,
+        pu_gamma: float = 2.0,
+        pu_start_epoch: int = 0,
+        seed: int = 0,
+        **kwargs,
+    ):
         weights = {
             "rotation_loss": lambda_rotation,
             "distance_loss": lambda_distance,
@@ -135,13 +152,20 @@ class RotationFeatureDecoupling(Method):
                 projection_dimensions, self.split[1], "projection", seed=seed + 11
             )
             self.memory_bank = MemoryBank(
-                num_images, projection_dimensions, momentum=bank_momentum,
-                initialization=bank_initialization, storage_dtype=bank_dtype, seed=seed + 12,
+                num_images,
+                projection_dimensions,
+                momentum=bank_momentum,
+                initialization=bank_initialization,
+                storage_dtype=bank_dtype,
+                seed=seed + 12,
                 name="memory_bank",
             )
             if instance_loss == "nce":
                 self.normalizing_constant = NormalizingConstant(
-                    num_images, projection_dimensions, temperature, mode=normalizer,
+                    num_images,
+                    projection_dimensions,
+                    temperature,
+                    mode=normalizer,
                     name="normalizing_constant",
                 )
         self.upright_probability = self.pu_active = None
@@ -168,12 +192,16 @@ class RotationFeatureDecoupling(Method):
                 f"PU weights have shape {probability.shape}; this dataset needs "
                 f"({self.num_images}, {NUM_ROTATIONS}), a row an image"
             )
-        if not (np.isfinite(probability).all() and probability.min() >= 0
-                and probability.max() <= 1):
+        if not (
+            np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1
+        ):
             raise UserError("PU weights hold values that are no probabilities from 0 to 1")
         self.upright_probability = self.add_weight(
-            shape=probability.shape, initializer=lambda shape, dtype=None: probability,
-            trainable=False, autocast=False, name="upright_probability",
+            shape=probability.shape,
+            initializer=lambda shape, dtype=None: probability,
+            trainable=False,
+            autocast=False,
+            name="upright_probability",
         )
         self.pu_active = self.add_weight(
             shape=(), initializer="zeros", trainable=False, autocast=False, name="pu_active"
@@ -276,8 +304,11 @@ class RotationFeatureDecoupling(Method):
         self.memory_bank.update(batch["index"], self.embed(mean), momentum=0.0)
 
     def chance_levels(self) -> dict[str, float]:
-        levels = {"rotation_loss": math.log(NUM_ROTATIONS), "rotation_accuracy": 0.25,
-                  "rotation_accuracy_f2": 0.25}
+        levels = {
+            "rotation_loss": math.log(NUM_ROTATIONS),
+            "rotation_accuracy": 0.25,
+            "rotation_accuracy_f2": 0.25,
+        }
         if self.instance_loss == "softmax":
             levels["instance_loss"] = math.log(self.num_images)
         elif self.memory_bank is not None:
@@ -304,7 +335,9 @@ class RotationFeatureDecoupling(Method):
 def _linear(units: int, inputs: int, name: str, seed: int) -> keras.layers.Dense:
     """A linear layer in float32, initialised as PyTorch does."""
     layer = keras.layers.Dense(
-        units, dtype="float32", name=name,
+        units,
+        dtype="float32",
+        name=name,
         kernel_initializer=keras.initializers.VarianceScaling(
             1 / 3, "fan_in", "uniform", seed=seed
         ),

@@ -12,9 +12,20 @@ import keras
 import numpy as np
 
 #: First columns of metrics.csv, in this order; others follow.
-COLUMNS = ("epoch", "step", "loss", "rotation_loss", "distance_loss", "instance_loss",
-           "rotation_accuracy", "rotation_accuracy_f2", "knn_accuracy",
-           "knn_accuracy_random_init", "images_per_second", "learning_rate")
+COLUMNS = (
+    "epoch",
+    "step",
+    "loss",
+    "rotation_loss",
+    "distance_loss",
+    "instance_loss",
+    "rotation_accuracy",
+    "rotation_accuracy_f2",
+    "knn_accuracy",
+    "knn_accuracy_random_init",
+    "images_per_second",
+    "learning_rate",
+)
 
 
 class Throughput(keras.callbacks.Callback):
@@ -128,8 +139,11 @@ class Progress(keras.callbacks.Callback):
         interactive = getattr(self.stream, "isatty", lambda: os.isatty(2))()
         self.bar = tqdm(
             total=self.params["epochs"] * self.params["steps"],
-            initial=self.params["start_step"], unit="step", file=self.stream,
-            dynamic_ncols=True, mininterval=0.2 if interactive else 30,
+            initial=self.params["start_step"],
+            unit="step",
+            file=self.stream,
+            dynamic_ncols=True,
+            mininterval=0.2 if interactive else 30,
         )
 
     def on_train_batch_end(self, batch, logs=None):
@@ -163,8 +177,12 @@ class TensorBoard(keras.callbacks.Callback):
         images: `[views, height, width, channels]` uint8, shown once as a grid of four columns.
     """
 
-    def __init__(self, directory: str | os.PathLike, chance_levels: dict[str, float] | None = None,
-                 images: np.ndarray | None = None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        chance_levels: dict[str, float] | None = None,
+        images: np.ndarray | None = None,
+    ):
         super().__init__()
         self.directory = str(directory)
         self.chance_levels = chance_levels or {}

@@ -79,9 +79,17 @@ def fill_memory_bank(method, dataset, steps: int, strategy: tf.distribute.Strate
         function(iterator)
 
 
-def train(method, dataset, *, epochs: int, steps_per_epoch: int, start_step: int = 0,
-          strategy: tf.distribute.Strategy | None = None,
-          callbacks: Sequence[keras.callbacks.Callback] = (), steps_per_execution: int = 1) -> None:
+def train(
+    method,
+    dataset,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    start_step: int = 0,
+    strategy: tf.distribute.Strategy | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    steps_per_execution: int = 1,
+) -> None:
     """Trains a compiled method to the end of `epochs`.
 
     Args:
@@ -102,8 +110,13 @@ def train(method, dataset, *, epochs: int, steps_per_epoch: int, start_step: int
     functions = {}
     iterator = iter(distribute(strategy, dataset))
     listed = keras.callbacks.CallbackList(
-        list(callbacks), model=method, add_history=False, add_progbar=False,
-        epochs=epochs, steps=steps_per_epoch, start_step=start_step,
+        list(callbacks),
+        model=method,
+        add_history=False,
+        add_progbar=False,
+        epochs=epochs,
+        steps=steps_per_epoch,
+        start_step=start_step,
     )
     listed.on_train_begin()
     step = start_step

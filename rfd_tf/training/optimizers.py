@@ -30,9 +30,16 @@ class SGD(keras.optimizers.Optimizer):
     >>> optimizer = SGD(learning_rate=0.1, momentum=0.9, coupled_weight_decay=5e-4)
     """
 
-    def __init__(self, learning_rate=0.01, momentum: float = 0.9, nesterov: bool = True,
-                 coupled_weight_decay: float = 0.0, undecayed: Sequence[str] = (),
-                 name: str = "sgd", **kwargs):
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        coupled_weight_decay: float = 0.0,
+        undecayed: Sequence[str] = (),
+        name: str = "sgd",
+        **kwargs,
+    ):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.momentum = float(momentum)
         self.nesterov = bool(nesterov)

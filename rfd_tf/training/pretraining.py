@@ -110,12 +110,19 @@ class Pretraining:
         UserError: a batch that cannot be split evenly, or larger than the dataset.
     """
 
-    def __init__(self, *, build_backbone: Callable[[], keras.Model],
-                 build_method: Callable[[keras.Model], Method], source: Source, image_size: int,
-                 optimization: Optimization = Optimization(),
-                 augmentation: Augmentation = Augmentation(),
-                 strategy: tf.distribute.Strategy | None = None, policy: str = "float32",
-                 seed: int = 0):
+    def __init__(
+        self,
+        *,
+        build_backbone: Callable[[], keras.Model],
+        build_method: Callable[[keras.Model], Method],
+        source: Source,
+        image_size: int,
+        optimization: Optimization = Optimization(),
+        augmentation: Augmentation = Augmentation(),
+        strategy: tf.distribute.Strategy | None = None,
+        policy: str = "float32",
+        seed: int = 0,
+    ):
         self.source = source
         self.image_size = image_size
         self.optimization = optimization
@@ -131,11 +138,15 @@ class Pretraining:
             self.method = build_method(backbone)
             self.optimizer = optimizers.SGD(
                 schedules.build(
-                    optimization.schedule, rate=optimization.learning_rate,
-                    epochs=optimization.epochs, steps_per_epoch=self.steps_per_epoch,
-                    warmup_epochs=optimization.warmup_epochs, table=optimization.lr_table,
+                    optimization.schedule,
+                    rate=optimization.learning_rate,
+                    epochs=optimization.epochs,
+                    steps_per_epoch=self.steps_per_epoch,
+                    warmup_epochs=optimization.warmup_epochs,
+                    table=optimization.lr_table,
                 ),
-                momentum=optimization.momentum, nesterov=optimization.nesterov,
+                momentum=optimization.momentum,
+                nesterov=optimization.nesterov,
                 coupled_weight_decay=optimization.weight_decay,
                 undecayed=optimization.undecayed,
             )
@@ -151,8 +162,12 @@ class Pretraining:
         if not augmented:
             options.update(crop="none", horizontal_flip=False, color_jitter=0.0, grayscale=0.0)
         return pipeline.training_dataset(
-            self.source, image_size=self.image_size, batch_size=self.optimization.batch_size,
-            seed=self.seed, start_step=start_step, shard=strategies.worker(self.strategy),
+            self.source,
+            image_size=self.image_size,
+            batch_size=self.optimization.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            shard=strategies.worker(self.strategy),
             **options,
         )
 
@@ -164,7 +179,12 @@ class Pretraining:
     def train(self, start_step: int = 0, callbacks: Sequence[keras.callbacks.Callback] = ()):
         """Trains to the last epoch; see `rfd_tf.training.loop.train`."""
         loop.train(
-            self.method, self.dataset(start_step), epochs=self.optimization.epochs,
-            steps_per_epoch=self.steps_per_epoch, start_step=start_step, strategy=self.strategy,
-            callbacks=callbacks, steps_per_execution=self.optimization.steps_per_execution,
+            self.method,
+            self.dataset(start_step),
+            epochs=self.optimization.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            start_step=start_step,
+            strategy=self.strategy,
+            callbacks=callbacks,
+            steps_per_execution=self.optimization.steps_per_execution,
         )

@@ -109,8 +109,14 @@ class RunFolder:
         # Only what a run writes: the folder may hold other files of the user's.
         for name in ("checkpoints", "tensorboard", "export"):
             shutil.rmtree(self.path(name), ignore_errors=True)
-        for name in (RUN_FILE, "metrics.csv", "skipped_files.txt", "backbone.weights.h5",
-                     "backbone.keras", "evaluation.json"):
+        for name in (
+            RUN_FILE,
+            "metrics.csv",
+            "skipped_files.txt",
+            "backbone.weights.h5",
+            "backbone.keras",
+            "evaluation.json",
+        ):
             self.path(name).unlink(missing_ok=True)
 
     def write(self, **content) -> None:

@@ -41,9 +41,10 @@ def parse_lookup_table(text: str) -> tuple[tuple[float, float], ...]:
             f"or be one of {names}"
         ) from None
     ends = [end for end, _ in table]
-    if any(b <= a for a, b in zip([0.0, *ends], ends, strict=False)) or min(
-        rate for _, rate in table
-    ) < 0:
+    if (
+        any(b <= a for a, b in zip([0.0, *ends], ends, strict=False))
+        or min(rate for _, rate in table) < 0
+    ):
         raise UserError(
             f"learning-rate table '{text}' needs rising end epochs and rates of at least 0"
         )
@@ -92,8 +93,15 @@ def cosine(rate: float, total_steps: int, warmup_steps: int = 0, final_fraction:
     )
 
 
-def build(name: str, *, rate: float, epochs: int, steps_per_epoch: int,
-          warmup_epochs: float = 0.0, table: str | None = None):
+def build(
+    name: str,
+    *,
+    rate: float,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
+    table: str | None = None,
+):
     """Builds a schedule by name.
 
     Args:

@@ -58,8 +58,10 @@ def _split_cpu(count: int) -> None:
 
 
 def _check_tf_config() -> None:
-    example = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, ' \
+    example = (
+        '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
         '"task": {"type": "worker", "index": 0}}'
+    )
     text = os.environ.get("TF_CONFIG")
     if not text:
         raise UserError(

@@ -64,9 +64,7 @@ def test_bfloat16_keeps_statistics_in_float32():
     x = np.random.default_rng(1).normal(size=(64, 4, 4, 3)).astype("float32")
     y = layer(x, training=True)
     assert y.dtype == tf.bfloat16 and layer.moving_mean.dtype == "float32"
-    np.testing.assert_allclose(
-        layer.moving_mean, 0.01 * x.mean((0, 1, 2)), rtol=2e-2, atol=1e-4
-    )
+    np.testing.assert_allclose(layer.moving_mean, 0.01 * x.mean((0, 1, 2)), rtol=2e-2, atol=1e-4)
 
 
 def test_frozen_layer_uses_its_moving_statistics():

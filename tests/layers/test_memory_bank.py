@@ -87,8 +87,12 @@ def test_bank_is_saved_with_the_weights(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"momentum": 1.0}, "below 1"), ({"initialization": "ones"}, "uniform, unit"),
-     ({"storage_dtype": "int8"}, "float32, bfloat16"), ({"num_images": 1}, "at least 2")],
+    [
+        ({"momentum": 1.0}, "below 1"),
+        ({"initialization": "ones"}, "uniform, unit"),
+        ({"storage_dtype": "int8"}, "float32, bfloat16"),
+        ({"num_images": 1}, "at least 2"),
+    ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(UserError, match=message):

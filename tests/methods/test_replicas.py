@@ -49,8 +49,13 @@ def train(num_replicas, duplicate=False, gradient_accumulation=1, **options):
     with strategy.scope():
         backbone = small_backbone()
         method = RotationFeatureDecoupling(
-            backbone, NUM_IMAGES, num_negatives=10, projection_dimensions=8, temperature=0.2,
-            gradient_accumulation=gradient_accumulation, **options,
+            backbone,
+            NUM_IMAGES,
+            num_negatives=10,
+            projection_dimensions=8,
+            temperature=0.2,
+            gradient_accumulation=gradient_accumulation,
+            **options,
         )
         optimizer = optimizers.SGD(0.05, coupled_weight_decay=5e-4)
         method.compile(optimizer=optimizer, jit_compile=False)
@@ -62,8 +67,9 @@ def train(num_replicas, duplicate=False, gradient_accumulation=1, **options):
         def on_train_batch_end(self, batch, logs=None):
             losses.append([float(value) for value in logs.values()])
 
-    loop.train(method, dataset, epochs=1, steps_per_epoch=STEPS, strategy=strategy,
-               callbacks=[Collect()])
+    loop.train(
+        method, dataset, epochs=1, steps_per_epoch=STEPS, strategy=strategy, callbacks=[Collect()]
+    )
     state = {f"{i} {v.name}": np.asarray(v) for i, v in enumerate(method.variables)}
     state["losses"] = np.array(losses)
     return state, method, strategy
@@ -71,8 +77,10 @@ def train(num_replicas, duplicate=False, gradient_accumulation=1, **options):
 
 CASES = {
     "shared negatives, running constant": {},
-    "negatives an image, first-batch constant":
-        {"negatives": "per_image", "normalizer": "first_batch"},
+    "negatives an image, first-batch constant": {
+        "negatives": "per_image",
+        "normalizer": "first_batch",
+    },
     "exact softmax": {"instance_loss": "softmax"},
     "duplicate indices": {"duplicate": True},
 }

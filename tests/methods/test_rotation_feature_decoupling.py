@@ -14,16 +14,24 @@ NUM_IMAGES = 40
 
 def make(**options):
     backbone = applications.build("six_layer", image_size=16, filters=(4, 4, 4, 4, 4, 12))
-    options = {"num_images": NUM_IMAGES, "num_negatives": 6, "projection_dimensions": 8,
-               "temperature": 0.2, "seed": 3, **options}
+    options = {
+        "num_images": NUM_IMAGES,
+        "num_negatives": 6,
+        "projection_dimensions": 8,
+        "temperature": 0.2,
+        "seed": 3,
+        **options,
+    }
     return RotationFeatureDecoupling(backbone, **options)
 
 
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    return {"image": rng.integers(0, 256, (5, 16, 16, 3)).astype("uint8"),
-            "index": np.array([3, 0, 39, 7, 20])}
+    return {
+        "image": rng.integers(0, 256, (5, 16, 16, 3)).astype("uint8"),
+        "index": np.array([3, 0, 39, 7, 20]),
+    }
 
 
 def oracle(method, batch):
@@ -89,8 +97,13 @@ def test_pu_weights_count_from_their_epoch_on(batch):
     probability = np.random.default_rng(1).uniform(size=(NUM_IMAGES, 4)).astype("float32")
     method = make(pu_weights=probability, pu_start_epoch=2, pu_gamma=3.0)
     plain = make()
-    plain.set_weights([w for v, w in zip(method.weights, method.get_weights(), strict=True)
-                       if v.name not in ("upright_probability", "pu_active")])
+    plain.set_weights(
+        [
+            w
+            for v, w in zip(method.weights, method.get_weights(), strict=True)
+            if v.name not in ("upright_probability", "pu_active")
+        ]
+    )
     method.begin_epoch(1)
     np.testing.assert_allclose(
         method(batch)["rotation_loss"], plain(batch)["rotation_loss"], rtol=1e-6
@@ -105,7 +118,10 @@ def test_pu_weights_count_from_their_epoch_on(batch):
 def test_ablations_leave_out_what_they_name(batch):
     rotation = make(lambda_instance=0, lambda_distance=0)
     assert rotation.memory_bank is None and set(rotation(batch)) == {
-        "rotation_loss", "rotation_accuracy", "rotation_accuracy_f2"}
+        "rotation_loss",
+        "rotation_accuracy",
+        "rotation_accuracy_f2",
+    }
     instance = make(lambda_rotation=0, lambda_distance=0)
     assert instance.rotation_head is None and set(instance(batch)) == {"instance_loss"}
     coupled = make(decoupled=False)

@@ -1,0 +1,42 @@
+"""Images, from where they lie to the batches a method trains on.
+
+`sources` finds the images and gives each a dense, stable index; `pipeline` turns a source into a
+`tf.data.Dataset` of batches; `augment` holds the batched augmentations; `views` makes the rotated
+views, on the device. TensorFlow is imported with `pipeline` and `augment`, not before.
+"""
+
+import importlib
+
+_MODULES = ("augment", "pipeline", "sources", "views")
+_NAMES = {
+    "ArraySource": "sources",
+    "DATASETS": "sources",
+    "FolderSource": "sources",
+    "Source": "sources",
+    "TfdsSource": "sources",
+    "digits": "sources",
+    "image_folder": "sources",
+    "load": "sources",
+    "tfds": "sources",
+    "evaluation_dataset": "pipeline",
+    "load_images": "pipeline",
+    "steps_per_epoch": "pipeline",
+    "training_dataset": "pipeline",
+    "flatten_views": "views",
+    "rotate": "views",
+    "rotate_each": "views",
+}
+
+__all__ = [*_MODULES, *_NAMES]
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"rfd_tf.data.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"rfd_tf.data.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'rfd_tf.data' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,156 @@
+"""What every source of images is: a dense, stable index, and what is known per image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from rfd_tf.errors import UserError
+
+
+def fingerprint(parts: Iterable[bytes | memoryview | str | int]) -> str:
+    """Returns the sha256 hex digest of the parts, in order, so that no two lists run together.
+
+    >>> fingerprint(["ab", "c"]) == fingerprint(["a", "bc"])
+    False
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, bytes | memoryview):
+            data = memoryview(part)
+        else:
+            data = memoryview(str(part).encode("utf-8", "surrogateescape"))
+        digest.update(data.nbytes.to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+class Source:
+    """A set of images, each with an index.
+
+    The index is dense, 0 to `num_images - 1`, and belongs to the image: shuffling, sharding and
+    interleaving do not change it. It addresses the memory bank and per-image weights.
+
+    Attributes:
+        name: what to call the set in messages and records.
+        num_images: how many images there are, at least 1.
+        labels: int64 `[num_images]`, or None where there are none. For evaluation only: no
+            training pipeline reads them.
+        class_names: the names of the classes by label, or None.
+        fingerprint: sha256 hex digest of what identifies the set and its order. A memory bank or
+            a file of per-image weights belongs to one fingerprint.
+        skipped: `(name, reason)` of each image that was left out, because it cannot be decoded.
+        names: a display name per index, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_images: int,
+        *,
+        fingerprint: str,
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
+        skipped: Iterable[tuple[str, str]] = (),
+        names: Sequence[str] | None = None,
+    ):
+        if num_images < 1:
+            raise UserError(f"'{name}' holds no images")
+        if labels is not None:
+            labels = np.asarray(labels, dtype=np.int64)
+            if labels.shape != (num_images,):
+                raise UserError(
+                    f"'{name}' has {num_images} images, but labels of shape {labels.shape}; "
+                    f"give one label per image"
+                )
+        self.name = name
+        self.num_images = int(num_images)
+        self.fingerprint = fingerprint
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self.skipped = list(skipped)
+        self.names = names
+        self._labels = labels
+        self._failures: list[Callable[[], Iterable[int]]] = []
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self._labels
+
+    def record_failures(self, read: Callable[[], Iterable[int]]) -> None:
+        """Adds a record that a pipeline keeps: a function that gives the indices that failed."""
+        self._failures.append(read)
+
+    def failed_while_reading(self) -> list[tuple[str, str]]:
+        """Returns `(name, reason)` of the images that a pipeline could not read so far.
+
+        A file can go bad, or away, after it was checked; and of large sets only the headers are
+        checked. Training goes on without such an image, and it is remembered here.
+        """
+        failed = sorted({int(index) for read in self._failures for index in read()})
+        return [(self.names[i] if self.names else str(i), self._why(i)) for i in failed]
+
+    def _why(self, index: int) -> str:
+        return "cannot be decoded"
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} '{self.name}': {self.num_images} images>"
+
+
+class ArraySource(Source):
+    """Images held in memory.
+
+    Args:
+        images: uint8 `[N, H, W, 3]`, pixels 0 to 255.
+        labels: integers `[N]` or None.
+        class_names: the classes' names by label, or None.
+        name: what to call the set.
+        fingerprint: of the set; made from the pixels where not given.
+        skipped: what was left out of the set.
+        names: a display name per image, or None.
+
+    Raises:
+        UserError: the images are not a non-empty uint8 `[N, H, W, 3]` array, or the labels do not
+            go with them.
+
+    >>> source = ArraySource(np.zeros((10, 32, 32, 3), np.uint8), name="black")
+    >>> source.num_images, source.labels
+    (10, None)
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "array",
+        *,
+        fingerprint: str | None = None,
+        skipped: Iterable[tuple[str, str]] = (),
+        names: Sequence[str] | None = None,
+    ):
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise UserError(
+                f"images of '{name}' must be uint8 [N, height, width, 3] with pixels 0-255, got "
+                f"{images.dtype} {list(images.shape)}"
+            )
+        self.images = np.ascontiguousarray(images)
+        super().__init__(
+            name,
+            len(images),
+            fingerprint=fingerprint or fingerprint_of_array(self.images),
+            labels=labels,
+            class_names=class_names,
+            skipped=skipped,
+            names=names,
+        )
+
+
+def fingerprint_of_array(images: np.ndarray) -> str:
+    """Returns the fingerprint of a contiguous array: its shape, its dtype and its bytes."""
+    return fingerprint(["array", str(images.shape), str(images.dtype), images.data])

@@ -1,0 +1,195 @@
+"""Decoding encoded images inside tf.data: from bytes to pixels of the wanted size.
+
+Everything here is TensorFlow's own C++ operations; nothing calls back into Python.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from rfd_tf.data.image_files import BMP, JPEG, PNG, TRANSPARENT_PNG
+
+# The slow-but-accurate integer transform: the pixels are those of libjpeg and of Pillow.
+_DCT = "INTEGER_ACCURATE"
+
+
+def to_uint8(images: tf.Tensor) -> tf.Tensor:
+    """Rounds floating-point pixels to uint8, clipped to 0-255."""
+    return tf.cast(tf.clip_by_value(tf.round(images), 0.0, 255.0), tf.uint8)
+
+
+def _over_white(image: tf.Tensor) -> tf.Tensor:
+    """Lays `[H, W, 4]` pixels with alpha over white: uint8 `[H, W, 3]`."""
+    values = tf.cast(image, tf.float32)
+    alpha = values[..., 3:] / 255.0
+    return to_uint8(values[..., :3] * alpha + 255.0 * (1.0 - alpha))
+
+
+def _decode_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(contents, channels=3, dct_method=_DCT)
+
+
+def _decode_png(contents: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_png(contents, channels=3)
+
+
+def _decode_transparent_png(contents: tf.Tensor) -> tf.Tensor:
+    return _over_white(tf.io.decode_png(contents, channels=4))
+
+
+def _decode_bmp(contents: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+_DECODERS = {
+    JPEG: _decode_jpeg,
+    PNG: _decode_png,
+    TRANSPARENT_PNG: _decode_transparent_png,
+    BMP: _decode_bmp,
+}
+
+
+KINDS = tuple(_DECODERS)
+
+
+def _by_kind(kind: tf.Tensor, kinds: tuple[int, ...], branch) -> tf.Tensor:
+    """Runs `branch(k)` for the image's own kind `k`, out of the kinds that can occur."""
+    if len(kinds) == 1:
+        return branch(kinds[0])
+    branches = [(lambda k=k: branch(k)) for k in kinds]
+    position = tf.argmax(tf.equal(tf.cast(kind, tf.int32), tf.constant(kinds, tf.int32)))
+    return tf.switch_case(tf.cast(position, tf.int32), branches)
+
+
+def decode(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.Tensor:
+    """Decodes one image.
+
+    Args:
+        contents: string scalar, the encoded bytes.
+        kind: integer scalar, one of the kinds in `image_files`.
+        kinds: the kinds that can occur; with one there is no branch.
+
+    Returns:
+        uint8 `[H, W, 3]`, as stored.
+    """
+    return _by_kind(kind, kinds, lambda k: _DECODERS[k](contents))
+
+
+def kind_of(contents: tf.Tensor, transparent: bool) -> tf.Tensor:
+    """Returns the kind of an encoded image, from its first bytes; `transparent` is of the PNGs."""
+    png = TRANSPARENT_PNG if transparent else PNG
+    start = tf.strings.substr(contents, 0, 4)
+    return tf.where(tf.io.is_jpeg(contents), JPEG, tf.where(tf.equal(start, b"\x89PNG"), png, BMP))
+
+
+def shape_of(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.Tensor:
+    """Returns int32 `[2]`, height and width as stored. Only a BMP or GIF is decoded for it."""
+
+    def branch(k: int) -> tf.Tensor:
+        if k == JPEG:
+            return tf.io.extract_jpeg_shape(contents)[:2]
+        if k in (PNG, TRANSPARENT_PNG):  # width and height, big-endian, at byte 16
+            header = tf.strings.substr(contents, 16, 8)
+            return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
+        return tf.shape(_decode_bmp(contents))[:2]
+
+    return tf.ensure_shape(_by_kind(kind, kinds, branch), [2])
+
+
+def resize(images: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """Resizes `[H, W, 3]` or `[B, H, W, 3]`, bilinear with antialiasing, to uint8."""
+    resized = tf.image.resize(images, [height, width], method="bilinear", antialias=True)
+    # Where the size is known to be the same already, TensorFlow hands the pixels through.
+    return resized if resized.dtype == tf.uint8 else to_uint8(resized)
+
+
+def decode_window(
+    contents: tf.Tensor,
+    kind: tf.Tensor,
+    window: tf.Tensor,
+    image_size: int,
+    kinds: tuple[int, ...],
+) -> tf.Tensor:
+    """Decodes a window of an image and resizes it; of a JPEG only the window is decoded.
+
+    Args:
+        contents: string scalar, the encoded bytes.
+        kind: integer scalar.
+        window: int32 `[4]`: top, left, height, width, in stored pixels.
+        image_size: side of the result.
+        kinds: the kinds that can occur.
+
+    Returns:
+        uint8 `[image_size, image_size, 3]`.
+    """
+
+    def branch(k: int) -> tf.Tensor:
+        if k == JPEG:
+            return tf.io.decode_and_crop_jpeg(contents, window, channels=3, dct_method=_DCT)
+        image = _DECODERS[k](contents)
+        return tf.slice(image, [window[0], window[1], 0], [window[2], window[3], 3])
+
+    crop = _by_kind(kind, kinds, branch)
+    return tf.ensure_shape(resize(crop, image_size, image_size), [image_size, image_size, 3])
+
+
+def evaluation_resize(image_size: int) -> int:
+    """Returns to what the shorter side is resized before the centre crop of `image_size`.
+
+    From 96 pixels on, 256/224 of it, as is usual for 224; below, small images being the rule,
+    the crop keeps the whole shorter side.
+
+    >>> evaluation_resize(224), evaluation_resize(32)
+    (256, 32)
+    """
+    return round(image_size * 256 / 224) if image_size >= 96 else image_size
+
+
+def evaluation_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes the shorter side, keeping the aspect, and cuts the centre.
+
+    The shorter side becomes `evaluation_resize(image_size)`, bilinear with antialiasing. Images
+    that are `image_size` square already are left as they are. As torchvision's Resize and
+    CenterCrop.
+
+    Args:
+        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
+        image_size: side of the result.
+
+    Returns:
+        uint8, with `image_size` for H and W.
+    """
+    size = image_size
+    static = (images.shape[-3], images.shape[-2])
+    if static == (size, size):
+        return images
+    shape = [*images.shape[:-3], size, size, 3]
+    if None not in static:
+        return tf.ensure_shape(_resize_and_cut(images, size), shape)
+    same = tf.reduce_all(tf.equal(tf.shape(images)[-3:-1], size))
+    result = tf.cond(same, lambda: images, lambda: _resize_and_cut(images, size))
+    return tf.ensure_shape(result, shape)
+
+
+# A strip is cut to this aspect before it is resized: enlarging the shorter side of a 4 x 4000
+# image would take gigabytes, of which the centre crop keeps a sixtieth.
+_LONGEST_ASPECT = 4
+
+
+def _resize_and_cut(images: tf.Tensor, size: int) -> tf.Tensor:
+    height, width = tf.shape(images)[-3], tf.shape(images)[-2]
+    shorter = tf.minimum(height, width)
+    longest = _LONGEST_ASPECT * shorter
+    images = _cut_centre(images, tf.minimum(height, longest), tf.minimum(width, longest))
+    height, width = tf.shape(images)[-3], tf.shape(images)[-2]
+    # Whole numbers: what is behind the point of the longer side is dropped, as in torchvision.
+    target = evaluation_resize(size)
+    images = resize(images, target * height // shorter, target * width // shorter)
+    return _cut_centre(images, size, size)
+
+
+def _cut_centre(images: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    excess = tf.shape(images)[-3:-1] - tf.stack([height, width])
+    top, left = tf.unstack(tf.cast(tf.round(tf.cast(excess, tf.float32) / 2.0), tf.int32))
+    return images[..., top : top + height, left : left + width, :]

@@ -1,0 +1,332 @@
+"""A folder of images as a source: found, checked, and described for the pipeline."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rfd_tf.data import image_files
+from rfd_tf.data.base import ArraySource, Source, fingerprint
+from rfd_tf.data.image_files import Header
+from rfd_tf.errors import UserError, unknown
+
+_FULL_CHECK_LIMIT = 200_000
+_CACHED_SIDE = 256  # larger images stay on disk, however few they are
+_NAMED = 10
+_PROGRESS_FROM = 2000
+_CHUNK = 64
+
+
+class FolderSource(Source):
+    """Image files that are read and decoded while training. Made by `image_folder`.
+
+    Attributes:
+        directory: the folder.
+        paths: bytes `[N]`, the file to decode per index. For an image that TensorFlow cannot
+            decode as it is, this is a PNG in a temporary folder that lives as long as the process.
+        kinds: int32 `[N]`, see `image_files`.
+        sizes: int32 `[N, 2]`, height and width as stored.
+        orientations: int32 `[N]`, EXIF orientations 1 to 8; None where all are 1.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        paths: Sequence[bytes],
+        headers: Sequence[Header],
+        **described: Any,
+    ):
+        super().__init__(num_images=len(paths), **described)
+        self.directory = directory
+        self.paths = paths
+        table = np.array(headers, np.int32).reshape(-1, 4)
+        self.kinds = np.ascontiguousarray(table[:, 0])
+        self.sizes = np.ascontiguousarray(table[:, 1:3])
+        self.orientations = np.ascontiguousarray(table[:, 3]) if (table[:, 3] != 1).any() else None
+
+    def _why(self, index: int) -> str:
+        try:
+            image_files.read_rgb(os.fsdecode(self.paths[index]))
+        except Exception as error:  # Pillow raises many types on broken files
+            return image_files.reason_of(error)
+        return "could not be read at the time"
+
+
+def image_folder(
+    directory: str | os.PathLike,
+    max_skipped: float = 0.01,
+    verify: str = "auto",
+    cache_bytes: int = 1 << 30,
+) -> Source:
+    """Returns the images in a folder and the folders below it.
+
+    Read are JPEG, PNG, BMP (any kind) and GIF (its first frame), told by their content; grey,
+    palette, CMYK, 16-bit and transparent ones become RGB, transparency over white. A JPEG's EXIF
+    orientation is applied. Other files, and names that begin with a dot, are ignored. The index
+    follows the sorted relative names of the readable images.
+
+    Where all images lie in sub-folders, two or more, the name of the sub-folder directly in
+    `directory` is an image's label (labels serve evaluation only). Otherwise there are no labels.
+
+    Images that cannot be decoded are left out and listed in the source's `skipped`.
+
+    Args:
+        directory: the folder.
+        max_skipped: the largest fraction of undecodable images to accept, 0 to 1.
+        verify: `"full"` decodes every image once beforehand; `"header"` reads only the headers;
+            `"auto"` is full for up to 200,000 images, or when the images will be kept in memory.
+        cache_bytes: images of one common size, no side above 256, are kept in memory if they
+            take no more than this. 0 turns it off.
+
+    Returns:
+        An `ArraySource` where the images are kept in memory, else a `FolderSource`.
+
+    Raises:
+        UserError: the folder does not exist, is none, cannot be read or holds no images, or more
+            than `max_skipped` of the images are undecodable.
+
+    >>> image_folder("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: no such folder: 'no/such/folder'; give --data_dir an existing folder
+    """
+    if verify not in ("auto", "full", "header"):
+        raise unknown("verify", verify, ("auto", "full", "header"))
+    if not 0.0 <= max_skipped <= 1.0:
+        raise UserError(f"max_skipped is a fraction from 0 to 1, got {max_skipped}")
+    root = os.fspath(directory)
+    files = _scan(root)
+    with warnings.catch_warnings():
+        # Pillow's error on enormous images counts; its warning below that is noise.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        found = _Found(root, files)
+        keep = verify != "header" and found.fit(cache_bytes)
+        few = len(found.names) <= _FULL_CHECK_LIMIT
+        pixels = found.check(verify == "full" or (verify == "auto" and (few or keep)), keep)
+    return found.source(max_skipped, pixels)
+
+
+def _scan(root: str) -> list[tuple[str, int]]:
+    """Returns `(relative name with /, bytes)` of every visible file, sorted by name."""
+    if not os.path.exists(root):
+        raise UserError(f"no such folder: '{root}'; give --data_dir an existing folder")
+    if not os.path.isdir(root):
+        raise UserError(f"not a folder: '{root}'; give --data_dir the folder that holds the images")
+    files: list[tuple[str, int]] = []
+    # Each folder goes with the real folders above it: a link back to one of them is a loop.
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while pending:
+        below, above = pending.pop()
+        path = os.path.join(root, below)
+        try:
+            status = os.stat(path)
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                continue
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    name = f"{below}/{entry.name}" if below else entry.name
+                    if entry.is_dir():
+                        pending.append((name, above | {identity}))
+                    elif entry.is_file():
+                        files.append((name, entry.stat().st_size))
+                    elif entry.is_symlink() and image_files.has_image_extension(name):
+                        files.append((name, 0))  # a broken link: to be told, not overlooked
+        except OSError as error:
+            raise UserError(f"cannot read folder '{path}': {error.strerror}") from None
+    return sorted(files)
+
+
+def _progress(total: int, what: str) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=" images",
+        file=sys.stderr,
+        leave=False,
+        disable=total < _PROGRESS_FROM,
+    )
+
+
+def _in_threads(work: Callable, items: Sequence, what: str) -> list:
+    """Maps `work` over the items in threads, in order, with a progress bar if there are many."""
+    chunks = [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
+    results: list = []
+    # Slow storage is where threads gain most, hence more of them than cores.
+    workers = min(16, 2 * (os.cpu_count() or 1) + 2)
+    with ThreadPoolExecutor(workers) as pool, _progress(len(items), what) as bar:
+        for chunk in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
+            results.extend(chunk)
+            bar.update(len(chunk))
+    return results
+
+
+def _new_temporary_folder() -> str:
+    """Makes a folder that lasts as long as the process: datasets read from it until then."""
+    path = tempfile.mkdtemp(prefix="rfd_tf_images_")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+class _Found:
+    """The image files of a folder, while they are being checked.
+
+    Attributes:
+        names: relative names, sorted.
+        lengths: of the files, in bytes.
+        paths: the file to decode, per image.
+        headers: per image its header, or the reason why it cannot be read.
+    """
+
+    def __init__(self, root: str, files: list[tuple[str, int]]):
+        self.root = root
+        headers = _in_threads(
+            lambda file: image_files.read_header(os.path.join(root, file[0])),
+            files,
+            "Looking at files",
+        )
+        images = [i for i, header in enumerate(headers) if header is not None]
+        if not images:
+            others = f"; found {len(files)} other files, such as '{files[0][0]}'" if files else ""
+            raise UserError(
+                f"no JPEG, PNG, BMP or GIF images in '{root}' or below{others}; give --data_dir "
+                f"the folder that holds the images"
+            )
+        self.names = [files[i][0] for i in images]
+        self.lengths = [files[i][1] for i in images]
+        self.headers: list[Header | str] = [headers[i] for i in images]
+        self.paths = [os.path.join(root, name) for name in self.names]
+
+    def good(self) -> list[int]:
+        return [i for i, header in enumerate(self.headers) if isinstance(header, Header)]
+
+    def fit(self, cache_bytes: int) -> bool:
+        """Tells whether the images, by their headers, can be kept in memory as one array."""
+        good = self.good()
+        shapes = {self.headers[i][1:] for i in good}
+        if len(shapes) != 1:
+            return False
+        height, width, orientation = shapes.pop()
+        small = len(good) * height * width * 3 <= cache_bytes
+        return small and max(height, width) <= _CACHED_SIDE and orientation == 1
+
+    def transcode(self, positions: Sequence[int]) -> None:
+        """Writes images again as PNG. Where Pillow fails, the reason takes the header's place."""
+        if not positions:
+            return
+        folder = _new_temporary_folder()
+
+        def one(i: int) -> tuple[str, Header | str]:
+            target = os.path.join(folder, f"{i}.png")
+            try:
+                return target, image_files.transcode(self.paths[i], target)
+            except Exception as error:  # Pillow raises many types on broken files
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                    raise UserError(
+                        f"no space in '{folder}' for images written again as PNG; set TMPDIR to "
+                        f"a folder on a larger disk"
+                    ) from None
+                return self.paths[i], image_files.reason_of(error)
+
+        done = _in_threads(one, positions, "Converting images")
+        for i, (path, header) in zip(positions, done, strict=True):
+            self.paths[i], self.headers[i] = path, header
+
+    def check(self, full: bool, keep: bool) -> np.ndarray | None:
+        """Makes sure that TensorFlow can decode the images, and transcodes those it cannot.
+
+        Args:
+            full: whether to decode all images, or to trust their headers.
+            keep: whether to keep the pixels.
+
+        Returns:
+            uint8 `[N, H, W, 3]` of the good images if `keep`, else None.
+        """
+        self.transcode([i for i in self.good() if self.headers[i].kind == image_files.UNUSUAL])
+        tried = self.good()
+        if not full or not tried:
+            return None
+        from rfd_tf.data import check_files
+
+        paths = [os.fsencode(self.paths[i]) for i in tried]
+        kinds = [self.headers[i].kind for i in tried]
+        shape = self.headers[tried[0]][1:3] if keep else None
+        with _progress(len(tried), "Checking images") as bar:
+            decodable, pixels = check_files.decode_all(paths, kinds, shape, bar.update)
+        # A second opinion before an image is given up: Pillow reads some that TensorFlow cannot.
+        failed = np.flatnonzero(~decodable)
+        self.transcode([tried[row] for row in failed])
+        if pixels is None:
+            return None
+        for row in failed:
+            if isinstance(self.headers[tried[row]], Header):
+                rescued = image_files.read_rgb(self.paths[tried[row]])
+                if rescued.shape != pixels.shape[1:]:  # the header had promised another size
+                    return None
+                pixels[row] = rescued
+        rows = [row for row, i in enumerate(tried) if isinstance(self.headers[i], Header)]
+        return pixels if len(rows) == len(tried) else pixels[rows]
+
+    def source(self, max_skipped: float, pixels: np.ndarray | None) -> Source:
+        """Makes the source of the good images, unless too many are not."""
+        good = self.good()
+        bad = [i for i, header in enumerate(self.headers) if not isinstance(header, Header)]
+        skipped = [(_shown(self.names[i]), str(self.headers[i])) for i in bad]
+        if len(bad) > max_skipped * len(self.names) or not good:
+            named = ", ".join(f"{name} ({reason})" for name, reason in skipped[:_NAMED])
+            more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+            way_out = f", or raise --max_skipped (now {max_skipped:g})" if good else ""
+            raise UserError(
+                f"{len(bad)} of {len(self.names)} images in '{self.root}' cannot be decoded: "
+                f"{named}{more}; repair or remove them{way_out}"
+            )
+        labels, class_names = _labels(self.names, good)
+        described = {
+            "name": Path(self.root).resolve().name or self.root,
+            "labels": labels,
+            "class_names": class_names,
+            "fingerprint": fingerprint(
+                ["folder", *(part for i in good for part in (self.names[i], self.lengths[i]))]
+            ),
+            "skipped": skipped,
+            "names": [_shown(self.names[i]) for i in good],
+        }
+        if pixels is not None:
+            return ArraySource(pixels, **described)
+        paths = [os.fsencode(self.paths[i]) for i in good]
+        return FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
+
+
+def _shown(name: str) -> str:
+    """Makes a file name printable: bytes that are no UTF-8 become a replacement character."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
+def _labels(
+    names: Sequence[str], good: Sequence[int]
+) -> tuple[np.ndarray | None, list[str] | None]:
+    """Returns labels and class names by the first folder of each name, where these are classes."""
+    tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
+    # One folder around everything says nothing about classes.
+    if None in tops or len(set(tops)) < 2:
+        return None, None
+    class_names = sorted(set(tops))
+    number = {name: label for label, name in enumerate(class_names)}
+    labels = np.array([number[tops[i]] for i in good], np.int64)
+    return labels, [_shown(name) for name in class_names]

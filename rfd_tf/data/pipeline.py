@@ -1,0 +1,227 @@
+"""From a source to batches: the training stream and the evaluation pass, in tf.data.
+
+The training stream can be entered at any step: which images a step holds follows from (seed,
+epoch), how they are augmented from (seed, step), and nothing from what came before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf.data import streams
+from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.recipe import Recipe
+from rfd_tf.errors import UserError, unknown
+
+CROPS = ("pad", "resized", "none")
+
+
+def steps_per_epoch(source: Source, batch_size: int) -> int:
+    """Returns how many full batches an epoch has; the images left over sit this epoch out.
+
+    >>> from rfd_tf.data import digits
+    >>> steps_per_epoch(digits("train"), 128)
+    11
+    """
+    _check_positive("batch_size", batch_size)
+    if batch_size > source.num_images:
+        raise UserError(
+            f"batch_size {batch_size} is more than the {source.num_images} images of "
+            f"'{source.name}'; give --batch_size={source.num_images} or less"
+        )
+    return source.num_images // batch_size
+
+
+def training_dataset(
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    crop: str = "pad",
+    crop_area: tuple[float, float] = (0.08, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    padding: int | None = None,
+    horizontal_flip: bool = True,
+    color_jitter: float = 0.0,
+    grayscale: float = 0.0,
+    shard: tuple[int, int] = (0, 1),
+    deterministic: bool = True,
+) -> tf.data.Dataset:
+    """Returns the endless stream of augmented training batches.
+
+    Element `s` is the batch of step `start_step + s`, bit for bit what a stream begun at step 0
+    gives there. Each epoch of `steps_per_epoch` steps visits the images in a fresh permutation,
+    each at most once. Labels are never read.
+
+    A file that cannot be read while training does not stop it: another image of the same batch,
+    with its index, takes the place; see `FolderSource.failed_while_reading`. A batch of which no
+    image can be read does stop it.
+
+    Args:
+        source: where the images come from.
+        image_size: side S of the images given out, in pixels.
+        batch_size: images in a global batch, over all shards.
+        seed: of the permutations and augmentations; any integer.
+        start_step: the step the stream begins at, 0 or more.
+        crop: `"pad"`: the evaluation transform, then black padding and a random S x S window
+            (RotNet on CIFAR-10). `"resized"`: a window of random area and aspect, resized to S x S
+            (RFD on ImageNet). `"none"`: the evaluation transform only.
+        crop_area: for `"resized"`: the smallest and largest fraction of the image's area.
+        crop_ratio: for `"resized"`: the smallest and largest width / height.
+        padding: for `"pad"`: pixels on each side; `image_size // 8` if None.
+        horizontal_flip: whether to mirror each image with probability 1/2.
+        color_jitter: strength s of torchvision's ColorJitter(s, s, s); 0 is off.
+        grayscale: probability with which an image loses its colour; 0 is off.
+        shard: `(i, n)`: give out the i-th of n equal slices of every global batch.
+        deterministic: False lets batches come in the order they are ready, where that is faster.
+
+    Returns:
+        A `tf.data.Dataset` of `{"image": uint8 [batch_size / n, S, S, 3], "index": int64
+        [batch_size / n]}`.
+
+    Raises:
+        UserError: an argument is out of its range, or the batch is larger than the source.
+
+    >>> from rfd_tf.data import digits
+    >>> batches = training_dataset(digits(), image_size=32, batch_size=64, seed=0)
+    >>> next(iter(batches))["image"].shape
+    TensorShape([64, 32, 32, 3])
+    """
+    _check_positive("image_size", image_size)
+    steps = steps_per_epoch(source, batch_size)
+    if start_step < 0:
+        raise UserError(f"start_step must be 0 or more, got {start_step}")
+    if crop not in CROPS:
+        raise unknown("crop", crop, CROPS)
+    _check_range("crop_area", crop_area, 1.0)
+    _check_range("crop_ratio", crop_ratio, float("inf"))
+    padding = image_size // 8 if padding is None else padding
+    if padding < 0:
+        raise UserError(f"padding must be 0 or more pixels, got {padding}")
+    if color_jitter < 0:
+        raise UserError(f"color_jitter must be 0 or more, got {color_jitter}")
+    if not 0.0 <= grayscale <= 1.0:
+        raise UserError(f"grayscale is a probability from 0 to 1, got {grayscale}")
+    worker, workers = shard
+    if not 0 <= worker < workers:
+        raise UserError(f"shard must be (i, n) with 0 <= i < n, got {tuple(shard)}")
+    if batch_size % workers:
+        raise UserError(
+            f"batch_size {batch_size} cannot be divided by the {workers} shards; give a multiple "
+            f"of {workers}"
+        )
+    recipe = Recipe(
+        image_size=image_size,
+        batch_size=batch_size,
+        # Any Python integer becomes one that TensorFlow can hold.
+        seed=int(seed) % (1 << 63),
+        start_step=start_step,
+        steps_per_epoch=steps,
+        crop=crop,
+        crop_area=tuple(crop_area),
+        crop_ratio=tuple(crop_ratio),
+        padding=padding,
+        horizontal_flip=horizontal_flip,
+        color_jitter=color_jitter,
+        grayscale=grayscale,
+        shard=(worker, workers),
+        deterministic=deterministic,
+    )
+    return _with_options(_by_source(source, streams.TRAIN)(source, recipe), deterministic)
+
+
+def evaluation_dataset(
+    source: Source, *, image_size: int, batch_size: int, indices: np.ndarray | None = None
+) -> tf.data.Dataset:
+    """Returns one pass over the images in the order of their index, without augmentation.
+
+    Images that are not `image_size` square are resized, bilinear with antialiasing, until the
+    shorter side is `image_size` (from `image_size` 96 on: 256/224 of it), and the centre is cut
+    out. An image that cannot be read is missing from the pass: go by `"index"`.
+
+    Args:
+        source: where the images come from.
+        image_size: side S of the images given out, in pixels.
+        batch_size: images in a batch; the last batch holds what is left.
+        indices: increasing integers, the images to give; all if None.
+
+    Returns:
+        A `tf.data.Dataset` of `{"image": uint8 [B, S, S, 3], "index": int64 [B]}`.
+
+    Raises:
+        UserError: `image_size` or `batch_size` is less than 1.
+    """
+    _check_positive("image_size", image_size)
+    _check_positive("batch_size", batch_size)
+    make = _by_source(source, streams.EVALUATE)
+    if indices is not None:
+        indices = np.asarray(indices, np.int64)
+    return _with_options(make(source, image_size, batch_size, indices), True)
+
+
+def load_images(source: Source, image_size: int, indices: np.ndarray | None = None) -> np.ndarray:
+    """Returns images as `evaluation_dataset` gives them: uint8 `[N, S, S, 3]`.
+
+    For what fits into memory. The array may be the source's own: do not write to it.
+
+    Args:
+        source: where the images come from.
+        image_size: side S of the images given out, in pixels.
+        indices: increasing integers, the images to give; all if None.
+
+    Raises:
+        UserError: `image_size` is less than 1, or an image cannot be read.
+
+    >>> from rfd_tf.data import digits
+    >>> load_images(digits("test"), 16, indices=[3, 5]).shape
+    (2, 16, 16, 3)
+    """
+    _check_positive("image_size", image_size)
+    if isinstance(source, ArraySource) and source.images.shape[1:3] == (image_size, image_size):
+        return source.images if indices is None else source.images[indices]
+    wanted = np.arange(source.num_images) if indices is None else np.asarray(indices)
+    images = np.zeros((len(wanted), image_size, image_size, 3), np.uint8)
+    read = 0
+    batches = evaluation_dataset(source, image_size=image_size, batch_size=256, indices=indices)
+    for batch in batches.as_numpy_iterator():
+        images[np.searchsorted(wanted, batch["index"])] = batch["image"]
+        read += len(batch["index"])
+    if read < len(wanted):
+        failed = source.failed_while_reading()
+        named = ", ".join(f"{name} ({reason})" for name, reason in failed[:10])
+        raise UserError(
+            f"{len(wanted) - read} of {len(wanted)} images of '{source.name}' cannot be read: "
+            f"{named}"
+        )
+    return images
+
+
+def _by_source(source: Source, makers: dict):
+    for kind, make in makers.items():
+        if isinstance(source, kind):
+            return make
+    options = ", ".join(kind.__name__ for kind in makers)
+    raise UserError(f"cannot read images from {type(source).__name__}; options: {options}")
+
+
+def _with_options(dataset: tf.data.Dataset, deterministic: bool) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = deterministic
+    # The shards are made here: under tf.distribute nobody else is to divide the stream.
+    sharding = tf.data.experimental.AutoShardPolicy.OFF
+    options.experimental_distribute.auto_shard_policy = sharding
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name} must be 1 or more, got {value}")
+
+
+def _check_range(name: str, bounds: tuple[float, float], largest: float) -> None:
+    if len(bounds) != 2 or not 0.0 < bounds[0] <= bounds[1] <= largest:
+        limit = f" and at most {largest:g}" if largest < float("inf") else ""
+        raise UserError(f"{name} must be (smallest, largest), above 0{limit}, got {tuple(bounds)}")

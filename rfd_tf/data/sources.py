@@ -1,0 +1,119 @@
+"""Sources by name: the embedded digits, a folder of images, any TFDS image dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.folder import FolderSource, image_folder
+from rfd_tf.data.tfds_source import TfdsSource, tfds
+from rfd_tf.errors import UserError, unknown
+
+__all__ = [
+    "DATASETS",
+    "ArraySource",
+    "FolderSource",
+    "Source",
+    "TfdsSource",
+    "digits",
+    "image_folder",
+    "load",
+    "tfds",
+]
+
+_NUM_DIGITS = 1797
+_DIGITS_SPLITS = {
+    "train": slice(0, 1500),
+    "test": slice(1500, _NUM_DIGITS),
+    "all": slice(0, _NUM_DIGITS),
+}
+_DIGITS_SIZE = 32
+
+
+def digits(split: str = "train") -> ArraySource:
+    """Returns scikit-learn's handwritten digits as 32x32 colour images. Needs no network.
+
+    The 8x8 images with values 0 to 16 are enlarged by bicubic interpolation, scaled to 0-255 and
+    repeated over three equal channels.
+
+    Args:
+        split: `"train"` (the first 1,500), `"test"` (the last 297) or `"all"` (1,797).
+
+    Returns:
+        A source with uint8 images `[N, 32, 32, 3]`, labels 0 to 9 and class names "0" to "9".
+
+    Raises:
+        UserError: there is no such split.
+
+    Source: the test set of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
+    1998), as `sklearn.datasets.load_digits` gives it.
+
+    >>> digits("test").images.shape
+    (297, 32, 32, 3)
+    """
+    if split not in _DIGITS_SPLITS:
+        raise unknown("split of digits", split, _DIGITS_SPLITS)
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    part = _DIGITS_SPLITS[split]
+    size = (_DIGITS_SIZE, _DIGITS_SIZE)
+    enlarged = np.stack(
+        [
+            np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+            for image in data.images[part].astype(np.float32)
+        ]
+    )
+    grey = np.clip(np.rint(enlarged * (255.0 / 16.0)), 0, 255).astype(np.uint8)
+    return ArraySource(
+        np.repeat(grey[..., None], 3, axis=-1),
+        labels=data.target[part],
+        class_names=[str(name) for name in data.target_names],
+        name="digits" if split == "all" else f"digits/{split}",
+    )
+
+
+# Embedded datasets: name -> loader of a split. Every other name is looked up in TFDS.
+DATASETS: dict[str, Callable[[str], Source]] = {"digits": digits}
+
+
+def load(
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    split: str = "train",
+    tfds_dir: str | None = None,
+    download: bool = False,
+    max_skipped: float = 0.01,
+) -> Source:
+    """Returns the source that a name or a folder stands for.
+
+    Args:
+        dataset: a name in `DATASETS`, or of a TFDS image dataset, as `tfds.builder` takes it
+            (`"cifar10"`, `"imagenet_resized/64x64"`).
+        data_dir: a folder of images, see `image_folder`. Give this or `dataset`, not both.
+        split: which part of the dataset; a folder has no splits and ignores it.
+        tfds_dir: where TFDS datasets lie, or None for TFDS' own default.
+        download: whether TFDS may download and prepare the dataset.
+        max_skipped: see `image_folder`.
+
+    Raises:
+        UserError: neither or both of `dataset` and `data_dir`, an unknown name or split, or what
+            the loader itself finds wrong.
+
+    >>> load("digits").num_images
+    1500
+    """
+    if (dataset is None) == (data_dir is None):
+        given = "both were given" if dataset is not None else "neither was given"
+        raise UserError(
+            f"images come from --dataset or from --data_dir, and {given}; embedded datasets: "
+            f"{', '.join(DATASETS)}; any TFDS image dataset works by name"
+        )
+    if data_dir is not None:
+        return image_folder(data_dir, max_skipped=max_skipped)
+    if dataset in DATASETS:
+        return DATASETS[dataset](split)
+    return tfds(dataset, split=split, tfds_dir=tfds_dir, download=download, embedded=DATASETS)

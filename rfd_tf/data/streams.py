@@ -1,0 +1,330 @@
+"""How each kind of source is read: arrays by gathering, files and records by decoding.
+
+For training a stream is a dataset of steps, for evaluation a dataset of the index in order.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf.data import augment
+from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.decode import (
+    KINDS,
+    decode,
+    decode_window,
+    evaluation_transform,
+    kind_of,
+    shape_of,
+)
+from rfd_tf.data.folder import FolderSource
+from rfd_tf.data.recipe import Batch, Recipe
+from rfd_tf.data.tfds_source import TfdsSource
+
+_STEPS_AT_ONCE = 2
+
+
+# Steps -------------------------------------------------------------------------------------------
+
+
+def _steps(recipe: Recipe) -> tf.data.Dataset:
+    return tf.data.Dataset.counter(recipe.start_step, dtype=tf.int64)
+
+
+def _parallel(
+    elements: tf.data.Dataset, make: Callable[..., tf.data.Dataset], deterministic: bool
+) -> tf.data.Dataset:
+    """Chains the small datasets made of each element, reading a few ahead, in order."""
+    return elements.interleave(
+        make,
+        cycle_length=_STEPS_AT_ONCE,
+        block_length=1,
+        num_parallel_calls=_STEPS_AT_ONCE,
+        deterministic=deterministic,
+    )
+
+
+def _calls() -> int:
+    # The autotuner learns slowly about datasets that live for one batch only.
+    return max(2, os.cpu_count() or 1)
+
+
+class Failures:
+    """Remembers which images could not be read. The list is kept by TensorFlow, outside Python."""
+
+    def __init__(self, source: Source):
+        table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, default_value=0)
+        source.record_failures(lambda: table.export()[0].numpy())
+        self._table = table
+
+    def note(self, wanted: tf.Tensor, read: tf.Tensor) -> None:
+        """Adds what is in `wanted`, int64 `[n]`, and not in `read`, int64 `[m]`."""
+
+        def insert() -> bool:
+            missing = tf.sets.difference(wanted[None], read[None]).values
+            self._table.insert(missing, tf.ones_like(missing))
+            return True
+
+        tf.cond(tf.shape(read)[0] < tf.shape(wanted)[0], insert, lambda: False)
+
+
+def _one_step(
+    step: tf.Tensor,
+    index: tf.Tensor,
+    rows: tuple[tf.Tensor, ...],
+    load: Callable[..., tf.Tensor],
+    finish: Callable[[tf.Tensor, tf.Tensor], Batch],
+    failures: Failures,
+) -> tf.data.Dataset:
+    """Returns a dataset of one batch, its images loaded in parallel.
+
+    Args:
+        step: the step's number, for messages.
+        index: int64 `[n]`, of the images.
+        rows: what `load` takes for each image, each `[n, ...]`.
+        load: makes an image `[S, S, 3]` of one row of each of `rows`, or raises.
+        finish: makes the batch of images `[n, S, S, 3]` and their index.
+        failures: where to note images that raise.
+    """
+    size = index.shape[0]
+
+    def numbered(slot: tf.Tensor, *row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return slot, load(*row)
+
+    def fill(slots: tf.Tensor, images: tf.Tensor) -> Batch:
+        count = tf.shape(slots)[0]
+
+        def repeat() -> tuple[tf.Tensor, tf.Tensor]:
+            # An empty place takes an image from the others in turn, with its index.
+            places = tf.range(size) % count
+            places = tf.tensor_scatter_nd_update(places, slots[:, None], tf.range(count))
+            return tf.gather(images, places), tf.gather(tf.gather(index, slots), places)
+
+        failures.note(index, tf.gather(index, slots))
+        return finish(*tf.cond(count < size, repeat, lambda: (images, index)))
+
+    loaded = tf.data.Dataset.from_tensor_slices((tf.range(size), *rows))
+    loaded = loaded.map(numbered, num_parallel_calls=_calls(), deterministic=True)
+    batches = loaded.ignore_errors().batch(size).map(fill)
+    spec = batches.element_spec
+
+    def give_up(_: tf.Tensor) -> Batch:
+        message = "no image of a training step can be read; is the folder still there? step:"
+        with tf.control_dependencies([tf.debugging.Assert(False, [message, step])]):
+            return tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), spec)
+
+    # Only asked for where there is no batch. Without it, the stream would go from step to step
+    # without end when a disk is gone.
+    return batches.concatenate(tf.data.Dataset.range(1).map(give_up)).take(1)
+
+
+# Arrays ------------------------------------------------------------------------------------------
+
+# One tensor per source, however many datasets read from it.
+_tensors: weakref.WeakKeyDictionary[ArraySource, tf.Tensor] = weakref.WeakKeyDictionary()
+
+
+def tensor_of(source: ArraySource) -> tf.Tensor:
+    """Returns the source's pixels as a tensor on the host."""
+    if source not in _tensors:
+        with tf.device("/CPU:0"):
+            _tensors[source] = tf.convert_to_tensor(source.images)
+    return _tensors[source]
+
+
+def train_on_array(source: ArraySource, recipe: Recipe) -> tf.data.Dataset:
+    images = tensor_of(source)
+    height, width = source.images.shape[1:3]
+
+    def make(step: tf.Tensor) -> Batch:
+        index = recipe.indices(step, source.num_images)
+        draws = recipe.draws(step)
+        batch = tf.gather(images, index)
+        if "window" in draws:
+            size = tf.fill([recipe.local_size], height), tf.fill([recipe.local_size], width)
+            windows = recipe.windows(draws["window"], *size)
+            batch = augment.crop_and_resize(batch, windows, recipe.image_size)
+        else:
+            batch = evaluation_transform(batch, recipe.image_size)
+        return recipe.batch(recipe.finish(batch, draws), index)
+
+    return _steps(recipe).map(
+        make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=recipe.deterministic
+    )
+
+
+def _in_order(source: Source, indices: np.ndarray | None) -> tf.data.Dataset:
+    if indices is None:
+        return tf.data.Dataset.range(source.num_images)
+    return tf.data.Dataset.from_tensor_slices(indices)
+
+
+def evaluate_array(
+    source: ArraySource, image_size: int, batch_size: int, indices: np.ndarray | None = None
+) -> tf.data.Dataset:
+    images = tensor_of(source)
+
+    def make(index: tf.Tensor) -> Batch:
+        batch = evaluation_transform(tf.gather(images, index), image_size)
+        return {"image": batch, "index": index}
+
+    ordered = _in_order(source, indices).batch(batch_size)
+    return ordered.map(make, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+class _Files:
+    """The tensors that describe a folder's files."""
+
+    def __init__(self, source: FolderSource):
+        self.paths = tf.constant(source.paths)
+        self.kinds = tf.constant(source.kinds)
+        self.possible = tuple(sorted({int(kind) for kind in source.kinds}))
+        self.sizes = tf.constant(source.sizes)
+        self.turned = source.orientations is not None
+        self.orientations = tf.constant(source.orientations) if self.turned else None
+
+    def windows(self, index: tf.Tensor, draws: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+        """Chooses windows of images as they are seen, in the pixels as they are stored."""
+        sizes = tf.gather(self.sizes, index)
+        if not self.turned:
+            return recipe.windows(draws, sizes[:, 0], sizes[:, 1])
+        # From orientation 5 on height and width change places. The flips need no thought: a
+        # window is as likely as its mirror image.
+        lying = (tf.gather(self.orientations, index) >= 5)[:, None]
+        seen = tf.where(lying, sizes[:, ::-1], sizes)
+        windows = recipe.windows(draws, seen[:, 0], seen[:, 1])
+        return tf.where(lying, tf.gather(windows, [1, 0, 3, 2], axis=1), windows)
+
+    def upright(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        if not self.turned:
+            return images
+        return augment.upright(images, tf.gather(self.orientations, index))
+
+    def load(self, image_size: int, index: tf.Tensor, window: tf.Tensor | None = None) -> tf.Tensor:
+        """Reads a window of an image, or without one makes the evaluation transform of it."""
+        contents = tf.io.read_file(tf.gather(self.paths, index))
+        kind = tf.gather(self.kinds, index)
+        if window is not None:
+            return decode_window(contents, kind, window, image_size, self.possible)
+        return evaluation_transform(decode(contents, kind, self.possible), image_size)
+
+
+def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
+    with tf.device("/CPU:0"):
+        files, failures = _Files(source), Failures(source)
+
+    def make(step: tf.Tensor) -> tf.data.Dataset:
+        index = recipe.indices(step, source.num_images)
+        draws = recipe.draws(step)
+        rows = (index,)
+        if "window" in draws:
+            rows = (index, files.windows(index, draws["window"], recipe))
+
+        def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
+            return recipe.batch(recipe.finish(files.upright(images, index), draws), index)
+
+        load = functools.partial(files.load, recipe.image_size)
+        return _one_step(step, index, rows, load, finish, failures)
+
+    return _parallel(_steps(recipe), make, recipe.deterministic)
+
+
+def evaluate_files(
+    source: FolderSource, image_size: int, batch_size: int, indices: np.ndarray | None = None
+) -> tf.data.Dataset:
+    with tf.device("/CPU:0"):
+        files, failures = _Files(source), Failures(source)
+
+    def make(index: tf.Tensor) -> tf.data.Dataset:
+        def finish(read: tf.Tensor, images: tf.Tensor) -> Batch:
+            failures.note(index, read)
+            return {"image": files.upright(images, read), "index": read}
+
+        images = tf.data.Dataset.from_tensor_slices(index).map(
+            lambda one: (one, files.load(image_size, one)),
+            num_parallel_calls=_calls(),
+            deterministic=True,
+        )
+        return images.ignore_errors().batch(batch_size).map(finish)
+
+    return _parallel(_in_order(source, indices).batch(batch_size), make, True)
+
+
+# Records -----------------------------------------------------------------------------------------
+
+
+def _load_record(
+    source: TfdsSource, recipe: Recipe, contents: tf.Tensor, draws: tf.Tensor | None = None
+) -> tf.Tensor:
+    kind = kind_of(contents, source.transparent)
+    if draws is None:
+        return evaluation_transform(decode(contents, kind, KINDS), recipe.image_size)
+    height, width = tf.unstack(shape_of(contents, kind, KINDS))
+    window = recipe.windows(draws, height, width)
+    return decode_window(contents, kind, window, recipe.image_size, KINDS)
+
+
+def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
+    per_epoch = recipe.steps_per_epoch
+    first_epoch, done = divmod(recipe.start_step, per_epoch)
+    failures = Failures(source)
+
+    def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        seed = tf.stack([tf.constant(recipe.seed, tf.int64), epoch])
+        batches = source.records(seed).batch(recipe.batch_size, drop_remainder=True)
+        steps = tf.data.Dataset.range(epoch * per_epoch, (epoch + 1) * per_epoch)
+        # Steps before the one to begin at are read past, not decoded.
+        skipped = tf.where(tf.equal(epoch, first_epoch), tf.constant(done, tf.int64), 0)
+        return tf.data.Dataset.zip(steps, batches).skip(skipped)
+
+    def make(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
+        index, contents = (recipe.local(part) for part in batch)
+        draws = recipe.draws(step)
+        rows = (contents, draws["window"]) if "window" in draws else (contents,)
+
+        def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
+            return recipe.batch(recipe.finish(images, draws), index)
+
+        load = functools.partial(_load_record, source, recipe)
+        return _one_step(step, index, rows, load, finish, failures)
+
+    epochs = tf.data.Dataset.counter(first_epoch, dtype=tf.int64)
+    return _parallel(epochs.flat_map(epoch_of), make, recipe.deterministic)
+
+
+def evaluate_records(
+    source: TfdsSource, image_size: int, batch_size: int, indices: np.ndarray | None = None
+) -> tf.data.Dataset:
+    def make(index: tf.Tensor, contents: tf.Tensor) -> Batch:
+        image = decode(contents, kind_of(contents, source.transparent), KINDS)
+        return {"image": evaluation_transform(image, image_size), "index": index}
+
+    records = source.records()
+    if indices is not None:
+        wanted = np.zeros(source.num_images, bool)
+        wanted[indices] = True
+        wanted = tf.constant(wanted)
+        records = records.filter(lambda index, _: tf.gather(wanted, index))
+    images = records.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return images.ignore_errors().batch(batch_size)
+
+
+TRAIN = {
+    ArraySource: train_on_array,
+    FolderSource: train_on_files,
+    TfdsSource: train_on_records,
+}
+EVALUATE = {
+    ArraySource: evaluate_array,
+    FolderSource: evaluate_files,
+    TfdsSource: evaluate_records,
+}

@@ -1,0 +1,294 @@
+"""Image datasets of TensorFlow Datasets (TFDS) as sources."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from rfd_tf.data.base import ArraySource, Source, fingerprint
+from rfd_tf.errors import UserError, unknown
+
+_INTERLEAVED_FILES = 16
+_BLOCK = 16
+_SHUFFLE_BYTES = 512 << 20
+_SMALLEST_SHUFFLE = 1024
+
+
+class TfdsSource(Source):
+    """A TFDS split that is read record by record, for sets too large for memory. Made by `tfds`.
+
+    The index counts the records of the split's files in order, so it is the TFDS id
+    (`...tfrecord-00002-of-00004__7`) with the lengths of the shards before it added; in a
+    sub-split such as `"train[:50%]"` it counts from the sub-split's start.
+
+    Attributes:
+        transparent: whether the images may have an alpha channel.
+        shuffle_buffer: how many records are shuffled together while training.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[Any],
+        features: Any,
+        image_key: str,
+        label_key: str | None,
+        mean_bytes: float,
+        **described: Any,
+    ):
+        files = list(files)
+        self._filenames = [os.fspath(file.filename) for file in files]
+        self._skips = np.array([file.skip for file in files], np.int64)
+        self._takes = np.array([_taken(file) for file in files], np.int64)
+        self._firsts = np.cumsum(self._takes) - self._takes
+        self._features = features
+        self._image_key = image_key
+        self._label_key = label_key
+        self.transparent = features[image_key].shape[-1] == 4
+        super().__init__(num_images=int(self._takes.sum()), **described)
+        bounded = max(_SMALLEST_SHUFFLE, int(_SHUFFLE_BYTES // max(1.0, mean_bytes)))
+        self.shuffle_buffer = min(self.num_images, bounded)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray | None:  # read on first use: a pass over all files
+        if self._label_key is None:
+            return None
+        import tensorflow_datasets
+
+        key = self._label_key
+        reader = tensorflow_datasets.features.FeaturesDict({key: self._features[key]})
+        labels = np.zeros(self.num_images, np.int64)
+        with _on_cpu():
+            parsed = self._serialized(None).map(
+                lambda index, record: (index, reader.deserialize_example(record)[key])
+            )
+            for indices, values in parsed.batch(1024).as_numpy_iterator():
+                labels[indices] = values
+        return labels
+
+    def records(self, seed: Any = None) -> Any:
+        """Returns one pass over the records: a `tf.data.Dataset` of `(index, encoded image)`.
+
+        Args:
+            seed: None for the order of the index; or an int64 tensor `[2]`, which shuffles the
+                files, interleaves them and shuffles the records within `shuffle_buffer`.
+
+        Returns:
+            A dataset of (int64 scalar, string scalar).
+        """
+        import tensorflow_datasets
+
+        key = self._image_key
+        reader = tensorflow_datasets.features.FeaturesDict({key: self._features[key]})
+        encoded = {key: tensorflow_datasets.decode.SkipDecoding()}
+        return self._serialized(seed).map(
+            lambda index, record: (index, reader.deserialize_example(record, decoders=encoded)[key])
+        )
+
+    def _serialized(self, seed: Any) -> Any:
+        import tensorflow as tf
+
+        def read(position: tf.Tensor) -> tf.data.Dataset:
+            take = tf.gather(self._takes, position)
+            first = tf.gather(self._firsts, position)
+            records = tf.data.TFRecordDataset(tf.gather(self._filenames, position))
+            records = records.skip(tf.gather(self._skips, position)).take(take)
+            return tf.data.Dataset.zip(tf.data.Dataset.range(first, first + take), records)
+
+        positions = tf.range(len(self._filenames))
+        if seed is None:
+            return tf.data.Dataset.from_tensor_slices(positions).flat_map(read)
+        positions = tf.random.experimental.stateless_shuffle(positions, seed)
+        records = tf.data.Dataset.from_tensor_slices(positions).interleave(
+            read,
+            cycle_length=_INTERLEAVED_FILES,
+            block_length=_BLOCK,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        single = tf.random.stateless_uniform([], seed, minval=None, maxval=None, dtype=tf.int64)
+        return records.shuffle(self.shuffle_buffer, seed=single, reshuffle_each_iteration=False)
+
+
+def tfds(
+    name: str,
+    split: str = "train",
+    tfds_dir: str | None = None,
+    download: bool = False,
+    cache_bytes: int = 1 << 30,
+    embedded: Iterable[str] = (),
+) -> Source:
+    """Returns a split of a TFDS image dataset.
+
+    Args:
+        name: as `tfds.builder` takes it: `"cifar10"`, `"imagenet_resized/64x64"`, `"stl10:1.0.0"`.
+        split: as TFDS takes it: `"train"`, `"train[:50%]"`, `"train+test"`.
+        tfds_dir: where prepared datasets lie, or None for TFDS' own default.
+        download: whether to download and prepare the dataset if it is not there.
+        cache_bytes: a dataset whose images all have one shape is kept in memory if its decoded
+            pixels take no more than this. 0 turns it off.
+        embedded: names of other datasets, to be listed where `name` is unknown.
+
+    Returns:
+        An `ArraySource` where the images are kept in memory, else a `TfdsSource`. Labels come from
+        the dataset's class label, where it has one.
+
+    Raises:
+        UserError: TFDS is not installed; the dataset is unknown, not prepared, has no such split
+            or no images of 8 or 16 bits.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            f"dataset '{name}' is none of {', '.join(embedded) or 'the embedded ones'}, and TFDS "
+            f"cannot be used ({error}); pip install tensorflow-datasets"
+        ) from None
+    builder = _builder(tensorflow_datasets, name, tfds_dir, embedded)
+    _prepare(builder, name, download)
+    info = builder.info
+    if info.file_format.value != "tfrecord":
+        raise UserError(
+            f"dataset '{name}' is prepared as {info.file_format.value}, which TensorFlow cannot "
+            f"stream; prepare it as tfrecord (tfds build --file_format=tfrecord)"
+        )
+    part = _split(info, name, split)
+    image_key, label_key = _keys(tensorflow_datasets, info.features, name)
+    files = part.file_instructions
+    full_name = f"{info.full_name}/{split}"
+    whole_bytes = sum(one.num_bytes for one in info.splits.values())
+    whole_images = sum(one.num_examples for one in info.splits.values())
+    source = TfdsSource(
+        files,
+        info.features,
+        image_key,
+        label_key,
+        whole_bytes / max(1, whole_images),
+        name=full_name,
+        fingerprint=fingerprint(
+            [
+                "tfds",
+                full_name,
+                *(
+                    part
+                    for file in files
+                    for part in (os.path.basename(file.filename), file.skip, _taken(file))
+                ),
+            ]
+        ),
+        class_names=info.features[label_key].names if label_key else None,
+    )
+    return _in_memory(source, info.features[image_key].shape, cache_bytes) or source
+
+
+def _taken(file: Any) -> int:
+    """Returns how many records of a file belong to the split; -1 is TFDS' way to say the rest."""
+    return file.take if file.take >= 0 else file.examples_in_shard - file.skip
+
+
+def _on_cpu() -> Any:
+    import tensorflow as tf
+
+    return tf.device("/CPU:0")
+
+
+def _builder(library: Any, name: str, tfds_dir: str | None, embedded: Iterable[str]) -> Any:
+    try:
+        return library.builder(name, data_dir=tfds_dir)
+    except library.core.DatasetNotFoundError:
+        options = [*embedded, *library.list_builders(with_community_datasets=False)]
+        near = unknown("dataset", name, options)
+        hint = str(near).split(";")[0]
+        raise UserError(
+            f"{hint}; embedded: {', '.join(embedded) or 'none'}; others are the {len(options)} "
+            f"names of TFDS (www.tensorflow.org/datasets/catalog); for your own images give "
+            f"--data_dir"
+        ) from None
+    except Exception as error:  # a wrong version or configuration, an old folder
+        raise UserError(f"dataset '{name}': {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _prepare(builder: Any, name: str, download: bool) -> None:
+    if builder.is_prepared():
+        return
+    if not download:
+        raise UserError(
+            f"dataset '{name}' is not prepared in '{builder.data_path}'; give --tfds_dir the "
+            f"folder that holds it, or --tfds_download to download it"
+        )
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # network, disk space, datasets to be fetched by hand
+        raise UserError(f"cannot download dataset '{name}': {_first_line(error)}") from None
+
+
+def _split(info: Any, name: str, split: str) -> Any:
+    try:
+        part = info.splits[split]
+        num_examples = part.num_examples
+    except Exception as error:
+        options = ", ".join(info.splits) or "none"
+        raise UserError(
+            f"dataset '{name}' has no split '{split}' ({_first_line(error)}); options: {options}, "
+            f"and parts of them such as 'train[:50%]'"
+        ) from None
+    if not num_examples:
+        raise UserError(f"split '{split}' of dataset '{name}' holds no images")
+    return part
+
+
+def _keys(library: Any, features: Any, name: str) -> tuple[str, str | None]:
+    """Returns the names of the image feature and of the label, if there is one."""
+    images = [key for key in features if isinstance(features[key], library.features.Image)]
+    labels = [key for key in features if type(features[key]) is library.features.ClassLabel]
+    if not images:
+        raise UserError(f"dataset '{name}' has no image feature; it has: {', '.join(features)}")
+    image = "image" if "image" in images else images[0]
+    kind = np.dtype(features[image].np_dtype)
+    if kind not in (np.uint8, np.uint16):
+        raise UserError(f"images of dataset '{name}' are {kind}; only 8 and 16 bits can be used")
+    label = "label" if "label" in labels else (labels[0] if labels else None)
+    return image, label
+
+
+def _in_memory(
+    source: TfdsSource, shape: tuple[int | None, ...], cache_bytes: int
+) -> ArraySource | None:
+    """Decodes a small dataset of images of one shape; None where it is no such dataset."""
+    import tensorflow as tf
+
+    from rfd_tf.data.decode import KINDS, decode, kind_of
+
+    height, width = shape[:2]
+    if None not in (height, width) and source.num_images * height * width * 3 > cache_bytes:
+        return None
+
+    def decoded(index: tf.Tensor, contents: tf.Tensor):
+        return index, decode(contents, kind_of(contents, source.transparent), KINDS)
+
+    images = None
+    with _on_cpu():
+        pixels = source.records().map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
+        for index, image in pixels.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+            if images is None:
+                if source.num_images * image.size > cache_bytes:
+                    return None
+                images = np.zeros((source.num_images, *image.shape), np.uint8)
+            elif image.shape != images.shape[1:]:
+                return None
+            images[index] = image
+    return ArraySource(
+        images,
+        source.labels,
+        source.class_names,
+        source.name,
+        fingerprint=source.fingerprint,
+    )

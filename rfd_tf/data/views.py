@@ -1,0 +1,121 @@
+"""Views of a batch made by geometry alone: the four rotations by quarter turns.
+
+A quarter turn is counter-clockwise, as `numpy.rot90` turns: class 1 is 90 degrees
+counter-clockwise. The functions move pixels and never blend them, so they are exact for every
+dtype. They are written in `keras.ops` and run on the device, inside a model or outside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+from rfd_tf.errors import UserError
+
+NUM_ROTATIONS = 4
+
+
+def _check_square(images: Any) -> None:
+    if len(images.shape) != 4:
+        raise UserError(
+            f"images to rotate must have shape [batch, height, width, channels], got rank "
+            f"{len(images.shape)} with shape {tuple(images.shape)}"
+        )
+    height, width = images.shape[1], images.shape[2]
+    if height is not None and width is not None and height != width:
+        raise UserError(
+            f"images to rotate must be square, got {height}x{width} (height x width); "
+            "crop or resize them first"
+        )
+
+
+def _turn(images: Any, quarter_turns: int) -> Any:
+    """Turns every image of `[B, S, S, C]` by the same number of quarter turns, 0 to 3."""
+    if quarter_turns == 0:
+        return images
+    if quarter_turns == 2:
+        return ops.flip(images, axis=(1, 2))
+    transposed = ops.transpose(images, (0, 2, 1, 3))
+    return ops.flip(transposed, axis=1 if quarter_turns == 1 else 2)
+
+
+def rotate(images: Any, rotations: Sequence[int] = (0, 1, 2, 3)) -> Any:
+    """Makes the rotated views of each image, by 0, 90, 180 and 270 degrees counter-clockwise.
+
+    View `r` of an image equals `numpy.rot90(image, k=rotations[r])`.
+
+    Args:
+        images: `[B, S, S, C]`, any dtype, square.
+        rotations: the quarter turns to make, each of 0, 1, 2, 3, in the order wanted.
+
+    Returns:
+        `[B, len(rotations), S, S, C]`, the dtype of `images`.
+
+    Raises:
+        UserError: the images are not a batch of square images, or a rotation is not 0 to 3.
+
+    The convention is that of RotNet (Gidaris et al., ICLR 2018) and RFD (Feng et al., CVPR 2019).
+
+    >>> import numpy as np
+    >>> image = np.array([[1, 2], [3, 4]]).reshape(1, 2, 2, 1)
+    >>> np.asarray(rotate(image))[0, 1, :, :, 0].tolist()
+    [[2, 4], [1, 3]]
+    """
+    images = ops.convert_to_tensor(images)
+    _check_square(images)
+    if not rotations or any(turn not in (0, 1, 2, 3) for turn in rotations):
+        raise UserError(
+            f"rotations must be quarter turns out of 0, 1, 2, 3, got {tuple(rotations)!r}"
+        )
+    return ops.stack([_turn(images, int(turn)) for turn in rotations], axis=1)
+
+
+def flatten_views(views: Any) -> Any:
+    """Lays views out as one batch, image-major: all views of image 0, then those of image 1.
+
+    Args:
+        views: `[B, V, ...]`, any dtype.
+
+    Returns:
+        `[B * V, ...]`; view `v` of image `b` is row `b * V + v`. Labels that go with it repeat
+        0, 1, ..., V - 1 for every image.
+
+    >>> import numpy as np
+    >>> np.asarray(flatten_views(np.array([[10, 11], [20, 21]]))).tolist()
+    [10, 11, 20, 21]
+    """
+    views = ops.convert_to_tensor(views)
+    if len(views.shape) < 2 or any(size is None for size in views.shape[1:]):
+        raise UserError(
+            f"views must have shape [batch, views, ...] with all but the batch known, got "
+            f"{tuple(views.shape)}"
+        )
+    return ops.reshape(views, (-1, *views.shape[2:]))
+
+
+def rotate_each(images: Any, k: Any) -> Any:
+    """Rotates each image of a batch by its own number of quarter turns, counter-clockwise.
+
+    Args:
+        images: `[B, S, S, C]`, any dtype, square.
+        k: `[B]`, integers; taken modulo 4, as `numpy.rot90` does.
+
+    Returns:
+        `[B, S, S, C]`, the dtype of `images`; image `b` is `numpy.rot90(images[b], k[b])`.
+
+    Raises:
+        UserError: the images are not a batch of square images.
+
+    >>> import numpy as np
+    >>> images = np.array([[[1, 2], [3, 4]]] * 2).reshape(2, 2, 2, 1)
+    >>> np.asarray(rotate_each(images, [0, 2]))[..., 0].tolist()
+    [[[1, 2], [3, 4]], [[4, 3], [2, 1]]]
+    """
+    images = ops.convert_to_tensor(images)
+    _check_square(images)
+    k = ops.reshape(ops.mod(ops.convert_to_tensor(k), NUM_ROTATIONS), (-1, 1, 1, 1))
+    # k = 2 * half + quarter: two selections do the work of four.
+    turned = ops.where(ops.equal(k % 2, 1), _turn(images, 1), images)
+    return ops.where(ops.greater_equal(k, 2), _turn(turned, 2), turned)

@@ -1,0 +1,83 @@
+"""The kNN accuracy of a network while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from rfd_tf.data.sources import Source
+from rfd_tf.errors import UserError
+from rfd_tf.evaluation.features import FeatureExtractor
+from rfd_tf.evaluation.knn import default_k, knn_accuracy
+from rfd_tf.evaluation.splits import check_classes, held_out, subset
+
+# Pixels that are kept in memory between the epochs.
+_KEEP_BYTES = 1 << 29
+
+
+class NeighbourMonitor:
+    """Measures, again and again, how well a feature's neighbours tell the class.
+
+    A fixed part of the labelled images is read once and kept; each call takes the features of
+    all of them with the weights as they are and returns the weighted kNN accuracy. Labels serve
+    this figure only.
+
+    Args:
+        model: Keras model from normalised images to the feature `[batch, dimensions]`.
+        train: labelled images that vote.
+        test: labelled images to judge; None holds out a fixed fifth of `train`.
+        image_size: side of the images, pixels.
+        mean, std: of the normalisation.
+        max_train: most images that vote; fewer where their pixels would not fit into 512 MB.
+            At most a fifth as many are judged.
+
+    Raises:
+        UserError: no labels, one class only, or classes that differ.
+
+    >>> from rfd_tf import applications, data
+    >>> network = applications.build("six_layer", 32, pooling="avg")
+    >>> monitor = NeighbourMonitor(network, data.digits(), data.digits("test"), 32, max_train=100)
+    >>> 0 <= monitor() <= 1
+    True
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Source,
+        test: Source | None,
+        image_size: int,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        max_train: int = 10_000,
+    ):
+        from rfd_tf.data.pipeline import load_images
+
+        self.num_classes = check_classes(train, test)
+        most = max(1, min(max_train, int(_KEEP_BYTES / 1.2) // (image_size**2 * 3)))
+        rows = np.arange(train.num_images)
+        judged = held_out(train.labels) if test is None else np.zeros(len(rows), bool)
+        votes = subset(rows[~judged], most)
+        if test is None:
+            test, rows = train, rows[judged]
+        else:
+            rows = np.arange(test.num_images)
+        tests = subset(rows, max(1, most // 5))
+        if not len(tests):
+            raise UserError(
+                f"'{train.name}' has one image a class: none can be held out for the kNN monitor; "
+                "use --monitor_every=0"
+            )
+        self.train = load_images(train, image_size, votes), train.labels[votes]
+        self.test = load_images(test, image_size, tests), test.labels[tests]
+        self.k = default_k(len(votes))
+        self._extract = FeatureExtractor(model, mean, std)
+
+    def __call__(self) -> float:
+        """Returns the accuracy with the weights as they are, 0 to 1."""
+        train, test = (self._extract(images)["features"] for images, _ in (self.train, self.test))
+        return knn_accuracy(
+            train, self.train[1], test, self.test[1], k=self.k, num_classes=self.num_classes
+        )

@@ -1,0 +1,97 @@
+"""Which images are learnt from and which are judged."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rfd_tf.data.sources import Source
+from rfd_tf.errors import UserError
+
+
+def index_hash(index: np.ndarray) -> np.ndarray:
+    """Scrambles indices, the same way everywhere: uint64, SplitMix64's finaliser.
+
+    >>> index_hash(np.arange(2)) % 100
+    array([35, 65], dtype=uint64)
+    """
+    z = np.asarray(index).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """Chooses the images to judge where no test set is given: a fixed fifth of every class.
+
+    Within a class the images whose index has the lowest hash are chosen: no order, seed or
+    machine changes the choice. A class of 2 to 4 images gives 1, a class of one image gives none.
+
+    Args:
+        labels: whole numbers `[N]`.
+
+    Returns:
+        bool `[N]`, True for images held out.
+
+    >>> int(held_out(np.repeat([0, 1], 50)).sum())
+    20
+    """
+    chosen = np.zeros(len(labels), bool)
+    order = np.argsort(index_hash(np.arange(len(labels))), kind="stable")
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        share = len(members) // 5 if len(members) >= 5 else min(1, len(members) - 1)
+        chosen[members[:share]] = True
+    return chosen
+
+
+def subset(rows: np.ndarray, largest: int) -> np.ndarray:
+    """Returns at most `largest` of the indices `rows`, chosen by their hash, in order.
+
+    >>> subset(np.arange(10), 3).tolist()
+    [3, 5, 7]
+    """
+    if len(rows) <= largest:
+        return rows
+    return np.sort(rows[np.argsort(index_hash(rows), kind="stable")[:largest]])
+
+
+def check_classes(train: Source, test: Source | None) -> int:
+    """Makes sure that figures mean something, and returns the number of classes.
+
+    Args:
+        train: labelled images to learn from.
+        test: labelled images to judge, or None where some of `train` are held out.
+
+    Raises:
+        UserError: no labels, one class only, or classes that differ.
+    """
+    for source in (train, test):
+        if source is not None and source.labels is None:
+            raise UserError(
+                f"'{source.name}' has no labels, which evaluation needs: use a folder with one "
+                "sub-folder a class, or a dataset with labels"
+            )
+    present = np.unique(train.labels)
+    if len(present) < 2:
+        names = train.class_names
+        one = f"'{names[present[0]]}'" if names else str(present[0])
+        raise UserError(f"'{train.name}' has one class only ({one}); evaluation needs two or more")
+    highest = int(present[-1])
+    if test is not None:
+        if train.class_names and test.class_names and train.class_names != test.class_names:
+            raise UserError(
+                "train and test have different classes: "
+                f"'{train.name}' has {_listed(train.class_names, test.class_names)}; "
+                f"'{test.name}' has {_listed(test.class_names, train.class_names)}"
+            )
+        highest = max(highest, int(test.labels.max()))
+    return max(highest + 1, len(train.class_names or ()))
+
+
+def _listed(names: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """All of a few names, or of many the first that the others lack."""
+    if len(names) <= 10:
+        return ", ".join(names)
+    own = [name for name in names if name not in others]
+    shown = ", ".join(own[:10])
+    return f"{len(names)}, {len(own)} of them its own{': ' if own else ''}{shown}"

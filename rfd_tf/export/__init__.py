@@ -1,0 +1,37 @@
+"""Pretrained backbones as files that other programs run: SavedModel, ONNX, Keras.
+
+`export_backbone` does the whole of it: build, run, compare with Keras, describe. The steps can
+be used alone: `deployable` (a model from pixels to named features), `write_saved_model`,
+`write_onnx`, and the comparisons `verify_saved_model`, `verify_onnx`, `verify_keras`.
+"""
+
+import importlib
+
+_HOMES = {
+    "FORMATS": "backbone",
+    "export_backbone": "backbone",
+    "deployable": "features",
+    "write_saved_model": "saved_model",
+    "INPUT_DTYPES": "onnx",
+    "LAYOUTS": "onnx",
+    "OPSETS": "onnx",
+    "write_onnx": "onnx",
+    "ExportMismatch": "verify",
+    "verification_images": "verify",
+    "verify_keras": "verify",
+    "verify_onnx": "verify",
+    "verify_saved_model": "verify",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str):
+    # Nobody who wants one format should need the packages of another.
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"rfd_tf.export.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'rfd_tf.export' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,343 @@
+"""The whole export: build, run, compare with Keras, describe; all of it or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rfd_tf.errors import UserError, unknown
+from rfd_tf.export import onnx as onnx_format
+from rfd_tf.export import verify
+
+if TYPE_CHECKING:
+    import keras
+
+FORMATS = ("saved_model", "onnx", "keras")
+FILES = {"saved_model": "saved_model", "onnx": "model.onnx", "keras": "backbone.keras"}
+WEIGHTS_FILE = "backbone.weights.h5"
+README_FILE = "README.md"
+CARD_FILE = "card.json"
+# What an export consists of. The card comes last: a folder with a card is whole.
+ARTEFACTS = (*FILES.values(), WEIGHTS_FILE, README_FILE, CARD_FILE)
+
+
+def export_backbone(
+    weights: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    formats: Iterable[str] = ("saved_model", "onnx"),
+    *,
+    feature: str = "f",
+    endpoints: Iterable[str] = (),
+    image_size: int | None = None,
+    backbone: str | None = None,
+    opset: int = onnx_format.DEFAULT_OPSET,
+    onnx_input: str = "uint8",
+    onnx_layout: str = "nhwc",
+    tolerance: float = verify.TOLERANCE,
+    name: str | None = None,
+    licence: str = "",
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Exports a pretrained backbone to files that other programs run.
+
+    Every file is run and compared with the Keras model on batches of 1, 2 and 7 images before it
+    appears in `output_dir`: `saved_model/`, `model.onnx`, `backbone.keras` (the formats asked
+    for), `backbone.weights.h5`, `README.md` and `card.json`. A failure leaves nothing behind, and
+    an earlier export as it was.
+
+    Args:
+        weights: a run folder, a `.weights.h5` file, or the name of shipped weights.
+        output_dir: the folder to write.
+        formats: some of `"saved_model"`, `"onnx"`, `"keras"`.
+        feature: what `embedding` is: `"f"`, the pooled feature, or its half `"f1"` or `"f2"`.
+        endpoints: names of layers whose outputs are given as well.
+        image_size: height and width in pixels; by default the one recorded with the weights.
+        backbone: the network's name, needed (with `image_size`) where the weights carry no record.
+        opset: ONNX operator set, one of `rfd_tf.export.OPSETS`.
+        onnx_input: dtype of the ONNX pixels, `"uint8"` or `"float32"`.
+        onnx_layout: `"nhwc"` or `"nchw"`.
+        tolerance: largest difference from Keras allowed, as a fraction of the largest value.
+        name: how the card calls the model; by default the name of `output_dir`.
+        licence: terms of use, for the card.
+        overwrite: whether an earlier export in `output_dir` may be replaced. Other files that lie
+            there stay.
+
+    Returns:
+        The card, as written to `card.json`: among others `inputs`, `outputs`, `preprocessing`,
+        `files` (bytes, sha256) and `verification` (differences from Keras by format, run and
+        output, see `rfd_tf.export.verify.compare`).
+
+    Raises:
+        UserError: an option that does not exist (the options are listed), missing or unsuitable
+            weights, an output folder that is taken or cannot be written.
+        ExportMismatch: an exported file does not give the features of the Keras model.
+
+    >>> card = export_backbone("runs/x", "exported/x", endpoints=["block4"])   # doctest: +SKIP
+    >>> card["verification"]["onnx"]["onnxruntime"]["embedding"]               # doctest: +SKIP
+    {'largest_difference': 4.8e-07, 'largest_value': 2.1, 'relative_difference': 2.3e-07}
+    """
+    formats = _checked_formats(formats)
+    if "onnx" in formats:
+        onnx_format.check_options(opset, onnx_input, onnx_layout)
+        onnx_format.check_packages()
+    if not tolerance > 0:
+        raise UserError(f"tolerance must be above 0, not {tolerance!r}")
+    output_dir = Path(output_dir).expanduser()
+    _check_output(output_dir, overwrite)
+
+    from rfd_tf.applications.weights import WEIGHTS, find_weights
+    from rfd_tf.export import model_card
+
+    source = find_weights(weights)
+    if not licence and isinstance(weights, str) and weights in WEIGHTS:
+        licence = WEIGHTS[weights].licence
+    with _float32(), _working_folder(output_dir) as work:
+        model, record, assumed = _load(source, backbone, image_size)
+        job = _Job.prepare(model, record, feature, tuple(dict.fromkeys(endpoints)), work, tolerance)
+        _put_weights(source, work / WEIGHTS_FILE, model, record)
+        card = model_card.describe(
+            model,
+            record,
+            name=name or output_dir.resolve().name,
+            weights=work / WEIGHTS_FILE,
+            source=source,
+            feature=feature,
+            output_shapes={name: value.shape[1:] for name, value in job.expected.items()},
+            assumed=assumed,
+            formats=formats,
+            licence=licence,
+        )
+        if "saved_model" in formats:
+            job.saved_model(card)
+        if "onnx" in formats:
+            job.onnx(card, opset, onnx_input, onnx_layout)
+        if "keras" in formats:
+            job.keras(card)
+        model_card.write(card, work)
+        _install(work, output_dir)
+    return card
+
+
+@dataclasses.dataclass
+class _Job:
+    """One export under way: what is exported, where to, and what it must give."""
+
+    model: keras.Model
+    deployed: keras.Model
+    record: dict[str, Any]
+    feature: str
+    endpoints: tuple[str, ...]
+    work: Path
+    tolerance: float
+    images: Any
+    expected: dict[str, Any]
+
+    @classmethod
+    def prepare(
+        cls,
+        model: keras.Model,
+        record: dict[str, Any],
+        feature: str,
+        endpoints: tuple[str, ...],
+        work: Path,
+        tolerance: float,
+    ) -> _Job:
+        from rfd_tf.export.features import deployable
+
+        deployed = deployable(model, record, feature=feature, endpoints=endpoints)
+        images = verify.verification_images(model.input_shape[1])
+        job = cls(model, deployed, record, feature, endpoints, work, tolerance, images, {})
+        job.expected = job.reference(images)
+        return job
+
+    def reference(self, images: Any) -> dict[str, Any]:
+        return verify.reference_features(
+            self.model, self.record, images, feature=self.feature, endpoints=self.endpoints
+        )
+
+    def saved_model(self, card: dict[str, Any]) -> None:
+        from rfd_tf.export.saved_model import write_saved_model
+
+        directory = self.work / FILES["saved_model"]
+        write_saved_model(self.deployed, directory)
+        files, pixels = verify.verification_files(self.model.input_shape[1])
+        card["verification"]["saved_model"] = verify.verify_saved_model(
+            directory,
+            self.images,
+            self.expected,
+            files=files,
+            expected_files=self.reference(pixels),
+            tolerance=self.tolerance,
+        )
+
+    def onnx(self, card: dict[str, Any], opset: int, input_dtype: str, layout: str) -> None:
+        path = self.work / FILES["onnx"]
+        size = self.model.input_shape[1]
+        shape = ["batch", 3, size, size] if layout == "nchw" else ["batch", size, size, 3]
+        card["inputs"]["onnx"] = {"pixels": {"dtype": input_dtype, "shape": shape}}
+        card["onnx"] = {"opset": opset, "layout": layout}
+        kept = (
+            "name", "method", "dataset", "epoch", "backbone", "feature", "preprocessing",
+            "outputs", "weights_sha256", "licence",
+        )  # fmt: skip
+        metadata = {key: card[key] for key in kept if card[key] is not None}
+        metadata["rfd_tf_version"] = card["versions"]["rfd_tf"]
+        onnx_format.write_onnx(
+            self.deployed, path, opset=opset, input_dtype=input_dtype, layout=layout,
+            metadata=metadata,
+        )  # fmt: skip
+        card["verification"]["onnx"] = verify.verify_onnx(
+            path, self.images, self.expected, tolerance=self.tolerance
+        )
+
+    def keras(self, card: dict[str, Any]) -> None:
+        from rfd_tf.applications import portable
+
+        path = self.work / FILES["keras"]
+        portable(self.model).save(path)
+        card["verification"]["keras"] = verify.verify_keras(
+            path,
+            self.record,
+            self.images,
+            self.expected,
+            feature=self.feature,
+            endpoints=self.endpoints,
+            tolerance=self.tolerance,
+        )
+
+
+def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
+    wanted = [formats] if isinstance(formats, str) else list(formats)
+    for wish in wanted:
+        if wish not in FORMATS:
+            raise unknown("export format", wish, FORMATS)
+    if not wanted:
+        raise UserError(f"no export format asked for; options: {', '.join(FORMATS)}")
+    return tuple(wish for wish in FORMATS if wish in wanted)
+
+
+def _load(
+    source: Path, backbone: str | None, image_size: int | None
+) -> tuple[keras.Model, dict[str, Any], list[str]]:
+    """Returns backbone, complete record, and which entries of it are assumptions."""
+    from rfd_tf import applications
+
+    record = applications.read_record(source)
+    if record is None:
+        if backbone is None or image_size is None:
+            raise UserError(
+                f"'{source}' carries no record of its backbone: give --backbone and --image_size "
+                f"(backbones: {', '.join(applications.BACKBONES)})"
+            )
+        model = applications.build(backbone, image_size, weights=str(source))
+        record = {"format": 1, "backbone": backbone, "arguments": {}, "image_size": image_size}
+    else:
+        if backbone not in (None, record["backbone"]):
+            raise UserError(
+                f"'{source}' holds backbone {record['backbone']}, not {backbone}: "
+                "leave --backbone out"
+            )
+        model, record = applications.load_backbone(source, image_size)
+    last = applications.endpoints(model)[-1]
+    defaults = {
+        "mean": list(applications.IMAGENET_MEAN),
+        "std": list(applications.IMAGENET_STD),
+        "feature": {"endpoint": last, "pooling": "avg"},
+    }
+    assumed = [key for key in defaults if not record.get(key)]
+    return model, {**record, **{key: defaults[key] for key in assumed}}, assumed
+
+
+def _put_weights(source: Path, target: Path, model: keras.Model, record: dict[str, Any]) -> None:
+    """Puts the weights beside the export: the file itself, or with the record it lacked."""
+    from rfd_tf import applications
+
+    if applications.read_record(source) is None:
+        applications.save_backbone(model, target, record)
+    else:
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Builds models for float32 whatever the process trains in; no file is exported otherwise."""
+    import keras
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _check_output(output_dir: Path, overwrite: bool) -> None:
+    try:
+        if not output_dir.exists():
+            return
+        if not output_dir.is_dir():
+            raise UserError(f"output folder '{output_dir}' is a file; give another --output_dir")
+        taken = sorted(entry.name for entry in output_dir.iterdir())
+    except OSError as error:
+        raise _not_writable(output_dir, error) from error
+    if taken and not overwrite:
+        raise UserError(
+            f"output folder '{output_dir}' is not empty ({taken[0]}, ...); "
+            "give another --output_dir, or --overwrite to replace an earlier export"
+        )
+    ours = [entry for entry in taken if entry in ARTEFACTS]
+    if ours and CARD_FILE not in ours:
+        # A project's README.md, or the weights of a run: not ours to replace.
+        raise UserError(
+            f"output folder '{output_dir}' holds {ours[0]} but is no earlier export (it has no "
+            f"{CARD_FILE}); give another --output_dir"
+        )
+
+
+def _not_writable(output_dir: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to output folder '{output_dir}': {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def _working_folder(output_dir: Path) -> Iterator[Path]:
+    """Makes a hidden folder to build in, on the output's disk, and removes it in the end.
+
+    Beside the output folder, which can then appear whole by one renaming; inside it where it
+    exists already, since the folder above may belong to somebody else.
+    """
+    label = f".{output_dir.resolve().name}.partial-{os.getpid()}"
+    work = (output_dir if output_dir.exists() else output_dir.parent) / label
+    try:
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise _not_writable(output_dir, error) from error
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _install(work: Path, output_dir: Path) -> None:
+    try:
+        if not output_dir.exists():
+            os.replace(work, output_dir)
+            return
+        for name in reversed(ARTEFACTS):
+            _remove(output_dir / name)
+        for name in ARTEFACTS:
+            if (work / name).exists():
+                os.replace(work / name, output_dir / name)
+    except OSError as error:
+        raise _not_writable(output_dir, error) from error
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

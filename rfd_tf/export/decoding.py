@@ -1,0 +1,178 @@
+"""From encoded images to pixels inside a TensorFlow graph, nothing known about them beforehand.
+
+The data room looks at each file once, with Pillow, before it decodes; a served model cannot. What
+comes out is meant to be the same: RGB, upright, white behind what is transparent, brought to size
+by the evaluation transform.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from rfd_tf.data.augment import upright
+from rfd_tf.data.decode import evaluation_transform, to_uint8
+
+# An application segment of a JPEG holds 64 KiB at most, and Exif is among the first.
+_HEAD_BYTES = 1 << 16
+_EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
+_ORIENTATION_TAG = 0x0112
+_ENTRY_BYTES = 12
+_MOST_ENTRIES = 512
+_BMP_PALETTE_BYTES = 4 * 256
+
+
+def pixels_from_bytes(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decodes image files and brings them to the model's size.
+
+    Args:
+        encoded: string `[batch]`: JPEG, PNG, BMP or GIF files, of any sizes.
+        image_size: side S of the result, in pixels.
+
+    Returns:
+        uint8 `[batch, S, S, 3]`, as the library's evaluation sees these files: images that are
+        S x S already as they are, others resized (shorter side, antialiased) and cut to the centre.
+    """
+
+    def one(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return evaluation_transform(decode(image), image_size), exif_orientation(image)
+
+    pixels, orientations = tf.map_fn(
+        one,
+        encoded,
+        fn_output_signature=(
+            tf.TensorSpec([image_size, image_size, 3], tf.uint8),
+            tf.TensorSpec([], tf.int32),
+        ),
+    )
+    return upright(pixels, orientations)
+
+
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes one image of any supported kind to RGB, as it is stored.
+
+    Args:
+        encoded: string scalar: a JPEG, a PNG, a GIF (its first frame), or an uncompressed BMP of
+            8, 24 or 32 bits a pixel.
+
+    Returns:
+        uint8 `[height, width, 3]`. Grey is repeated, palettes are looked up, 16 bits become 8,
+        transparent parts of a PNG turn white, the fourth channel of a BMP is dropped.
+    """
+
+    def jpeg() -> tf.Tensor:
+        return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+
+    def other() -> tf.Tensor:
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, 3])
+
+    def starts_with(magic: bytes) -> tf.Tensor:
+        return tf.equal(tf.strings.substr(encoded, 0, len(magic)), magic)
+
+    image = tf.case(
+        [
+            (tf.io.is_jpeg(encoded), jpeg),
+            (starts_with(b"\x89PNG"), lambda: _decode_png(encoded)),
+            (starts_with(b"BM"), lambda: _decode_bmp(encoded)),
+        ],
+        default=other,
+    )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+    # Asked for four channels, decode_png gives an opaque image of fewer than 8 bits an alpha of 1
+    # to 15 where 255 is meant: find out first whether there is anything transparent.
+    header = tf.strings.split(encoded, b"IDAT", maxsplit=1)[0]
+    colour_type = tf.strings.substr(header, 25, 1)
+    transparent = tf.logical_or(
+        tf.reduce_any(tf.equal(colour_type, [b"\x04", b"\x06"])),
+        tf.size(tf.strings.split(header, b"tRNS")) > 1,
+    )
+
+    def over_white() -> tf.Tensor:
+        values = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
+        alpha = values[..., 3:] / 255.0
+        return to_uint8(values[..., :3] * alpha + 255.0 * (1.0 - alpha))
+
+    return tf.cond(transparent, over_white, lambda: tf.io.decode_png(encoded, channels=3))
+
+
+def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_bmp(encoded, channels=0)
+
+    def looked_up() -> tf.Tensor:
+        # decode_bmp gives the indices into the palette, which stands between header and pixels.
+        header_bytes = tf.io.decode_raw(tf.strings.substr(encoded, 14, 4), tf.int32)[0]
+        colours = tf.strings.substr(encoded, 14 + header_bytes, _BMP_PALETTE_BYTES)
+        palette = tf.io.decode_raw(colours, tf.uint8, fixed_length=_BMP_PALETTE_BYTES)
+        return tf.gather(tf.reshape(palette, [256, 4])[:, 2::-1], tf.cast(image[..., 0], tf.int32))
+
+    compression = tf.io.decode_raw(tf.strings.substr(encoded, 30, 4), tf.int32)[0]
+    plain = tf.debugging.Assert(
+        tf.reduce_any(tf.equal(compression, [0, 3])), ["this BMP is compressed"]
+    )
+    with tf.control_dependencies([plain] if plain is not None else []):
+        return tf.cond(tf.equal(tf.shape(image)[-1], 1), looked_up, lambda: image[..., :3])
+
+
+def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns how an image file says it is to be turned.
+
+    Args:
+        encoded: string scalar, the file.
+
+    Returns:
+        int32 scalar, the Exif orientation 1 to 8; 1 (upright) for a file that is no JPEG or
+        does not say.
+
+    Source: Exif 2.3 (JEITA CP-3451C), sections 4.5.2 and 4.6.2.
+    """
+    head = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEAD_BYTES), tf.uint8)
+    # Behind the end there are zeros: no position read from a damaged file leads outside.
+    head = tf.concat([tf.cast(head, tf.int32), tf.zeros([1], tf.int32)], axis=0)
+    last = tf.size(head) - 1
+
+    def byte(position: tf.Tensor) -> tf.Tensor:
+        inside = tf.logical_and(position >= 0, position < last)
+        return tf.gather(head, tf.where(inside, position, last))
+
+    def is_exif(segment: tf.Tensor) -> tf.Tensor:
+        signature = byte(segment + 4 + tf.range(len(_EXIF)))
+        return tf.logical_and(
+            tf.equal(byte(segment + 1), 0xE1), tf.reduce_all(tf.equal(signature, _EXIF))
+        )
+
+    def is_other(segment: tf.Tensor) -> tf.Tensor:
+        marker = byte(segment + 1)
+        application = tf.logical_and(marker >= 0xE0, marker <= 0xEF)
+        skippable = tf.logical_or(application, tf.equal(marker, 0xFE))
+        here = tf.logical_and(tf.equal(byte(segment), 0xFF), skippable)
+        return tf.logical_and(here, tf.logical_not(is_exif(segment)))
+
+    def following(segment: tf.Tensor) -> tuple[tf.Tensor]:
+        length = byte(segment + 2) * 256 + byte(segment + 3)
+        return (segment + 2 + tf.maximum(length, 2),)
+
+    (segment,) = tf.while_loop(is_other, following, (tf.constant(2),))
+
+    tiff = segment + 10
+    little = tf.equal(byte(tiff), ord("I"))
+
+    def short(position: tf.Tensor) -> tf.Tensor:
+        first, second = byte(position), byte(position + 1)
+        return tf.where(little, first + 256 * second, 256 * first + second)
+
+    def long(position: tf.Tensor) -> tf.Tensor:
+        low, high = short(position), short(position + 2)
+        # Only the first 64 KiB are looked at, so that the upper half has to be zero.
+        value, rest = tf.where(little, low, high), tf.where(little, high, low)
+        return tf.where(tf.equal(rest, 0), value, _HEAD_BYTES)
+
+    directory = tiff + long(tiff + 4)
+    count = tf.minimum(short(directory), _MOST_ENTRIES)
+    entries = directory + 2 + _ENTRY_BYTES * tf.range(count)
+    found = tf.equal(short(entries), _ORIENTATION_TAG)
+    value = tf.reduce_max(tf.where(found, short(entries + 8), 0))
+    known = tf.logical_and(is_exif(segment), tf.logical_and(value >= 1, value <= 8))
+    return tf.where(tf.logical_and(tf.io.is_jpeg(encoded), known), value, 1)

@@ -1,0 +1,349 @@
+"""What an export is, for people (README.md) and for programs (card.json)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rfd_tf.export import snippets
+
+if TYPE_CHECKING:
+    import keras
+
+Card = dict[str, Any]
+
+CARD_FORMAT = 1
+PACKAGES = {
+    "saved_model": (),
+    "onnx": ("onnx", "tf2onnx", "onnxruntime"),
+    "keras": (),
+}
+SCORES_FILE = "evaluation.json"
+NO_LICENCE = (
+    "Not stated. Whoever publishes these weights states their terms, with regard to those of the "
+    "images they were trained on."
+)
+FEATURES = {
+    "f": "pooled feature of the image",
+    "f1": "rotation-related half of the pooled feature",
+    "f2": "rotation-unrelated half of the pooled feature",
+}
+
+
+def describe(
+    model: keras.Model,
+    record: Mapping[str, Any],
+    *,
+    name: str,
+    weights: Path,
+    source: Path,
+    feature: str,
+    output_shapes: Mapping[str, Iterable[int]],
+    assumed: Iterable[str] = (),
+    formats: Iterable[str] = (),
+    licence: str = "",
+) -> Card:
+    """Returns the card of an export, as far as it is known before the files are written.
+
+    Args:
+        model: the backbone that was loaded.
+        record: its complete record.
+        name: how the model is called.
+        weights: the weights file of the export, whose digest is taken.
+        source: the weights file that was exported. Scores are read from `evaluation.json` beside
+            it, where that is a report of `rfd_tf.evaluation` on this very file.
+        feature: `"f"`, `"f1"` or `"f2"`: what `embedding` is.
+        output_shapes: shape of each output without the batch, by name.
+        assumed: entries of the record that the weights did not carry.
+        formats: the formats that are written.
+        licence: terms of use.
+    """
+    from rfd_tf.applications.weights import sha256
+    from rfd_tf.export.features import EMBEDDING, feature_range
+
+    size = model.input_shape[1]
+    place = record["feature"]["endpoint"]
+    start, stop = feature_range(dict(record), feature)
+    outputs = {
+        output: {
+            "dtype": "float32",
+            "shape": ["batch", *(int(n) for n in shape)],
+            "meaning": f"{FEATURES[feature]}, from {place}"
+            if output == EMBEDDING
+            else f"output of layer {output}",
+        }
+        for output, shape in output_shapes.items()
+    }
+    card: Card = {
+        "format": CARD_FORMAT,
+        "name": name,
+        "backbone": record["backbone"],
+        "arguments": dict(record["arguments"]),
+        "parameters": int(model.count_params()),
+        "method": record.get("method"),
+        "dataset": record.get("dataset"),
+        "epoch": record.get("epoch"),
+        "feature": {
+            "name": feature,
+            "endpoint": place,
+            "pooling": record["feature"].get("pooling") or "avg",
+            "from_map": len(model.get_layer(place).output.shape) == 4,
+            "channels": [start, stop if stop is not None else outputs[EMBEDDING]["shape"][-1]],
+        },
+        "preprocessing": {
+            "color_order": "RGB",
+            "range": [0, 255],
+            "image_size": size,
+            "mean": [float(value) for value in record["mean"]],
+            "std": [float(value) for value in record["std"]],
+            "normalization": "(pixels / 255 - mean) / std, inside the exported files",
+            "resize": _resize_rule(size),
+        },
+        "inputs": {},
+        "outputs": outputs,
+        "formats": list(formats),
+        "verification": {},
+        "scores": _scores(source),
+        "weights_sha256": sha256(weights),
+        "licence": licence or NO_LICENCE,
+        "limits": _limits(record, size, feature, set(assumed), set(formats)),
+        "versions": _versions(formats),
+    }
+    if "saved_model" in card["formats"]:
+        pixels = {"dtype": "uint8", "shape": ["batch", size, size, 3]}
+        card["inputs"]["saved_model"] = {
+            "serving_default": {"pixels": pixels},
+            "image_bytes": {"image_bytes": {"dtype": "string", "shape": ["batch"]}},
+        }
+    if "keras" in card["formats"]:
+        shape = ["batch", size, size, 3]
+        card["inputs"]["keras"] = {
+            "image": {"dtype": "float32", "shape": shape, "range": "normalised"}
+        }
+    return card
+
+
+def write(card: Card, directory: Path) -> None:
+    """Lists the files in `directory` in the card, and writes README.md and card.json there."""
+    from rfd_tf.applications.weights import sha256
+
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    card["files"] = {
+        path.relative_to(directory).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256(path),
+        }
+        for path in paths
+    }
+    (directory / "README.md").write_text(readme(card), encoding="utf-8")
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    (directory / "card.json").write_text(text, encoding="utf-8")
+
+
+def readme(card: Card) -> str:
+    """Returns the card as Markdown, with code for every file that runs as it stands."""
+    return "\n\n".join(_sections(card)) + "\n"
+
+
+def _sections(card: Card) -> Iterator[str]:
+    yield f"# {card['name']}"
+    yield _summary(card)
+    yield "## Use"
+    for title, code in snippets.snippets(card):
+        yield f"{title}\n\n```python\n{code}\n```"
+    yield "## Inputs and outputs"
+    yield _table(("file", "input", "dtype", "shape"), _input_rows(card))
+    rows = [
+        (f"`{output}`", v["dtype"], _shape(v["shape"]), v["meaning"])
+        for output, v in card["outputs"].items()
+    ]
+    yield _table(("output", "dtype", "shape", "meaning"), rows)
+    yield "## Preprocessing"
+    yield _preprocessing(card)
+    if card["scores"] is not None:
+        yield "## Scores"
+        yield _scores_text(card["scores"])
+    yield "## Compared with Keras"
+    yield (
+        "Each file was run on batches of 1, 2 and 7 images before it was released. Largest "
+        "difference from the Keras model's output, and as a fraction of its largest value:"
+    )
+    yield _table(("file", "run", "output", "difference", "relative"), _difference_rows(card))
+    yield "## Files"
+    rows = [
+        (f"`{path}`", f"{v['bytes']:,}", f"`{v['sha256']}`") for path, v in card["files"].items()
+    ]
+    yield _table(("file", "bytes", "SHA-256"), rows)
+    yield "## Licence"
+    yield card["licence"]
+    yield "## Limits"
+    yield "\n".join(f"- {limit}" for limit in card["limits"])
+    yield "## Made with"
+    yield ", ".join(f"{package} {version}" for package, version in card["versions"].items())
+
+
+def _summary(card: Card) -> str:
+    size = card["preprocessing"]["image_size"]
+    dimensions = card["outputs"]["embedding"]["shape"][-1]
+    options = ", ".join(f"{key}={value!r}" for key, value in card["arguments"].items())
+    trained = "trained by an unknown method"
+    if card["method"]:
+        trained = f"trained by `{card['method']}`"
+        trained += f" on `{card['dataset']}`" if card["dataset"] else ""
+        trained += f", epoch {card['epoch']}" if card["epoch"] is not None else ""
+    return (
+        f"An embedding of {dimensions} numbers for an RGB image of {size} x {size} pixels. "
+        f"Backbone `{card['backbone']}`{f' ({options})' if options else ''}, "
+        f"{card['parameters']:,} parameters, {trained}."
+    )
+
+
+def _preprocessing(card: Card) -> str:
+    rules = card["preprocessing"]
+    mean, std = (", ".join(f"{value:.6g}" for value in rules[key]) for key in ("mean", "std"))
+    return (
+        f"RGB pixels from 0 to 255, {rules['image_size']} x {rules['image_size']}. Normalisation, "
+        f"`(pixels / 255 - mean) / std` with mean {mean} and std {std}, is inside the SavedModel "
+        f"and the ONNX file. {rules['resize'][0].upper()}{rules['resize'][1:]}; the SavedModel's "
+        "`image_bytes` does that as well."
+    )
+
+
+def _resize_rule(size: int) -> str:
+    from rfd_tf.data.decode import evaluation_resize
+
+    return (
+        f"images of another size have their shorter side resized to {evaluation_resize(size)} "
+        f"pixels (bilinear, antialiased), then the centre {size} x {size} is cut out"
+    )
+
+
+def _limits(
+    record: Mapping[str, Any], size: int, feature: str, assumed: set[str], formats: set[str]
+) -> list[str]:
+    limits = [
+        f"The input is {size} x {size} pixels; another size is another export (`--image_size`).",
+        "Trained without labels: there are no class outputs. The features are those that helped "
+        "with the training images; on very different ones they may be worth little.",
+    ]
+    if size != record["image_size"]:
+        limits.append(f"Trained on {record['image_size']} x {record['image_size']} pixels.")
+    if feature == "f1":
+        limits.append("`embedding` changes when the image is rotated.")
+    if "saved_model" in formats:
+        limits.append(
+            "`image_bytes` reads JPEG, PNG, GIF (the first frame) and uncompressed BMP of 8, 24 or "
+            "32 bits; one file that cannot be decoded fails its batch."
+        )
+    if "onnx" in formats:
+        limits.append(
+            "ONNX takes pixels: decoding and resizing is the caller's. Resizing without "
+            "antialiasing gives other features."
+        )
+    if assumed & {"mean", "std"}:
+        limits.append(
+            "The weights did not say how their pixels were normalised; ImageNet's mean and "
+            "standard deviation are an assumption."
+        )
+    if "feature" in assumed:
+        limits.append(
+            "The weights did not say where their feature is; the last endpoint is an assumption."
+        )
+    return limits
+
+
+def _versions(formats: Iterable[str]) -> dict[str, str]:
+    import rfd_tf
+
+    versions = {"rfd_tf": rfd_tf.__version__, "python": platform.python_version()}
+    packages = ["tensorflow", "keras", "numpy"]
+    packages += [package for kind in formats for package in PACKAGES[kind]]
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # Installed under another name, as tensorflow-cpu is.
+            module = importlib.import_module(package)
+            versions[package] = getattr(module, "__version__", "unknown")
+    return versions
+
+
+def _scores(source: Path) -> dict[str, Any] | None:
+    """Returns the report of an evaluation of these very weights, if there is one beside them."""
+    from rfd_tf.applications.weights import sha256
+
+    try:
+        report = json.loads((source.parent / SCORES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        # Scores are an extra: a report that cannot be read is not worth an export.
+        return None
+    keys = {"task", "name", "images", "accuracy", "random_init"}
+    fits = (
+        isinstance(report, dict)
+        and report.get("sha256") == sha256(source)
+        and isinstance(report.get("results"), list)
+        and all(isinstance(row, dict) and keys <= set(row) for row in report["results"])
+    )
+    return report if fits else None
+
+
+def _scores_text(report: Mapping[str, Any]) -> str:
+    data = report.get("data", {})
+    where = ""
+    if {"num_test", "test", "num_train", "train"} <= set(data):
+        where = (
+            f" on {data['num_test']:,} test images ({data['test']}), learnt from "
+            f"{data['num_train']:,} ({data['train']})"
+        )
+    rows = [
+        (
+            row["task"],
+            f"`{row['name']}`",
+            row["images"],
+            f"{100 * row['accuracy']:.1f}",
+            f"{100 * row['random_init']:.1f}",
+        )
+        for row in report["results"]
+    ]
+    header = ("task", "feature", "test images", "accuracy", "untrained network")
+    return (
+        f"Accuracy in percent of frozen features{where}; beside it that of the same network "
+        f"without training.\n\n{_table(header, rows)}"
+    )
+
+
+def _input_rows(card: Card) -> Iterator[tuple[str, ...]]:
+    for kind, inputs in card["inputs"].items():
+        signatures = inputs if kind == "saved_model" else {"": inputs}
+        for signature, named in signatures.items():
+            for name, spec in named.items():
+                label = f"{snippets.FILES[kind]}{f', `{signature}`' if signature else ''}"
+                values = f"{spec['dtype']}{' (normalised)' if kind == 'keras' else ''}"
+                yield label, f"`{name}`", values, _shape(spec["shape"])
+
+
+def _difference_rows(card: Card) -> Iterator[tuple[str, ...]]:
+    for kind, runs in card["verification"].items():
+        for run, outputs in runs.items():
+            for output, figures in outputs.items():
+                yield (
+                    snippets.FILES[kind],
+                    run,
+                    f"`{output}`",
+                    f"{figures['largest_difference']:.2g}",
+                    f"{figures['relative_difference']:.2g}",
+                )
+
+
+def _shape(shape: Iterable[Any]) -> str:
+    return f"[{', '.join(str(size) for size in shape)}]"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(header)]
+    lines += [["---"] * len(lines[0]), *(list(row) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,53 @@
+"""SavedModel: one signature on pixels, one on encoded images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from rfd_tf.export.decoding import pixels_from_bytes
+
+PIXELS = "serving_default"
+BYTES = "image_bytes"
+
+
+def write_saved_model(model: keras.Model, directory: str | Path) -> None:
+    """Writes a SavedModel with the signatures `serving_default` and `image_bytes`.
+
+    - `serving_default`: input `pixels`, uint8 `[batch, S, S, 3]`, RGB.
+    - `image_bytes`: input `image_bytes`, string `[batch]`: JPEG, PNG, BMP or GIF files of any
+      sizes, which `rfd_tf.export.decoding.pixels_from_bytes` brings to S x S. (TensorFlow Serving
+      reads base64 into inputs whose name ends in `_bytes`.)
+
+    Both give float32 tensors named as the model's outputs, and take a batch of any size. Loading
+    it needs TensorFlow alone.
+
+    Args:
+        model: what `deployable` gives: pixels 0-255 `[batch, S, S, 3]` to a dict of features.
+        directory: where to write.
+
+    >>> write_saved_model(deployable(backbone, record), "saved_model")        # doctest: +SKIP
+    >>> tf.saved_model.load("saved_model").signatures["image_bytes"](         # doctest: +SKIP
+    ...     image_bytes=tf.constant([open("photo.jpg", "rb").read()]))["embedding"]
+    """
+    image_size = model.input_shape[1]
+
+    pixel_batch = tf.TensorSpec([None, image_size, image_size, 3], tf.uint8, name="pixels")
+    file_batch = tf.TensorSpec([None], tf.string, name="image_bytes")
+
+    @tf.function(input_signature=[pixel_batch], autograph=False)
+    def features(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return model(tf.cast(pixels, tf.float32), training=False)
+
+    @tf.function(input_signature=[file_batch], autograph=False)
+    def features_of_files(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return features(pixels_from_bytes(image_bytes, image_size))
+
+    # Not keras.export.ExportArchive: it writes every variable twice.
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+    tf.saved_model.save(
+        module, str(directory), signatures={PIXELS: features, BYTES: features_of_files}
+    )

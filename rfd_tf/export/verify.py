@@ -1,0 +1,316 @@
+"""Is the exported file the same function as the Keras model? Runs both and compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import keras
+
+BATCH_SIZES = (1, 2, 7)
+TOLERANCE = 1e-4
+
+Features = Mapping[str, np.ndarray]
+Report = dict[str, dict[str, float]]
+
+
+class ExportMismatch(RuntimeError):
+    """An exported file gives other features than the Keras model it was made from."""
+
+
+def verification_images(image_size: int, count: int = sum(BATCH_SIZES)) -> np.ndarray:
+    """Returns images to compare models on: always the same ones, noise and structure in turn.
+
+    The structured ones tell left from right, top from bottom and red from blue, so that a
+    transposed or mirrored input, or swapped channels, cannot go unnoticed.
+
+    Args:
+        image_size: height and width in pixels.
+        count: how many.
+
+    Returns:
+        uint8 `[count, image_size, image_size, 3]`.
+
+    >>> verification_images(32).shape
+    (10, 32, 32, 3)
+    """
+    rng = np.random.default_rng(20)
+    down, right = np.mgrid[0:image_size, 0:image_size] / max(1, image_size - 1)
+    images = []
+    for number in range(count):
+        if number % 2:
+            image = rng.uniform(0, 256, (image_size, image_size, 3))
+        else:
+            slope = rng.uniform(-1, 1, (3, 2))
+            waves = rng.uniform(1, 6, (3, 2))
+            plane = down[..., None] * slope[:, 0] + right[..., None] * slope[:, 1]
+            wave = np.sin(6.28 * (down[..., None] * waves[:, 0] + right[..., None] * waves[:, 1]))
+            image = 128 + 90 * plane + 60 * wave
+        images.append(image)
+    if count > 3:
+        # Saturated pixels are common in photographs, and the extremes of the input.
+        images[3][: image_size // 2] = 255
+        images[3][image_size // 2 :, : image_size // 2] = 0
+    return np.clip(np.stack(images), 0, 255).astype(np.uint8)
+
+
+def verification_files(image_size: int) -> tuple[list[bytes], np.ndarray]:
+    """Returns image files that have to be resized, and what the evaluation makes of them.
+
+    Args:
+        image_size: height and width in pixels, S.
+
+    Returns:
+        `(files, pixels)`: PNG files (lossless, so that every decoder reads the same) of a wide, a
+        high and a large image, and their pixels uint8 `[3, S, S, 3]`.
+    """
+    import tensorflow as tf
+
+    from rfd_tf.data.decode import evaluation_transform
+
+    source = verification_images(2 * image_size, 3)
+    images = [source[0][:image_size], source[1][:, : image_size + 3], source[2]]
+    pixels = np.stack([evaluation_transform(tf.constant(v), image_size).numpy() for v in images])
+    return [tf.io.encode_png(image).numpy() for image in images], pixels
+
+
+def reference_features(
+    model: keras.Model,
+    record: Mapping[str, Any],
+    images: np.ndarray,
+    *,
+    feature: str = "f",
+    endpoints: Iterable[str] = (),
+) -> dict[str, np.ndarray]:
+    """Returns the features that an export must give, from the backbone itself.
+
+    It does not go through `deployable`: normalisation, pooling and splitting are done again here,
+    in NumPy.
+
+    Args:
+        model: the backbone that was loaded, on normalised images `[batch, S, S, 3]`.
+        record: its record (`mean`, `std`, `feature`).
+        images: uint8 `[N, S, S, 3]`.
+        feature: `"f"`, `"f1"` or `"f2"`.
+        endpoints: names of further outputs.
+
+    Returns:
+        float32 arrays: `embedding` `[N, D]` and the endpoints by name.
+    """
+    from rfd_tf.applications import feature_extractor
+    from rfd_tf.export.features import EMBEDDING, feature_range
+
+    endpoints = list(endpoints)
+    place = record["feature"]["endpoint"]
+    mean, std = (np.asarray(record[key], np.float64) for key in ("mean", "std"))
+    normalised = ((images / 255.0 - mean) / std).astype(np.float32)
+    extractor = feature_extractor(model, list(dict.fromkeys([place, *endpoints])))
+    outputs = extractor(normalised, training=False)
+    outputs = {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+    pooled = outputs[place]
+    if pooled.ndim == 4:
+        highest = record["feature"].get("pooling") == "max"
+        pooled = pooled.max(axis=(1, 2)) if highest else pooled.mean(axis=(1, 2))
+    start, stop = feature_range(dict(record), feature)
+    return {EMBEDDING: pooled[:, start:stop], **{name: outputs[name] for name in endpoints}}
+
+
+def compare(
+    what: str, expected: Features, actual: Features, tolerance: float = TOLERANCE
+) -> Report:
+    """Compares features by name.
+
+    Args:
+        what: what is compared, for the message.
+        expected: arrays by name, from the Keras model.
+        actual: arrays by name, from the exported file.
+        tolerance: largest absolute difference allowed, as a fraction of the largest magnitude
+            among the expected values of that output.
+
+    Returns:
+        For each output: `largest_difference` (absolute), `largest_value` (the largest expected
+        magnitude), `relative_difference` (their ratio).
+
+    Raises:
+        ExportMismatch: names, shapes or values differ, or values are not finite.
+
+    >>> compare("example", {"embedding": np.ones(2)}, {"embedding": np.array([1, 1.5])}, 0.6)
+    {'embedding': {'largest_difference': 0.5, 'largest_value': 1.0, 'relative_difference': 0.5}}
+    """
+    if set(expected) != set(actual):
+        raise ExportMismatch(f"{what} gives {sorted(actual)}, not {sorted(expected)}")
+    report: Report = {}
+    for name, values in expected.items():
+        got = np.asarray(actual[name])
+        if got.shape != values.shape:
+            raise ExportMismatch(f"{what}: '{name}' has shape {got.shape}, not {values.shape}")
+        if not np.isfinite(values).all():
+            raise ExportMismatch(
+                f"the weights give '{name}' values that are not finite: there is nothing to export"
+            )
+        difference = float(np.abs(got.astype(np.float64) - values).max())
+        scale = float(np.abs(values).max())
+        relative = difference / max(scale, float(np.finfo(np.float32).tiny))
+        # Written so that a difference that is not a number fails.
+        if not relative <= tolerance:
+            raise ExportMismatch(
+                f"{what}: '{name}' differs from Keras by {difference:.3g}, {relative:.2g} of its "
+                f"largest value {scale:.3g}; allowed is {tolerance:.2g}"
+            )
+        report[name] = {
+            "largest_difference": difference,
+            "largest_value": scale,
+            "relative_difference": relative,
+        }
+    return report
+
+
+def verify_saved_model(
+    directory: str | Path,
+    images: np.ndarray,
+    expected: Features,
+    *,
+    files: Iterable[bytes] = (),
+    expected_files: Features | None = None,
+    tolerance: float = TOLERANCE,
+) -> dict[str, Report]:
+    """Loads a SavedModel, runs both signatures and compares them with Keras.
+
+    `image_bytes` is run on the images as PNG files, which must give the features of their pixels,
+    and on further files where they are given.
+
+    Args:
+        directory: what `write_saved_model` wrote.
+        images: uint8 `[N, S, S, 3]`, run in batches of `BATCH_SIZES`.
+        expected: the Keras model's features of `images`.
+        files: image files of other sizes and kinds.
+        expected_files: the Keras model's features of those.
+        tolerance: see `compare`.
+
+    Returns:
+        `compare`'s report for `serving_default`, `image_bytes` and, if files were given,
+        `image_bytes_other_sizes`.
+
+    Raises:
+        ExportMismatch: see `compare`.
+    """
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(directory))
+
+    def run(signature: str) -> Callable[[Any], dict[str, np.ndarray]]:
+        function = loaded.signatures[signature]
+        (name,) = function.structured_input_signature[1]
+
+        def call(batch: Any) -> dict[str, np.ndarray]:
+            return {k: v.numpy() for k, v in function(**{name: tf.constant(batch)}).items()}
+
+        return call
+
+    as_files = [tf.io.encode_png(image).numpy() for image in images]
+    what = "SavedModel, {}".format
+    report = {
+        "serving_default": compare(
+            what("serving_default"),
+            expected,
+            _in_batches(run("serving_default"), images),
+            tolerance,
+        ),
+        "image_bytes": compare(
+            what("image_bytes"), expected, _in_batches(run("image_bytes"), as_files), tolerance
+        ),
+    }
+    files = list(files)
+    if files:
+        report["image_bytes_other_sizes"] = compare(
+            what("image_bytes on other sizes"),
+            expected_files or {},
+            run("image_bytes")(files),
+            tolerance,
+        )
+    return report
+
+
+def verify_onnx(
+    path: str | Path, images: np.ndarray, expected: Features, *, tolerance: float = TOLERANCE
+) -> dict[str, Report]:
+    """Runs an ONNX file in onnxruntime on the CPU and compares it with Keras.
+
+    Args:
+        path: what `write_onnx` wrote; dtype and layout of the input are read from it.
+        images: uint8 `[N, S, S, 3]`, run in batches of `BATCH_SIZES`.
+        expected: the Keras model's features of `images`.
+        tolerance: see `compare`.
+
+    Returns:
+        `compare`'s report under `onnxruntime`.
+
+    Raises:
+        ExportMismatch: see `compare`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (pixels,) = session.get_inputs()
+    names = [output.name for output in session.get_outputs()]
+    if pixels.type == "tensor(float)":
+        images = images.astype(np.float32)
+    if list(pixels.shape[1:]) != list(images.shape[1:]):
+        images = images.transpose(0, 3, 1, 2)
+
+    def call(batch: Any) -> dict[str, np.ndarray]:
+        values = session.run(names, {pixels.name: np.ascontiguousarray(batch)})
+        return dict(zip(names, values, strict=True))
+
+    return {"onnxruntime": compare("ONNX", expected, _in_batches(call, images), tolerance)}
+
+
+def verify_keras(
+    path: str | Path,
+    record: Mapping[str, Any],
+    images: np.ndarray,
+    expected: Features,
+    *,
+    feature: str = "f",
+    endpoints: Iterable[str] = (),
+    tolerance: float = TOLERANCE,
+) -> dict[str, Report]:
+    """Loads a `.keras` file of a backbone and compares its features with those of the original.
+
+    Args:
+        path: what `rfd_tf.applications.portable(model).save(...)` wrote.
+        record: the backbone's record.
+        images: uint8 `[N, S, S, 3]`, run in batches of `BATCH_SIZES`.
+        expected: the original's features of `images`.
+        feature: `"f"`, `"f1"` or `"f2"`.
+        endpoints: names of further outputs.
+        tolerance: see `compare`.
+
+    Returns:
+        `compare`'s report under `keras`.
+
+    Raises:
+        ExportMismatch: see `compare`.
+    """
+    import keras
+
+    model = keras.models.load_model(str(path), compile=False)
+
+    def call(batch: Any) -> dict[str, np.ndarray]:
+        return reference_features(model, record, batch, feature=feature, endpoints=endpoints)
+
+    return {"keras": compare("the .keras file", expected, _in_batches(call, images), tolerance)}
+
+
+def _in_batches(call: Callable[[Any], Features], items: Any) -> dict[str, np.ndarray]:
+    """Runs `call` on batches of `BATCH_SIZES`, again and again until the items are used up."""
+    batches, start = [], 0
+    while start < len(items):
+        size = BATCH_SIZES[len(batches) % len(BATCH_SIZES)]
+        batches.append(call(items[start : start + size]))
+        start += size
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

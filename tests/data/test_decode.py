@@ -1,0 +1,115 @@
+"""Decoding inside TensorFlow against Pillow, and the evaluation transform against both."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from rfd_tf.data import decode
+from rfd_tf.data.image_files import BMP, JPEG, PNG, TRANSPARENT_PNG
+
+
+def _pixels(height=30, width=40, channels=3):
+    small = np.random.default_rng(2).integers(0, 256, (6, 8, channels), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _encode(pixels, kind, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+FILES = {
+    JPEG: _encode(_pixels(), "JPEG", quality=90),
+    PNG: _encode(_pixels(), "PNG"),
+    TRANSPARENT_PNG: _encode(_pixels(channels=4), "PNG"),
+    BMP: _encode(_pixels(), "BMP"),
+}
+
+
+def _by_pillow(contents):
+    image = Image.open(io.BytesIO(contents))
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("kinds", ["one", "all"])
+def test_pixels_are_those_of_pillow(kind, kinds):
+    possible = (kind,) if kinds == "one" else decode.KINDS
+    result = decode.decode(tf.constant(FILES[kind]), tf.constant(kind), possible).numpy()
+    assert result.dtype == np.uint8
+    assert np.abs(result - _by_pillow(FILES[kind])).max() <= (kind == TRANSPARENT_PNG)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_kind_and_shape_are_read_from_the_bytes(kind):
+    contents = tf.constant(FILES[kind])
+    found = decode.kind_of(contents, transparent=kind == TRANSPARENT_PNG)
+    assert found == kind
+    assert decode.shape_of(contents, found, decode.KINDS).numpy().tolist() == [30, 40]
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_window_is_cut_before_it_is_resized(kind):
+    window = tf.constant([5, 9, 20, 16])
+    result = decode.decode_window(tf.constant(FILES[kind]), kind, window, 12, decode.KINDS)
+    crop = _by_pillow(FILES[kind])[5:25, 9:25].astype(np.float32)
+    expected = tf.image.resize(crop, [12, 12], antialias=True)
+    assert np.abs(result.numpy() - expected.numpy()).max() <= 1.5
+
+
+@pytest.mark.parametrize("size,target", [(8, 8), (95, 95), (96, 110), (224, 256)])
+def test_the_shorter_side_before_the_centre_crop(size, target):
+    assert decode.evaluation_resize(size) == target
+
+
+@pytest.mark.parametrize("height,width", [(60, 90), (90, 60), (61, 133), (20, 31)])
+@pytest.mark.parametrize("size", [32, 112])
+def test_evaluation_transform_is_resize_then_centre_crop(height, width, size):
+    pixels = _pixels(height, width)
+    result = decode.evaluation_transform(tf.constant(pixels), size).numpy()
+    shorter = decode.evaluation_resize(size)
+    scale = shorter / min(height, width)
+    new = (int(width * scale + 1e-9), int(height * scale + 1e-9))
+    resized = np.asarray(Image.fromarray(pixels).resize(new, Image.Resampling.BILINEAR))
+    top, left = round((new[1] - size) / 2), round((new[0] - size) / 2)
+    expected = resized[top : top + size, left : left + size].astype(int)
+    assert result.shape == (size, size, 3)
+    assert np.abs(result - expected).max() <= 2
+
+
+def test_images_of_the_right_size_are_left_alone():
+    pixels = _pixels(40, 40)
+    np.testing.assert_array_equal(decode.evaluation_transform(tf.constant(pixels), 40), pixels)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+    def of_unknown_size(image):
+        return decode.evaluation_transform(image, 40)
+
+    np.testing.assert_array_equal(of_unknown_size(pixels), pixels)
+
+
+def test_a_batch_is_transformed_as_its_images():
+    batch = np.stack([_pixels(50, 70), _pixels(50, 70)[::-1]])
+    result = decode.evaluation_transform(tf.constant(batch), 32)
+    for image, one in zip(batch, result, strict=True):
+        np.testing.assert_array_equal(one, decode.evaluation_transform(tf.constant(image), 32))
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 2), (1, 1)])
+def test_strips_and_dots_do_not_fill_the_memory(shape):
+    strip = tf.fill([*shape, 3], tf.constant(77, tf.uint8))
+    result = decode.evaluation_transform(strip, 224).numpy()
+    assert result.shape == (224, 224, 3) and (result == 77).all()
+
+
+def test_sixteen_bits_keep_the_upper_eight():
+    values = np.random.default_rng(0).integers(0, 65536, (9, 9)).astype(np.uint16)
+    result = decode.decode(tf.constant(_encode(values, "PNG")), PNG, (PNG,)).numpy()
+    np.testing.assert_array_equal(result, np.repeat((values >> 8)[..., None], 3, -1))

@@ -1,0 +1,244 @@
+"""TFDS datasets, with small ones prepared on the spot in several files."""
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rfd_tf.data import (
+    ArraySource,
+    TfdsSource,
+    evaluation_dataset,
+    load,
+    load_images,
+    tfds,
+    training_dataset,
+)
+from rfd_tf.errors import UserError
+
+tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
+
+COUNT = 53
+
+
+def _pixels(number, height, width, channels=3):
+    return np.random.default_rng(number).integers(0, 256, (height, width, channels), np.uint8)
+
+
+class RfdTestImages(tensorflow_datasets.core.GeneratorBasedBuilder):
+    """Images of one size, with labels."""
+
+    VERSION = tensorflow_datasets.core.Version("1.0.0")
+    SHAPE = (12, 12, 3)
+
+    def _info(self):
+        features = tensorflow_datasets.features.FeaturesDict(
+            {
+                "image": tensorflow_datasets.features.Image(shape=self.SHAPE),
+                "label": tensorflow_datasets.features.ClassLabel(names=["ant", "bee", "cow"]),
+                "number": np.int64,
+            }
+        )
+        return tensorflow_datasets.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(COUNT), "test": self._generate_examples(5)}
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            yield number, {"image": self._image(number), "label": number % 3, "number": number}
+
+    def _image(self, number):
+        return _pixels(number, *self.SHAPE)
+
+
+class RfdTestPhotos(RfdTestImages):
+    """Images of all sizes, as JPEG."""
+
+    SHAPE = (None, None, 3)
+
+    def _info(self):
+        features = tensorflow_datasets.features.FeaturesDict(
+            {"photo": tensorflow_datasets.features.Image(shape=self.SHAPE, encoding_format="jpeg")}
+        )
+        return tensorflow_datasets.core.DatasetInfo(builder=self, features=features)
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            yield number, {"photo": _pixels(number, 20 + number, 30)}
+
+
+class RfdTestTransparent(RfdTestImages):
+    """Images with an alpha channel."""
+
+    SHAPE = (12, 12, 4)
+
+
+class RfdTestNumbers(RfdTestImages):
+    """No images."""
+
+    def _info(self):
+        features = tensorflow_datasets.features.FeaturesDict({"number": np.int64})
+        return tensorflow_datasets.core.DatasetInfo(builder=self, features=features)
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            yield number, {"number": number}
+
+
+BUILDERS = (RfdTestImages, RfdTestPhotos, RfdTestTransparent, RfdTestNumbers)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("tfds"))
+    config = tensorflow_datasets.download.DownloadConfig(num_shards=4)
+    for builder in BUILDERS:
+        builder(data_dir=path).download_and_prepare(download_config=config)
+    return path
+
+
+@pytest.fixture(scope="module")
+def truth(folder):
+    """What TFDS itself says: per TFDS id in order, the image, the label and the number."""
+    config = tensorflow_datasets.ReadConfig(add_tfds_id=True)
+    dataset = RfdTestImages(data_dir=folder).as_dataset(split="train", read_config=config)
+    examples = sorted(dataset.as_numpy_iterator(), key=lambda example: _place(example["tfds_id"]))
+    assert _place(examples[-1]["tfds_id"])[0] == 3
+    return examples
+
+
+def _place(tfds_id):
+    found = re.search(r"-(\d+)-of-\d+__(\d+)$", tfds_id.decode())
+    return int(found[1]), int(found[2])
+
+
+def _batches(source, count, **arguments):
+    settings = {"image_size": 12, "batch_size": 8, "seed": 3, "crop": "none"} | arguments
+    dataset = training_dataset(source, **settings)
+    return list(itertools.islice(dataset.as_numpy_iterator(), count))
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
+def test_the_index_is_the_tfds_id_counted_over_the_files(folder, truth, cache_bytes):
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=cache_bytes)
+    assert isinstance(source, ArraySource if cache_bytes else TfdsSource)
+    assert source.num_images == COUNT and source.class_names == ("ant", "bee", "cow")
+    np.testing.assert_array_equal(load_images(source, 12), [one["image"] for one in truth])
+    np.testing.assert_array_equal(source.labels, [one["label"] for one in truth])
+    assert source.labels.dtype == np.int64
+
+
+def test_kept_in_memory_or_not_the_set_is_the_same(folder):
+    kept = tfds("rfd_test_images", tfds_dir=folder)
+    streamed = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=COUNT * 12 * 12 * 3 - 1)
+    assert isinstance(streamed, TfdsSource)
+    assert kept.fingerprint == streamed.fingerprint and kept.name == streamed.name
+    assert kept.fingerprint != tfds("rfd_test_images", "test", tfds_dir=folder).fingerprint
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
+@pytest.mark.parametrize(
+    "split,part", [("train[:50%]", slice(0, 26)), ("train[9:40]", slice(9, 40))]
+)
+def test_a_part_of_a_split_counts_from_its_own_start(folder, truth, split, part, cache_bytes):
+    source = tfds("rfd_test_images", split, tfds_dir=folder, cache_bytes=cache_bytes)
+    expected = truth[part]
+    assert source.num_images == len(expected)
+    np.testing.assert_array_equal(load_images(source, 12), [one["image"] for one in expected])
+    np.testing.assert_array_equal(source.labels, [one["label"] for one in expected])
+
+
+def test_splits_can_be_joined(folder):
+    source = tfds("rfd_test_images", "train+test", tfds_dir=folder, cache_bytes=0)
+    assert source.num_images == COUNT + 5
+    train = tfds("rfd_test_images", "train", tfds_dir=folder)
+    np.testing.assert_array_equal(load_images(source, 12)[:COUNT], train.images)
+
+
+@pytest.mark.parametrize("settings", [{}, {"crop": "resized"}, {"crop": "pad"}])
+def test_a_stream_is_shuffled_and_keeps_the_index(folder, truth, settings):
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
+    batches = _batches(source, 12, horizontal_flip=False, **settings)
+    epochs = [np.concatenate([one["index"] for one in batches[i : i + 6]]) for i in (0, 6)]
+    for epoch in epochs:
+        assert len(set(epoch)) == 48 and set(epoch) <= set(range(COUNT))
+        assert abs(np.corrcoef(epoch, np.arange(48))[0, 1]) < 0.5
+    assert (epochs[0] != epochs[1]).any()
+    if not settings:
+        for batch in batches:
+            expected = [truth[index]["image"] for index in batch["index"]]
+            np.testing.assert_array_equal(batch["image"], expected)
+
+
+@pytest.mark.parametrize("crop", ["none", "resized", "pad"])
+def test_a_stream_can_be_entered_at_any_step_and_divided(folder, crop):
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
+    whole = _batches(source, 9, crop=crop)
+    for start in (2, 6, 7):
+        for one, other in zip(
+            _batches(source, 9 - start, crop=crop, start_step=start), whole[start:], strict=True
+        ):
+            np.testing.assert_array_equal(one["index"], other["index"])
+            np.testing.assert_array_equal(one["image"], other["image"])
+    halves = [_batches(source, 7, crop=crop, shard=(i, 2)) for i in (0, 1)]
+    for left, right, both in zip(*halves, whole[:7], strict=True):
+        for key in ("index", "image"):
+            np.testing.assert_array_equal(np.concatenate([left[key], right[key]]), both[key])
+
+
+def test_images_of_all_sizes_stream(folder):
+    source = load("rfd_test_photos", tfds_dir=folder)
+    assert isinstance(source, TfdsSource) and source.labels is None
+    assert len(load_images(source, 16)) == COUNT
+    batch = _batches(source, 1, image_size=16, crop="resized")[0]
+    assert batch["image"].shape == (8, 16, 16, 3)
+    sizes = [
+        len(batch["index"]) for batch in evaluation_dataset(source, image_size=8, batch_size=50)
+    ]
+    assert sizes == [50, 3]
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 20, 0])
+def test_what_is_transparent_turns_white(folder, cache_bytes):
+    source = tfds("rfd_test_transparent", tfds_dir=folder, cache_bytes=cache_bytes)
+    images = load_images(source, 12).astype(float)
+    dataset = RfdTestTransparent(data_dir=folder).as_dataset(split="train")
+    truth = np.array([one["image"] for one in dataset.as_numpy_iterator()]).astype(float)
+    alpha = truth[..., 3:] / 255
+    expected = truth[..., :3] * alpha + 255 * (1 - alpha)
+    order = lambda array: sorted(image.round().sum() for image in array)  # noqa: E731
+    np.testing.assert_allclose(order(images), order(expected), atol=1)
+
+
+def test_a_broken_record_is_replaced_and_remembered(folder):
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
+    records = source.records
+
+    def with_a_broken_one(seed=None):
+        return records(seed).map(lambda i, image: (i, tf.where(i == 7, b"\x89PNG no", image)))
+
+    source.records = with_a_broken_one
+    indices = np.concatenate([batch["index"] for batch in _batches(source, 18)])
+    assert 7 not in indices and len(indices) == 18 * 8
+    assert source.failed_while_reading() == [("7", "cannot be decoded")]
+
+
+def test_what_is_not_there_is_told(folder, tmp_path):
+    with pytest.raises(UserError, match="not prepared in '.*--tfds_dir.*--tfds_download"):
+        tfds("rfd_test_images", tfds_dir=str(tmp_path))
+    with pytest.raises(UserError, match="unknown dataset 'rfd_test_imagez' .did you mean"):
+        load("rfd_test_imagez", tfds_dir=folder)
+    with pytest.raises(UserError, match="no split 'validation'.*options: t.*, t.*"):
+        tfds("rfd_test_images", "validation", tfds_dir=folder)
+    with pytest.raises(UserError, match="no image feature; it has: number"):
+        tfds("rfd_test_numbers", tfds_dir=folder)
+    with pytest.raises(UserError, match="holds no images"):
+        tfds("rfd_test_images", "train[:0]", tfds_dir=folder)
+
+
+def test_download_prepares(tmp_path):
+    source = tfds("rfd_test_images", "test", tfds_dir=str(tmp_path), download=True)
+    assert source.num_images == 5

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from rfd_tf.errors import UserError
+from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
+
+
+def clusters(num, dim=16, num_classes=7, seed=0, spread=1.2):
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((num_classes, dim))
+    labels = rng.integers(0, num_classes, num)
+    features = centres[labels] + spread * rng.standard_normal((num, dim))
+    return features.astype("float32"), labels
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (25, 0.07), (200, 0.5), (3000, 0.1)])
+def test_equals_scikit_learn(k, temperature):
+    # With 3,000 rows and k 25 the shortcut over groups of columns is used, with 3,000 it is not.
+    train, train_labels = clusters(3000)
+    test, test_labels = clusters(300, seed=1)
+    reference = KNeighborsClassifier(
+        k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / temperature)
+    ).fit(train, train_labels)
+    predictions = knn_predictions(train, train_labels, test, k, temperature)
+    assert np.mean(predictions == reference.predict(test)) > 0.995
+    accuracy = knn_accuracy(train, train_labels, test, test_labels, k, temperature)
+    assert accuracy == np.mean(predictions == test_labels)
+    assert 0.5 < accuracy < 1
+
+
+def test_neighbours_are_the_k_most_similar_ones():
+    from rfd_tf.evaluation.knn import _largest
+
+    values = np.random.default_rng(0).standard_normal((20, 2000)).astype("float32")
+    columns, found = _largest(values, 30)
+    expected = np.sort(np.argsort(-values, axis=1)[:, :30], axis=1)
+    np.testing.assert_array_equal(columns, expected)
+    np.testing.assert_array_equal(found, np.take_along_axis(values, expected, axis=1))
+
+
+def test_blocks_do_not_matter():
+    train, train_labels = clusters(1000)
+    test, _ = clusters(101, seed=1)
+    whole = knn_predictions(train, train_labels, test, k=20, block=1000)
+    for block in (1, 7, 100):
+        np.testing.assert_array_equal(
+            knn_predictions(train, train_labels, test, k=20, block=block), whole
+        )
+
+
+def test_ties_go_to_the_first_rows_and_the_lowest_class():
+    train = np.ones((64, 3))
+    labels = np.array([3] * 2 + [1] * 62)
+    test = np.ones((1, 3))
+    assert knn_predictions(train, labels, test, k=2) == [3]  # the first two rows
+    assert knn_predictions(train, labels, test, k=4) == [1]  # two votes each
+    assert knn_predictions(train, labels, test, k=64) == [1]
+    assert knn_predictions(train[:3], labels[:3], np.zeros((1, 3)), k=1) == [3]  # a dead feature
+
+
+def test_only_directions_count():
+    train, labels = clusters(200)
+    test, _ = clusters(50, seed=1)
+    scales = np.random.default_rng(2).uniform(0.1, 10, (200, 1))
+    np.testing.assert_array_equal(
+        knn_predictions(train, labels, test, k=5),
+        knn_predictions(train * scales, labels, 3 * test, k=5),
+    )
+
+
+def test_a_low_temperature_does_not_overflow():
+    train, labels = clusters(200)
+    assert knn_accuracy(train, labels, train, labels, k=50, temperature=1e-4) == 1
+
+
+def test_half_precision_features_are_taken():
+    train, labels = clusters(300)
+    assert knn_accuracy(train.astype("float16"), labels, train, labels, k=1) == 1
+
+
+def test_k_fits_small_sets():
+    assert [default_k(n) for n in (1, 9, 100, 2000, 10**6)] == [1, 1, 10, 200, 200]
+    features, labels = clusters(10)
+    assert 0 <= knn_accuracy(features, labels, features, labels, k=200) <= 1
+
+
+def test_evaluator_yields_names_and_values():
+    train, train_labels = clusters(500)
+    test, test_labels = clusters(100, seed=1)
+    task = KNearestNeighbours()
+    sets = [{"f": x, "f1": x[:, :3]} for x in (train, test)]
+    values = dict(task.evaluate(sets[0], train_labels, sets[1], test_labels, num_classes=7))
+    assert list(values) == ["f", "f1"]
+    assert values["f"] == knn_accuracy(train, train_labels, test, test_labels, k=50)
+    assert values["f1"] < values["f"]
+    assert task.settings(500)["k"] == 50
+    assert KNearestNeighbours(k=900).settings(500)["k"] == 500
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 0}, "k is 1 or more"),
+        ({"temperature": 0}, "temperature above 0"),
+        ({"train_features": np.full((4, 2), np.nan)}, "NaN"),
+        ({"test_features": np.zeros((2, 3))}, "one dim"),
+        ({"train_labels": np.zeros(3)}, "3 train labels"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = {
+        "train_features": np.ones((4, 2)),
+        "train_labels": np.zeros(4),
+        "test_features": np.ones((2, 2)),
+        "test_labels": np.zeros(2),
+        **change,
+    }
+    with pytest.raises(UserError, match=message):
+        knn_accuracy(**arguments)

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+
+from rfd_tf import applications
+from rfd_tf.data import ArraySource, FolderSource, image_folder
+from rfd_tf.errors import UserError
+from rfd_tf.evaluation import KNearestNeighbours, runner
+from rfd_tf.evaluation.base import Evaluator
+
+
+class Spy(Evaluator):
+    """An evaluator of one's own: remembers what it was given."""
+
+    name = "spy"
+    pooling = ("average", 2)
+
+    def __init__(self):
+        self.fits, self.scores = [], []
+
+    def settings(self, num_train):
+        return {"num_train": num_train}
+
+    def fit(self, train, labels, num_classes):
+        self.fits.append((train, labels, num_classes))
+
+    def score(self, test, labels):
+        self.scores.append((test, labels))
+        for name in test:
+            yield name, 0.5
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    backbone = applications.build("six_layer", 8)
+    record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 8}
+    path = tmp_path_factory.mktemp("weights") / "six.weights.h5"
+    return applications.save_backbone(backbone, path, record)
+
+
+def source(num, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(num) % 3
+    images = rng.integers(0, 256, (num, 8, 8, 3), np.uint8)
+    return ArraySource(images, labels, ["a", "b", "c"], f"set{seed}")
+
+
+def test_what_evaluators_are_given(weights):
+    spy = Spy()
+    train, test = source(40), source(10, seed=1)
+    report = runner.evaluate(weights, [spy], train, test, endpoints=["block1"], batch_size=16)
+    (features, labels, num_classes), (random_features, _, _) = spy.fits
+    assert set(features) == {"block1", "pooled"} and num_classes == 3
+    np.testing.assert_array_equal(labels, train.labels)
+    assert features["block1"].shape == (40, 4 * 16)
+    assert np.abs(features["block1"] - random_features["block1"]).max() > 0
+
+    # The rotated pass is the upright one of images that were turned by the seed's turns.
+    (upright, labels), (rotated, _) = spy.scores[:2]
+    np.testing.assert_array_equal(labels, test.labels)
+    turns = np.random.default_rng(0).integers(0, 4, 10)
+    assert len(set(turns)) > 1
+    turned = [np.rot90(image, k) for image, k in zip(test.images, turns, strict=True)]
+    runner.evaluate(
+        weights, [spy], train, ArraySource(np.stack(turned), test.labels, test.class_names)
+    )
+    np.testing.assert_allclose(spy.scores[4][0]["block1"], rotated["block1"], rtol=1e-4, atol=1e-5)
+    assert np.abs(upright["block1"] - rotated["block1"]).max() > 0.01
+
+    assert report["protocol"] == {"spy": {"num_train": 40}}
+    row = {"task": "spy", "name": "block1", "accuracy": 0.5, "random_init": 0.5}
+    assert {**row, "images": "rotated"} in report["results"]
+    table = runner.table(report).splitlines()
+    assert table[0].split() == "task feature upright random init rotated random init".split()
+    assert table[1].split() == ["spy", "block1", "50.0", "50.0", "50.0", "50.0"]
+
+
+def test_held_out_images_are_not_learnt_from(weights):
+    spy = Spy()
+    everything = source(60)
+    report = runner.evaluate(weights, [spy], everything, max_train_images=20)
+    assert len(spy.fits[0][1]) == 20 and len(spy.scores[0][1]) == 12
+    train = {row.tobytes() for row in spy.fits[0][0]["block1"]}
+    test = {row.tobytes() for row in spy.scores[0][0]["block1"]}
+    assert len(train) == 20 and len(test) == 12 and not train & test
+    assert report["data"]["num_train"] == 20 and "held out" in report["data"]["test"]
+
+
+def test_figures_are_reproducible(weights):
+    train, test = source(60), source(30, seed=1)
+    reports = [runner.evaluate(weights, [KNearestNeighbours(k=5)], train, test) for _ in range(2)]
+    assert reports[0]["results"] == reports[1]["results"]
+
+
+def test_large_sets_are_streamed_to_the_same_figures(weights, tmp_path, monkeypatch):
+    from PIL import Image
+
+    images = source(60)
+    for index, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        folder = tmp_path / "abc"[label]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index:03d}.png")
+    streamed = image_folder(tmp_path, cache_bytes=0)
+    assert isinstance(streamed, FolderSource)
+    kept, spied = Spy(), Spy()
+    runner.evaluate(weights, [kept], streamed, batch_size=16)
+    monkeypatch.setattr(runner, "_KEEP_BYTES", 0)
+    runner.evaluate(weights, [spied], streamed, batch_size=16)
+    for (a, labels, _), (b, streamed_labels, _) in zip(kept.fits, spied.fits, strict=True):
+        np.testing.assert_array_equal(labels, streamed_labels)
+        np.testing.assert_allclose(a["block1"], b["block1"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        kept.scores[1][0]["block1"], spied.scores[1][0]["block1"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_features_that_cannot_fit_are_refused_beforehand(weights, monkeypatch):
+    real = runner.os.sysconf
+    monkeypatch.setattr(
+        runner.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
+    )
+    with pytest.raises(UserError, match="--max_train_images"):
+        runner.evaluate(weights, [KNearestNeighbours()], source(60))

@@ -1,0 +1,175 @@
+"""scripts/evaluate.py as a user runs it: a table, a JSON file, one line for a mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from rfd_tf import applications
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "evaluate.py"
+
+# Calls the script several times in one process, each time as if from a fresh command line.
+DRIVER = """
+import contextlib, io, json, sys
+sys.path.insert(0, sys.argv[1])
+import common, evaluate
+results = []
+for line in json.loads(sys.argv[2]):
+    for name in evaluate.FLAGS:
+        evaluate.FLAGS[name].unparse()
+    sys.argv = ["evaluate.py", *line]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            common.run(evaluate.main)
+        except SystemExit as end:
+            code = end.code or 0
+    results.append([code, out.getvalue(), err.getvalue()])
+print("RESULTS" + json.dumps(results))
+"""
+
+
+def run_many(lines):
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(SCRIPT.parent), json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert "RESULTS" in done.stdout, done.stderr
+    return json.loads(done.stdout.split("RESULTS")[1])
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """What a run on the digits leaves behind, untrained."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    keras.utils.set_random_seed(7)
+    backbone = applications.build("six_layer", 32)
+    record = {
+        "format": 1,
+        "backbone": "six_layer",
+        "arguments": {},
+        "image_size": 32,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "method": "rfd",
+        "dataset": "digits",
+        "epoch": 0,
+        "feature": {"endpoint": "block6", "pooling": "avg", "split": [64, 64]},
+    }
+    applications.save_backbone(backbone, folder / "backbone.weights.h5", record)
+    # A network that was not trained with decoupling has no f, f1, f2.
+    plain = {**record, "image_size": 16, "feature": {"endpoint": "block6", "pooling": "avg"}}
+    applications.save_backbone(backbone, folder / "plain.weights.h5", plain)
+    flags = {"dataset": "digits", "data_dir": None, "eval_dir": None, "tfds_dir": None}
+    (folder / "run.json").write_text(json.dumps({"flags": flags}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Folders of small pictures: labelled, of other classes, of one class, without labels."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    folders = {
+        "labelled": ["dark", "light"],
+        "other": ["dark", "bright"],
+        "single": ["dark", "light"],
+        "flat": [""],
+    }
+    for folder, classes in folders.items():
+        for c, name in enumerate(classes):
+            (root / folder / name).mkdir(parents=True, exist_ok=True)
+            for i in range(1 if folder == "single" else 15):
+                pixels = rng.integers(100 * c, 100 * c + 100, (20, 24, 3), np.uint8)
+                Image.fromarray(pixels).save(root / folder / name / f"{i}.png")
+    return root
+
+
+def test_a_run_folder_is_judged_on_its_own_data(run_folder):
+    done = subprocess.run(
+        [sys.executable, SCRIPT, f"--weights={run_folder}", "--endpoints=block2,block6"],
+        capture_output=True,
+        text=True,
+        cwd=run_folder,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads((run_folder / "evaluation.json").read_text())
+    assert set(report["protocol"]) == {"knn", "linear"}
+    assert report["protocol"]["knn"]["k"] == 150
+    assert len(report["sha256"]) == 64
+    assert report["data"]["num_train"] == 1500 and report["data"]["num_test"] == 297
+
+    results = {(r["task"], r["name"], r["images"]): r for r in report["results"]}
+    knn = ["block2", "block6", "f", "f1", "f2"]
+    linear = ["block2", "block6", "pooled", "f", "f1", "f2"]
+    names = [("knn", name) for name in knn] + [("linear", name) for name in linear]
+    assert set(results) == {(*n, images) for n in names for images in ("upright", "rotated")}
+    for (_, _, images), row in results.items():
+        for value in (row["accuracy"], row["random_init"]):
+            assert 0.05 < value < 0.99
+            assert images == "upright" or value < 0.7
+    # Even an untrained network tells digits apart, upright ones better than turned ones.
+    assert results["linear", "f", "upright"]["accuracy"] > 0.8
+    assert results["knn", "f", "upright"] == {**results["knn", "block6", "upright"], "name": "f"}
+    # The random network is another one than this untrained one.
+    assert any(row["accuracy"] != row["random_init"] for row in results.values())
+
+    table = [line.split() for line in done.stdout.splitlines()]
+    row = results["knn", "f2", "upright"], results["knn", "f2", "rotated"]
+    figures = [f"{100 * r[key]:.1f}" for r in row for key in ("accuracy", "random_init")]
+    assert ["knn", "f2", *figures] in table
+
+
+def test_other_data_and_mistakes(run_folder, pictures, tmp_path):
+    weights = f"--weights={run_folder / 'plain.weights.h5'}"
+    labelled = f"--data_dir={pictures / 'labelled'}"
+    output = tmp_path / "new" / "report.json"
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken.weights.h5").write_text("no weights")
+    (tmp_path / "empty").mkdir()
+    good = [weights, labelled, "--task=knn", "--endpoints=block1", f"--output={output}"]
+    mistakes = {
+        "unknown task 'kn' (did you mean 'knn'?); options: knn, linear": [weights, "--task=kn"],
+        "unknown endpoint 'block9'": [weights, labelled, "--endpoints=block9"],
+        "no such weights file": ["--weights=runs/none.weights.h5", "--dataset=digits"],
+        "unknown weights 'nothing'": ["--weights=nothing", "--dataset=digits"],
+        "holds no backbone.weights.h5": [f"--weights={tmp_path / 'empty'}"],
+        "is not a weights file": [f"--weights={tmp_path / 'broken.weights.h5'}", labelled],
+        "give --weights": ["--dataset=digits"],
+        "evaluation needs labelled images": [weights],
+        "has no labels": [weights, f"--data_dir={pictures / 'flat'}"],
+        "one image a class": [weights, f"--data_dir={pictures / 'single'}"],
+        "'labelled' has dark, light; 'other' has bright, dark": [
+            weights,
+            labelled,
+            f"--eval_dir={pictures / 'other'}",
+        ],
+        "no such folder": [weights, "--data_dir=/no/such/folder"],
+        "--eval_dir goes with --data_dir": [weights, "--dataset=digits", "--eval_dir=x"],
+        "cannot write": [weights, labelled, f"--output={tmp_path / 'file' / 'x.json'}"],
+        "not a positive integer": [weights, labelled, "--k=0"],
+        "temperature above 0": [weights, labelled, "--temperature=0"],
+    }
+    found = run_many([good, *mistakes.values()])
+
+    code, out, err = found[0]
+    assert code == 0, err
+    report = json.loads(output.read_text())
+    assert report["data"]["num_train"] == 24 and report["data"]["num_test"] == 6
+    assert "held out" in report["data"]["test"] and "held out" in out
+    assert {row["name"] for row in report["results"]} == {"block1", "pooled"}
+
+    for message, (code, out, err) in zip(mistakes, found[1:], strict=True):
+        assert code == 2, (message, out, err)
+        assert message in err
+        assert err.startswith("error: ") and err.count("\n") == 1, err
+        assert out == ""
