@@ -8,6 +8,7 @@ Running the same command again resumes the run.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import math
@@ -221,61 +222,19 @@ def main() -> None:
     # TensorFlow tells of every step of saving a model.
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    check_names()
 
-    from rfd_tf import methods
-    from rfd_tf.errors import UserError, unknown
-
-    if not FLAGS.output_dir:
-        raise UserError("give --output_dir, the folder of the run")
-    if FLAGS.method not in methods.METHODS:
-        raise unknown("method", FLAGS.method, methods.METHODS)
-
-    import keras
     import tensorflow as tf
 
     from rfd_tf import applications, data
-    from rfd_tf.training import callbacks, checkpoint, pretraining, run_folder
+    from rfd_tf.training import run_folder
     from rfd_tf.training import strategy as strategies
 
     if FLAGS.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = strategies.build(FLAGS.strategy, FLAGS.logical_devices)
-    policy = strategies.precision_policy(FLAGS.mixed_precision)
     chief = strategies.worker(strategy)[0] == 0
-
-    arguments = backbone_arguments()
-    image_size = FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
     run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
-    optimization = pretraining.Optimization(
-        **{
-            name: FLAGS[name].value
-            for name in (
-                "epochs",
-                "batch_size",
-                "steps_per_epoch",
-                "learning_rate",
-                "schedule",
-                "lr_table",
-                "warmup_epochs",
-                "momentum",
-                "nesterov",
-                "weight_decay",
-                "undecayed",
-                "steps_per_execution",
-            )
-        }
-    )
-    augmentation = pretraining.Augmentation(
-        crop=FLAGS.crop,
-        crop_area=(FLAGS.crop_area_min, 1.0),
-        padding=FLAGS.padding,
-        horizontal_flip=FLAGS.horizontal_flip,
-        color_jitter=FLAGS.color_jitter,
-        grayscale=FLAGS.grayscale,
-    )
-    mean = channel_values("mean", applications.IMAGENET_MEAN)
-    std = channel_values("std", applications.IMAGENET_STD)
-
     source = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
@@ -283,67 +242,142 @@ def main() -> None:
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
     )
+    say(f"{source.num_images} images of {source.name}")
     test = test_source() if FLAGS.monitor_every > 0 or FLAGS.evaluate else None
     tasks = evaluation_tasks(source, test)
-    say(f"{source.num_images} images of {source.name}")
-    session = pretraining.Pretraining(
-        build_backbone=lambda: applications.build(FLAGS.backbone, image_size, **arguments),
-        build_method=lambda backbone: methods.METHODS[FLAGS.method](
-            backbone,
-            mean=mean,
-            std=std,
-            feature_endpoint=FLAGS.feature_endpoint,
-            seed=FLAGS.seed,
-            gradient_accumulation=FLAGS.gradient_accumulation,
-            **METHOD_ARGUMENTS[FLAGS.method](source),
-        ),
-        source=source,
-        image_size=image_size,
-        optimization=optimization,
-        augmentation=augmentation,
-        strategy=strategy,
-        policy=policy,
-        seed=FLAGS.seed,
-    )
-    method = session.method
+    session = make_session(source, strategy)
     record = {
         "format": 1,
         "backbone": FLAGS.backbone,
-        "arguments": arguments,
+        "arguments": backbone_arguments(),
         "method": FLAGS.method,
         "dataset": source.name,
-        "endpoints": list(applications.endpoints(method.backbone)),
-        **method.record(),
+        "endpoints": list(applications.endpoints(session.method.backbone)),
+        **session.method.record(),
     }
+    say(describe(session))
+
+    # From here on files are written.
+    start_step, monitor_start = open_run(run, session, record, chief)
+    write_skipped(run, source, chief)
+    monitor = None
+    if chief and FLAGS.monitor_every > 0:
+        monitor = make_monitor(session.method, source, test)
+    if monitor and monitor_start is None:
+        monitor_start = monitor()
+        say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
+    if start_step == 0 and FLAGS.fill_bank and session.method.memory_bank is not None:
+        say("filling the memory bank by one forward pass")
+        session.fill_memory_bank()
+
+    def save(step: int, epoch: int) -> None:
+        run.checkpoints.save(
+            session.method,
+            session.optimizer,
+            {"step": step, "epoch": epoch, "knn_accuracy_random_init": monitor_start},
+        )
+        applications.save_backbone(
+            session.method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
+        )
+        write_skipped(run, source, chief)
+
+    if start_step >= FLAGS.epochs * session.steps_per_epoch:
+        say("the run is complete; give more --epochs to train on")
+    else:
+        session.train(start_step, make_callbacks(run, session, monitor, monitor_start, save, chief))
+    if chief:
+        finish(run, session.method, source, test, tasks)
+
+
+def check_names() -> None:
+    """Refuses what is wrong on the face of it, before images are read."""
+    from rfd_tf import applications, methods
+    from rfd_tf.errors import UserError, unknown
+
+    if not FLAGS.output_dir:
+        raise UserError("give --output_dir, the folder of the run")
+    if FLAGS.method not in methods.METHODS:
+        raise unknown("method", FLAGS.method, methods.METHODS)
+    if FLAGS.backbone not in applications.BACKBONES:
+        raise unknown("backbone", FLAGS.backbone, applications.BACKBONES)
+    from rfd_tf import export
+
+    for kind in FLAGS.export:
+        if kind not in export.FORMATS:
+            raise unknown("export format", kind, export.FORMATS)
+    backbone_arguments()
+
+
+def make_session(source, strategy):
+    """Source, method, optimizer and strategy, put together as the flags say."""
+    from rfd_tf import applications, methods
+    from rfd_tf.training import pretraining
+    from rfd_tf.training import strategy as strategies
+
+    image_size = FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
+    options = {field.name for field in dataclasses.fields(pretraining.Optimization)}
+    augmentation = {field.name for field in dataclasses.fields(pretraining.Augmentation)}
+    common_arguments = {
+        "mean": channel_values("mean", applications.IMAGENET_MEAN),
+        "std": channel_values("std", applications.IMAGENET_STD),
+        "feature_endpoint": FLAGS.feature_endpoint,
+        "gradient_accumulation": FLAGS.gradient_accumulation,
+        "seed": FLAGS.seed,
+        **METHOD_ARGUMENTS[FLAGS.method](source),
+    }
+    return pretraining.Pretraining(
+        build_backbone=lambda: applications.build(
+            FLAGS.backbone, image_size, **backbone_arguments()
+        ),
+        build_method=lambda backbone: methods.METHODS[FLAGS.method](backbone, **common_arguments),
+        source=source,
+        image_size=image_size,
+        optimization=pretraining.Optimization(**{name: FLAGS[name].value for name in options}),
+        augmentation=pretraining.Augmentation(
+            crop_area=(FLAGS.crop_area_min, 1.0),
+            **{name: FLAGS[name].value for name in augmentation - {"crop_area"}},
+        ),
+        strategy=strategy,
+        policy=strategies.precision_policy(FLAGS.mixed_precision),
+        seed=FLAGS.seed,
+    )
+
+
+def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None]:
+    """Starts the run, or takes it up again.
+
+    Returns:
+        The number of steps already done, and the monitor's figure from before training.
+    """
+    import keras
+    import tensorflow as tf
+
+    from rfd_tf.training import checkpoint
+    from rfd_tf.training import strategy as strategies
+
+    source = session.source
     identity = {
         "method": FLAGS.method,
         "dataset": source.name,
         "fingerprint": source.fingerprint,
         "num_images": source.num_images,
-        "image_size": image_size,
+        "image_size": session.image_size,
         "backbone": FLAGS.backbone,
-        "backbone_options": arguments,
+        "backbone_options": backbone_arguments(),
         "batch_size": FLAGS.batch_size,
         "steps_per_epoch": session.steps_per_epoch,
         "seed": FLAGS.seed,
     }
-
-    # From here on files are written.
-    found = run.start(identity, FLAGS.resume, FLAGS.overwrite)
-    previous = run.read() if found else None
-    start_step, monitor_start = 0, None
-    if found:
-        description = checkpoint.load(found, method, session.optimizer)
-        start_step = int(description["step"])
-        monitor_start = description.get("knn_accuracy_random_init")
-        say(f"resuming after epoch {start_step / session.steps_per_epoch:g} from {found}")
     resolved = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
     for name in ("data_dir", "eval_dir", "tfds_dir"):
         # Whoever reads the run later may stand in another folder.
         resolved[name] = resolved[name] and os.path.abspath(os.path.expanduser(resolved[name]))
-    if previous:
-        report_changes(previous.get("flags", {}), resolved)
+    step = 0
     if chief:
+        found = run.start(identity, FLAGS.resume, FLAGS.overwrite)
+        if found:
+            step = int(checkpoint.read_description(found)["step"])
+            report_changes((run.read() or {}).get("flags", {}), resolved)
         run.write(
             flags=resolved,
             identity=identity,
@@ -355,59 +389,42 @@ def main() -> None:
             },
             started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
-        run.path("skipped_files.txt").write_text(
-            "".join(f"{name}\t{reason}\n" for name, reason in source.skipped), encoding="utf-8"
-        )
-    if source.skipped:
-        say(
-            f"{len(source.skipped)} images cannot be decoded and are left out; their names are in "
-            f"{run.path('skipped_files.txt')}"
-        )
-    say(describe(session, strategy, policy))
+    # One process decides, or a worker could resume where another starts afresh.
+    step = strategies.agree(session.strategy, step)
+    if not step:
+        return 0, None
+    path = run.checkpoints.path(step)
+    description = checkpoint.load(path, session.method, session.optimizer)
+    say(f"resuming after epoch {step / session.steps_per_epoch:g} from {path}")
+    return step, description.get("knn_accuracy_random_init")
 
-    monitor = make_monitor(method, source, test) if FLAGS.monitor_every > 0 else None
-    if monitor and monitor_start is None:
-        monitor_start = monitor()
-        say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
-    if not found and FLAGS.fill_bank and method.memory_bank is not None:
-        say("filling the memory bank by one forward pass")
-        session.fill_memory_bank()
 
-    def save(step: int, epoch: int) -> None:
-        if not chief:
-            return
-        run.checkpoints.save(
-            method,
-            session.optimizer,
-            {
-                "step": step,
-                "epoch": epoch,
-                "knn_accuracy_random_init": monitor_start,
-            },
-        )
-        applications.save_backbone(
-            method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
-        )
+def write_skipped(run, source, chief: bool) -> None:
+    """Writes the names of the images left out so far."""
+    skipped = [*source.skipped, *source.failed_while_reading()]
+    path = run.path("skipped_files.txt")
+    text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
+    if chief and (not path.exists() or path.read_text(encoding="utf-8") != text):
+        path.write_text(text, encoding="utf-8")
+        if skipped:
+            say(f"{len(skipped)} images cannot be decoded and are left out; named in {path}")
 
-    levels = method.chance_levels()
-    listed = [callbacks.Throughput(optimization.batch_size, session.optimizer)]
+
+def make_callbacks(run, session, monitor, monitor_start, save, chief: bool) -> list:
+    """What happens beside training; workers other than the chief only train."""
+    from rfd_tf.training import callbacks
+
+    if not chief:
+        return []
+    levels = session.method.chance_levels()
+    listed = [callbacks.Throughput(FLAGS.batch_size, session.optimizer)]
     if monitor:
         listed.append(callbacks.Monitor(monitor, monitor_start, FLAGS.monitor_every))
-    if chief:
-        listed.append(callbacks.MetricsFile(run.path("metrics.csv")))
-        if FLAGS.tensorboard:
-            listed.append(
-                callbacks.TensorBoard(run.path("tensorboard"), levels, example_views(session))
-            )
-        listed.append(callbacks.Progress(levels))
-    listed.append(callbacks.Checkpoint(save, FLAGS.checkpoint_every))
-
-    if start_step >= optimization.epochs * session.steps_per_epoch:
-        say("the run is complete; give more --epochs to train on")
-    else:
-        session.train(start_step, listed)
-    if chief:
-        finish(run, method, source, test, tasks)
+    listed.append(callbacks.MetricsFile(run.path("metrics.csv")))
+    if FLAGS.tensorboard:
+        views = example_views(session)
+        listed.append(callbacks.TensorBoard(run.path("tensorboard"), levels, views))
+    return [*listed, callbacks.Progress(levels), callbacks.Checkpoint(save, FLAGS.checkpoint_every)]
 
 
 def evaluation_tasks(source, test) -> list:
@@ -434,7 +451,7 @@ def report_changes(before: dict, now: dict) -> None:
         say(f"note: --{name} was {before[name]!r} and is now {now[name]!r}")
 
 
-def describe(session, strategy, policy: str) -> str:
+def describe(session) -> str:
     """One paragraph on what is about to run."""
     method = session.method
     parameters = sum(math.prod(variable.shape) for variable in method.trainable_variables)
@@ -442,8 +459,8 @@ def describe(session, strategy, policy: str) -> str:
         f"{FLAGS.method} on {FLAGS.backbone}: {parameters:,} trainable parameters, feature "
         f"'{method.feature_endpoint}' of {method.feature_dimensions} dimensions",
         f"{session.optimization.epochs} epochs of {session.steps_per_epoch} steps of "
-        f"{session.optimization.batch_size} images, {strategy.num_replicas_in_sync} replica(s), "
-        f"{policy}"
+        f"{session.optimization.batch_size} images, "
+        f"{session.strategy.num_replicas_in_sync} replica(s), {session.policy}"
         + (" (chosen by --mixed_precision=auto)" if FLAGS.mixed_precision == "auto" else ""),
     ]
     bank = method.memory_bank

@@ -128,6 +128,7 @@ class Pretraining:
         self.optimization = optimization
         self.augmentation = augmentation
         self.strategy = strategy or tf.distribute.get_strategy()
+        self.policy = policy
         self.seed = seed
         full_batches = pipeline.steps_per_epoch(source, optimization.batch_size)
         self.steps_per_epoch = optimization.steps_per_epoch or full_batches

@@ -86,6 +86,26 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     return resolver.task_id, resolver.cluster_spec().num_tasks("worker")
 
 
+def agree(strategy: tf.distribute.Strategy, value: int) -> int:
+    """Returns the first machine's value on every machine, and waits until all have come here.
+
+    Args:
+        strategy: the strategy that trains.
+        value: a whole number; only that of worker 0 counts.
+    """
+    position, workers = worker(strategy)
+    if workers == 1:
+        return value
+    given = tf.constant(value if position == 0 else 0, tf.int64)
+    local = strategy.num_replicas_in_sync // workers
+
+    @tf.function
+    def total():
+        return strategy.reduce("SUM", strategy.run(lambda: given), axis=None)
+
+    return int(total()) // local
+
+
 def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 1) -> None:
     """Raises a `UserError` when the batch cannot be split evenly over replicas and parts."""
     pieces = strategy.num_replicas_in_sync * parts

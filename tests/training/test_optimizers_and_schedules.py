@@ -1,0 +1,76 @@
+"""The optimizer against PyTorch's rule in NumPy; schedules at their edges."""
+
+import keras
+import numpy as np
+import pytest
+
+from rfd_tf.errors import UserError
+from rfd_tf.training import optimizers, schedules
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_sgd_follows_pytorchs_rule_through_a_drop_of_the_rate(nesterov):
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(3, 2))
+    variable = keras.Variable(w.astype("float32"))
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.1, 0.01])
+    optimizer = optimizers.SGD(schedule, 0.9, nesterov, coupled_weight_decay=0.02)
+    velocity = 0.0
+    for step in range(5):
+        gradient = rng.normal(size=w.shape)
+        direction = gradient + 0.02 * w
+        velocity = 0.9 * velocity + direction
+        rate = 0.1 if step <= 1 else 0.01
+        w = w - rate * (direction + 0.9 * velocity if nesterov else velocity)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient.astype("float32"))], [variable])
+    np.testing.assert_allclose(variable, w, rtol=1e-5)
+
+
+def test_undecayed_weights_are_left_alone():
+    gamma = keras.Variable(np.ones(2, "float32"), name="gamma")
+    kernel = keras.Variable(np.ones(2, "float32"), name="kernel")
+    optimizer = optimizers.SGD(0.1, coupled_weight_decay=0.5, undecayed=["gamma"])
+    optimizer.apply([keras.ops.zeros(2), keras.ops.zeros(2)], [gamma, kernel])
+    assert np.asarray(gamma).tolist() == [1, 1] and np.asarray(kernel).max() < 1
+
+
+def test_optimizer_is_rebuilt_from_its_config():
+    optimizer = optimizers.SGD(0.3, 0.8, False, 1e-4, ["bias"])
+    again = optimizers.SGD.from_config(optimizer.get_config())
+    assert again.get_config() == optimizer.get_config()
+
+
+def test_published_rfd_table_raises_the_rate_again_at_epoch_210():
+    schedule = schedules.from_lookup_table(schedules.LOOKUP_TABLES["rfd_imagenet"], 10)
+    epochs = [0, 89, 90, 129, 130, 190, 209, 210, 229, 230, 244, 400]
+    rates = [float(schedule(epoch * 10 + 9)) for epoch in epochs]
+    expected = [1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-5, 1e-5, 1e-4, 1e-4, 1e-5, 1e-5, 1e-5]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    first_step = [float(schedule(epoch * 10)) for epoch in epochs]
+    np.testing.assert_allclose(first_step, expected, rtol=1e-6)
+
+
+def test_cosine_with_warm_up():
+    schedule = schedules.cosine(0.2, total_steps=100, warmup_steps=10)
+    assert float(schedule(5)) == pytest.approx(0.1)
+    assert float(schedule(10)) == pytest.approx(0.2)
+    assert float(schedule(55)) == pytest.approx(0.1)
+    assert float(schedule(100)) == pytest.approx(0, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "linear"}, "cosine, step, constant"),
+        ({"name": "step"}, "needs a table"),
+        ({"name": "step", "table": "60:0.1,20:0.2"}, "rising"),
+        ({"name": "step", "table": "60;0.1"}, "END_EPOCH:RATE"),
+        ({"name": "cosine", "rate": 0.0}, "above 0"),
+        ({"name": "cosine", "warmup_epochs": 10}, "fewer than"),
+        ({"name": "constant", "warmup_epochs": 1}, "cosine schedule"),
+        ({"name": "cosine", "table": "rotnet_cifar10"}, "step schedule"),
+    ],
+)
+def test_bad_schedules_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        schedules.build(**{"rate": 0.1, "epochs": 10, "steps_per_epoch": 5, **arguments})

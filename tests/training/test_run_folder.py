@@ -1,0 +1,45 @@
+"""A run folder resumes its own run and protects it from others."""
+
+import pytest
+
+from rfd_tf.errors import UserError
+from rfd_tf.training.run_folder import RunFolder
+
+IDENTITY = {"method": "rfd", "num_images": 10}
+
+
+def test_own_run_resumes_and_others_are_refused(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    assert run.start(IDENTITY) is None
+    run.write(identity=IDENTITY, flags={})
+    checkpoint = run.checkpoints.path(7)
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    assert run.start(IDENTITY) == checkpoint
+    with pytest.raises(UserError, match="num_images 10, and this one has 11"):
+        run.start({**IDENTITY, "num_images": 11})
+    with pytest.raises(UserError, match="already holds a run"):
+        run.start(IDENTITY, resume="never")
+    assert checkpoint.exists()
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write(identity=IDENTITY)
+    (tmp_path / "notes.txt").write_text("mine")
+    run.checkpoints.directory.mkdir()
+    assert run.start({"method": "other"}, overwrite=True) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_damaged_run_file_is_named(tmp_path):
+    run = RunFolder(tmp_path)
+    run.path("run.json").write_text("{")
+    with pytest.raises(UserError, match="run.json cannot be read"):
+        run.start(IDENTITY)
