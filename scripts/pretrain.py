@@ -368,7 +368,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
         "steps_per_epoch": session.steps_per_epoch,
         "seed": FLAGS.seed,
     }
-    resolved = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(sys.argv[0])}
+    resolved = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])}
     for name in ("data_dir", "eval_dir", "tfds_dir"):
         # Whoever reads the run later may stand in another folder.
         resolved[name] = resolved[name] and os.path.abspath(os.path.expanduser(resolved[name]))

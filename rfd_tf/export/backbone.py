@@ -265,15 +265,21 @@ def _put_weights(source: Path, target: Path, model: keras.Model, record: dict[st
 
 @contextlib.contextmanager
 def _float32() -> Iterator[None]:
-    """Builds models for float32 whatever the process trains in; no file is exported otherwise."""
+    """Builds and runs models in full float32, whatever the process trains in."""
     import keras
+    import tensorflow as tf
 
+    precision = tf.config.experimental
     policy = keras.config.dtype_policy()
+    shortened = precision.tensor_float_32_execution_enabled()
     keras.config.set_dtype_policy("float32")
+    # On recent GPUs float32 products keep 10 bits by default: more than the difference allowed.
+    precision.enable_tensor_float_32_execution(False)
     try:
         yield
     finally:
         keras.config.set_dtype_policy(policy)
+        precision.enable_tensor_float_32_execution(shortened)
 
 
 def _check_output(output_dir: Path, overwrite: bool) -> None:

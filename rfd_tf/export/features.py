@@ -73,8 +73,10 @@ def deployable(
     >>> backbone = SixLayer(include_top=False, input_shape=(32, 32, 3))
     >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
     ...           "feature": {"endpoint": "block6", "pooling": "avg", "split": [64, 64]}}
-    >>> deployable(backbone, record, feature="f1", endpoints=["block2"]).output_shape
-    {'embedding': (None, 64), 'block2': (None, 16, 16, 32)}
+    >>> model = deployable(backbone, record, feature="f1", endpoints=["block2"])
+    >>> features = model(keras.ops.zeros((1, 32, 32, 3)))
+    >>> features["embedding"].shape, features["block2"].shape
+    (TensorShape([1, 64]), TensorShape([1, 16, 16, 32]))
     """
     endpoints = list(endpoints)
     start, stop = feature_range(record, feature)

@@ -107,7 +107,7 @@ def describe(
         "outputs": outputs,
         "formats": list(formats),
         "verification": {},
-        "scores": _scores(source),
+        "scores": scores_of(source),
         "weights_sha256": sha256(weights),
         "licence": licence or NO_LICENCE,
         "limits": _limits(record, size, feature, set(assumed), set(formats)),
@@ -272,7 +272,7 @@ def _versions(formats: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def _scores(source: Path) -> dict[str, Any] | None:
+def scores_of(source: Path) -> dict[str, Any] | None:
     """Returns the report of an evaluation of these very weights, if there is one beside them."""
     from rfd_tf.applications.weights import sha256
 

@@ -148,6 +148,12 @@ def test_wrong_options_are_told_with_the_right_ones(model, tmp_path):
     assert not path.exists()
 
 
+def test_a_missing_package_is_named(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(UserError, match="needs the package 'tf2onnx'.*pip install"):
+        write_onnx(model, tmp_path / "model.onnx")
+
+
 def test_it_runs_where_tensorflow_is_not_installed(exported, tmp_path, backbone):
     from rfd_tf.export.snippets import snippets
 

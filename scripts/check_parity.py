@@ -1,0 +1,58 @@
+"""Compares this package with the published PyTorch programs of RFD and RotNet, number by number.
+
+    python scripts/check_parity.py --vectors=tests/data/parity
+
+reads a folder of reference vectors (their outputs, on weights that follow from a seed), computes
+the same in float32, and prints how far each quantity is off, and how far it may be. Exit code: 0
+when all are within their bars, 1 when any is out, 2 for a folder that cannot be compared with.
+"""
+
+from __future__ import annotations
+
+import common
+from absl import flags, logging
+
+OUT = 1
+
+flags.DEFINE_string("vectors", None, "Folder of reference vectors, such as tests/data/parity.")
+
+FLAGS = flags.FLAGS
+
+LEGEND = """\
+relative: largest absolute difference / largest magnitude of the reference; for lists of losses and
+of norms the largest quotient of an entry (norms below 1e-4 of the largest count as that much), for
+means of parameters the difference / the parameter's root mean square."""
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+
+    if not FLAGS.vectors:
+        raise UserError("--vectors is missing: a folder such as tests/data/parity")
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+
+    import tensorflow as tf
+
+    from rfd_tf.training import parity
+
+    # Some GPUs would round float32 products to ten bits.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+    checked = []
+    for comparison in parity.check(FLAGS.vectors):
+        if not checked:
+            print(parity.HEADER)
+        print(comparison.line(), flush=True)
+        checked.append(comparison)
+    out = [item for item in checked if not item.within]
+    print(LEGEND)
+    if out:
+        names = ", ".join(f"{item.quantity} ({item.file})" for item in out)
+        print(f"{len(out)} of {len(checked)} quantities are out: {names}")
+        raise SystemExit(OUT)
+    print(f"all {len(checked)} quantities are within their bars")
+
+
+if __name__ == "__main__":
+    common.run(main)

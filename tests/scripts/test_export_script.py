@@ -1,0 +1,98 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rfd_tf import applications
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "export.py"
+
+# Calls the script's main for several command lines in one process: most of the time of a call
+# goes into importing TensorFlow.
+DRIVER = f"""
+import json, sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import common, export
+for arguments in json.load(sys.stdin):
+    for name in export.FLAGS:
+        export.FLAGS[name].unparse()
+    sys.argv = ["export.py", *arguments]
+    code = 0
+    try:
+        common.run(export.main)
+    except SystemExit as end:
+        code = end.code or 0
+    print(f"exit code {{code}}", file=sys.stderr, flush=True)
+"""
+
+
+def run(command, **options):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, env=environment, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    filters = [8, 8, 8, 8, 8, 16]
+    model = applications.build("six_layer", 32, filters=filters)
+    record = {
+        "format": 1, "backbone": "six_layer", "arguments": {"filters": filters},
+        "image_size": 32, "method": "rfd", "mean": [0.5] * 3, "std": [0.25] * 3,
+        "feature": {"endpoint": "block6", "pooling": "avg", "split": [8, 8]},
+    }  # fmt: skip
+    applications.save_backbone(model, folder / "backbone.weights.h5", record)
+    return folder
+
+
+def test_command_lines_and_their_exit_codes(run_folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    out = tmp_path / "exported" / "small"
+    weights, good = f"--weights={run_folder}", f"--output_dir={out}"
+    lines = [
+        (["--weights=no/such.weights.h5", good], 2, "no such weights file: 'no/such.weights.h5'"),
+        ([weights, good, "--endpoints=block2,blok3"], 2, "unknown endpoint 'blok3' (did you mean"),
+        ([weights, good, "--opset=21"], 2, "unknown opset '21'; options: 13, 14, 15, 16, 17, 18"),
+        ([weights, f"--output_dir={tmp_path}/file/x"], 2, "cannot write to output folder"),
+        ([weights, good, "--format=onnx", "--tolerance=1e-20"], 1, "not exported: ONNX: 'embed"),
+        ([weights, good, "--feature=f1", "--endpoints=block2", "--onnx_layout=nchw"], 0, ""),
+        ([weights, good], 2, f"output folder '{out}' is not empty"),
+        ([weights, good, "--format=keras", "--overwrite", "--name=again"], 0, ""),
+    ]
+    done = run(["-c", DRIVER], input=json.dumps([arguments for arguments, _, _ in lines]))
+    told = [line for line in done.stderr.splitlines() if line.startswith(("error:", "exit code"))]
+    expected = []
+    for _, code, message in lines:
+        expected += [f"error: {message}"] if message else []
+        expected.append(f"exit code {code}")
+    assert len(told) == len(expected), done.stderr
+    for line, start in zip(told, expected, strict=True):
+        assert line.startswith(start)
+    assert "Traceback" not in done.stderr
+
+    assert f"exported small to {out}" in done.stdout
+    assert "output embedding    [batch, 8]  rotation-related half" in done.stdout
+    assert "onnx         agrees with Keras" in done.stdout
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "backbone.keras", "backbone.weights.h5", "card.json"
+    ]  # fmt: skip
+    assert json.loads((out / "card.json").read_text())["name"] == "again"
+
+
+def test_the_script_itself_tells_mistakes_in_one_line(tmp_path):
+    for arguments, message in [
+        (["--weights=x", "--output_dir=y", "--format=onxx"], "unknown export format 'onxx'"),
+        (["--output_dir=y"], "--weights is missing"),
+        (["--weights=x", "--output_dir=y", "--opset=new"], "flag --opset=new"),
+    ]:
+        done = run([str(SCRIPT), *arguments], cwd=tmp_path)
+        assert done.returncode == 2 and done.stdout == ""
+        (line,) = done.stderr.strip().splitlines()
+        assert line.startswith(f"error: {message}")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,217 @@
+"""scripts/pretrain.py as a user runs it, on a folder of all sorts of images."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+import rfd_tf
+from rfd_tf.errors import UserError
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
+TINY = [
+    "--backbone=six_layer",
+    "--backbone_option=filters=[4,4,4,8,8,16]",
+    "--image_size=16",
+    "--batch_size=8",
+    "--num_negatives=8",
+    "--learning_rate=0.01",
+    "--schedule=constant",
+    "--mixed_precision=float32",
+]
+
+
+def run(*arguments, cwd=None):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=cwd,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    return done
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes of ten images: many formats, modes and sizes; one file is damaged."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    kinds = [
+        ("RGB", "jpg"),
+        ("L", "jpg"),
+        ("RGB", "png"),
+        ("RGBA", "png"),
+        ("P", "png"),
+        ("L", "png"),
+        ("RGB", "bmp"),
+        ("P", "gif"),
+        ("RGB", "jpeg"),
+        ("P", "bmp"),
+    ]
+    for name, level in (("dark", 0), ("light", 128)):
+        (folder / name).mkdir()
+        for number, (mode, extension) in enumerate(kinds):
+            size = (int(rng.integers(18, 50)), int(rng.integers(18, 50)))
+            pixels = rng.integers(level, level + 128, (size[1], size[0], 3)).astype("uint8")
+            image = Image.fromarray(pixels).convert(mode)
+            image.save(folder / name / f"{number}.{extension}")
+    (folder / "light" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and then nothing")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(photos, tmp_path_factory):
+    """One run of two epochs, and one of one epoch taken up again by the same command."""
+    folder = tmp_path_factory.mktemp("runs")
+    common = [f"--data_dir={photos}", "--max_skipped=0.1", "--deterministic", *TINY]
+    straight = run(*common, "--epochs=2", f"--output_dir={folder}/straight")
+    assert straight.returncode == 0, straight.stderr
+    first = run(*common, "--epochs=1", f"--output_dir={folder}/resumed")
+    assert first.returncode == 0, first.stderr
+    second = run(*common, "--epochs=2", f"--output_dir={folder}/resumed")
+    assert second.returncode == 0, second.stderr
+    return folder, straight, second
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_of_mixed_images_trains(runs, photos):
+    folder, straight, _ = runs
+    assert "20 images of" in straight.stdout
+    assert (folder / "straight" / "skipped_files.txt").read_text().startswith("light/broken.jpg")
+    metrics = rows(folder / "straight" / "metrics.csv")
+    assert [row["epoch"] for row in metrics] == ["1", "2"]
+    assert [row["step"] for row in metrics] == ["2", "4"]
+    for name in (
+        "loss",
+        "rotation_loss",
+        "distance_loss",
+        "instance_loss",
+        "rotation_accuracy",
+        "rotation_accuracy_f2",
+        "knn_accuracy",
+        "images_per_second",
+        "learning_rate",
+    ):
+        assert np.isfinite([float(row[name]) for row in metrics]).all(), name
+    written = json.loads((folder / "straight" / "run.json").read_text())
+    assert written["flags"]["data_dir"] == str(photos) and written["flags"]["batch_size"] == 8
+    assert list((folder / "straight" / "tensorboard").iterdir())
+
+
+def test_resuming_gives_what_the_uninterrupted_run_gives(runs):
+    folder, _, second = runs
+    assert "resuming after epoch 1 " in second.stdout
+    assert "--epochs was 1 and is now 2" in second.stdout
+    straight, resumed = (rows(folder / name / "metrics.csv") for name in ("straight", "resumed"))
+    for a, b in zip(straight, resumed, strict=True):
+        a.pop("images_per_second"), b.pop("images_per_second")
+        assert a == b
+    states = [
+        np.load(folder / name / "checkpoints" / "step-000000004.npz")
+        for name in ("straight", "resumed")
+    ]
+    assert set(states[0].files) == set(states[1].files)
+    for name in set(states[0].files) - {"description"}:
+        np.testing.assert_array_equal(states[0][name], states[1][name], name)
+
+
+def test_the_backbone_loads_as_keras_applications_do(runs):
+    folder, _, _ = runs
+    model = rfd_tf.applications.SixLayer(
+        weights=str(folder / "straight" / "backbone.weights.h5"),
+        include_top=False,
+        pooling="avg",
+        input_shape=(16, 16, 3),
+        filters=(4, 4, 4, 8, 8, 16),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3))
+    features = model(rfd_tf.applications.preprocess_input(images))
+    import keras
+
+    portable = keras.models.load_model(folder / "straight" / "backbone.keras")
+    maps = portable(rfd_tf.applications.preprocess_input(images))
+    np.testing.assert_allclose(features, np.mean(maps, (1, 2)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_mistake_ends_in_one_line_and_code_2(tmp_path):
+    done = run("--data_dir=nowhere", f"--output_dir={tmp_path}/run", *TINY, cwd=tmp_path)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "nowhere" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def call():
+    """Runs the script's main() in this process."""
+    import pretrain
+
+    def go(*arguments):
+        flags.FLAGS.unparse_flags()
+        for name in flags.FLAGS:
+            flags.FLAGS[name].unparse()
+        flags.FLAGS(["pretrain.py", *map(str, arguments)])
+        pretrain.main()
+
+    yield go
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+
+
+BAD = {
+    "too few images": (["--num_negatives=20"], "20 images are too few for 20 negatives"),
+    "unknown backbone": (["--backbone=vgg"], "unknown backbone 'vgg'.*vgg16"),
+    "unknown option": (["--backbone_option=depth=3"], "unknown argument of backbone six_layer"),
+    "unknown method": (["--method=simclr"], "unknown method 'simclr'.*options: rfd"),
+    "unknown endpoint": (["--feature_endpoint=block9"], "unknown endpoint 'block9'.*block6"),
+    "size too small": (["--image_size=2"], "image_size 2 is too small for backbone six_layer"),
+    "batch too large": (["--batch_size=21"], "batch_size 21 is more than the 20 images"),
+    "unknown dataset": (["--dataset=nosuch", "--data_dir="], "unknown dataset 'nosuch'"),
+    "too many bad files": (["--max_skipped=0.01"], "broken.jpg"),
+    "unknown task": (["--evaluate=retrieval"], "unknown evaluation task"),
+    "unknown export": (["--export=tflite"], "unknown export format"),
+    "mean of two": (["--mean=0.5,0.5"], "--mean needs three numbers"),
+    "parts": (["--gradient_accumulation=3"], "cannot be split evenly"),
+    "no epochs": (["--epochs=0"], "epochs 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_mistakes_are_named_before_training(call, photos, tmp_path, case):
+    arguments, message = BAD[case]
+    data = [] if case == "unknown dataset" else [f"--data_dir={photos}"]
+    arguments = [argument for argument in arguments if argument != "--data_dir="]
+    with pytest.raises(UserError, match=message):
+        call(*data, "--max_skipped=0.1", f"--output_dir={tmp_path}/run", *TINY, *arguments)
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_another_datasets_run_is_not_resumed(call, runs, photos):
+    folder, _, _ = runs
+    arguments = ["--max_skipped=0.1", f"--output_dir={folder}/straight", "--epochs=3", *TINY]
+    with pytest.raises(UserError, match="holds a run with dataset"):
+        call(f"--data_dir={photos}/dark", *arguments)
+    with pytest.raises(UserError, match="holds a run with image_size 16, and this one has 20"):
+        call(f"--data_dir={photos}", *arguments, "--image_size=20")
+    with pytest.raises(UserError, match="already holds a run"):
+        call(f"--data_dir={photos}", *arguments, "--resume=never")
+
+
+def test_an_empty_folder_is_named(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty"):
+        call(f"--data_dir={tmp_path}/empty", f"--output_dir={tmp_path}/run", *TINY)
