@@ -95,6 +95,14 @@ flags.DEFINE_enum(
     "distance", "mean_squared", ["mean_squared", "euclidean"], "Form of the distance loss."
 )
 
+flags.DEFINE_string(
+    "pu_weights",
+    None,
+    "File of P(looks upright) per image and rotation, by scripts/estimate_pu.py, or prob.dat.",
+)
+flags.DEFINE_float("pu_gamma", 2.0, "A rotated view weighs 1 - P(looks upright) ** pu_gamma.")
+flags.DEFINE_integer("pu_start_epoch", 0, "0-based epoch from which the PU weights count.")
+
 # Optimization.
 flags.DEFINE_integer("epochs", 100, "Passes over the images.")
 flags.DEFINE_integer(
@@ -207,8 +215,19 @@ def rfd_arguments(source) -> dict:
         "bank_initialization",
         "bank_dtype",
         "distance",
+        "pu_gamma",
+        "pu_start_epoch",
     )
-    return {"num_images": source.num_images, **{name: FLAGS[name].value for name in names}}
+    weights = None
+    if FLAGS.pu_weights:
+        from rfd_tf.data import pu_weights
+
+        weights = pu_weights.read(FLAGS.pu_weights, source)
+    return {
+        "num_images": source.num_images,
+        "pu_weights": weights,
+        **{name: FLAGS[name].value for name in names},
+    }
 
 
 METHOD_ARGUMENTS = {"rfd": rfd_arguments}
@@ -368,7 +387,8 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
         "steps_per_epoch": session.steps_per_epoch,
         "seed": FLAGS.seed,
     }
-    resolved = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])}
+    own_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    resolved = {flag.name: flag.value for flag in own_flags}
     for name in ("data_dir", "eval_dir", "tfds_dir"):
         # Whoever reads the run later may stand in another folder.
         resolved[name] = resolved[name] and os.path.abspath(os.path.expanduser(resolved[name]))

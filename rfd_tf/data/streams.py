@@ -134,7 +134,8 @@ def tensor_of(source: ArraySource) -> tf.Tensor:
     """Returns the source's pixels as a tensor on the host."""
     if source not in _tensors:
         with tf.device("/CPU:0"):
-            _tensors[source] = tf.convert_to_tensor(source.images)
+            # Identity leaves behind the second copy that a tensor made from an array holds on to.
+            _tensors[source] = tf.identity(tf.convert_to_tensor(source.images))
     return _tensors[source]
 
 

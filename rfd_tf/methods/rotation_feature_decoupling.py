@@ -55,7 +55,8 @@ class RotationFeatureDecoupling(Method):
         **kwargs: see `Method`.
 
     Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`. Images are
-    the augmented originals; the rotations are made here, on the device.
+    the augmented originals; the rotations are made here, on the device. An optional entry
+    `"negatives": [batch, count] integers` prescribes the NCE's negatives instead of drawing them.
 
     What differs between paper and published program, and which is the default, stands in the
     losses' docstrings. The rotation accuracy of the same classifier on f2 is logged and never
@@ -229,7 +230,8 @@ class RotationFeatureDecoupling(Method):
             outputs["distance_loss"] = losses.rotation_irrelevance(f2, self.distance)
         if self.memory_bank is not None:
             embedding = self.embed(ops.mean(f2, axis=1))
-            outputs["instance_loss"] = self._instance(embedding, index, training)
+            negatives = batch.get("negatives")
+            outputs["instance_loss"] = self._instance(embedding, index, negatives, training)
             if training:
                 self.memory_bank.update(index, embedding)
         return outputs
@@ -262,25 +264,38 @@ class RotationFeatureDecoupling(Method):
             outputs["rotation_accuracy_f2"] = losses.rotation_accuracy(leaked, labels)
         return outputs
 
-    def _instance(self, embedding, index, training):
+    def _instance(self, embedding, index, negatives, training):
         if self.instance_loss == "softmax":
             return losses.instance_softmax(
                 embedding, self.memory_bank.rows(), index, self.temperature
             )
-        logits, valid = self._nce_logits(embedding, index)
+        logits, valid = self.instance_logits(embedding, index, negatives)
         every = None
         if valid is not None:
             every = ops.concatenate([ops.ones_like(valid[:, :1]), valid], axis=1)
         constant = self.normalizing_constant(logits, every, training=training)
         return losses.nce(logits, constant, self.num_images, valid)
 
-    def _nce_logits(self, embedding, index):
-        drawn, valid = self.memory_bank.negatives(
-            index, self.num_negatives, self.shared_negatives, self.exclude_positive
-        )
+    def instance_logits(self, embedding, index, negatives=None):
+        """Similarities to the bank's rows / temperature, as the NCE takes them.
+
+        Args:
+            embedding: `[batch, projection_dimensions]`, of length 1.
+            index: `[batch]` integers, the images' own rows.
+            negatives: `[batch, count]` integers, the rows to compare with; drawn when None.
+
+        Returns:
+            A pair: logits `[batch, 1 + negatives]`, column 0 the positive; and `valid`, see
+            `MemoryBank.negatives`.
+        """
+        valid = None
+        if negatives is None:
+            negatives, valid = self.memory_bank.negatives(
+                index, self.num_negatives, self.shared_negatives, self.exclude_positive
+            )
         positive = ops.sum(embedding * self.memory_bank.lookup(index), axis=-1, keepdims=True)
-        rows = self.memory_bank.lookup(drawn)
-        if self.shared_negatives:
+        rows = self.memory_bank.lookup(negatives)
+        if len(rows.shape) == 2:
             similarities = ops.matmul(embedding, ops.transpose(rows))
         else:
             similarities = ops.squeeze(ops.matmul(rows, ops.expand_dims(embedding, -1)), -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,29 +122,28 @@ class MetricsFile(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """A progress bar with the time left to the end of training, and a line for each epoch.
 
+    In a log file there is no bar; the lines tell the time left.
+
     Args:
         chance_levels: value of each logged quantity when nothing has been learnt, shown beside it.
-        stream: where to print; standard error when None.
     """
 
-    def __init__(self, chance_levels: dict[str, float] | None = None, stream=None):
+    def __init__(self, chance_levels: dict[str, float] | None = None):
         super().__init__()
         self.chance_levels = chance_levels or {}
-        self.stream = stream
         self.bar = None
+        self.started = 0.0
 
     def on_train_begin(self, logs=None):
         from tqdm import tqdm
 
-        # In a log file a bar that is redrawn ten times a second helps nobody.
-        interactive = getattr(self.stream, "isatty", lambda: os.isatty(2))()
+        self.started = time.perf_counter()
         self.bar = tqdm(
             total=self.params["epochs"] * self.params["steps"],
             initial=self.params["start_step"],
             unit="step",
-            file=self.stream,
             dynamic_ncols=True,
-            mininterval=0.2 if interactive else 30,
+            disable=None,
         )
 
     def on_train_batch_end(self, batch, logs=None):
@@ -152,17 +152,17 @@ class Progress(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         from tqdm import tqdm
 
-        parts = [f"epoch {epoch + 1}/{self.params['epochs']}"]
+        done = (epoch + 1) * self.params["steps"] - self.params["start_step"]
+        to_do = (self.params["epochs"] - epoch - 1) * self.params["steps"]
+        left = (time.perf_counter() - self.started) / done * to_do
+        parts = [f"epoch {epoch + 1}/{self.params['epochs']} ({tqdm.format_interval(left)} left)"]
         for name, value in logs.items():
-            if name in ("knn_accuracy_random_init",):
-                continue
             part = f"{name} {value:.4g}"
             if name in self.chance_levels:
                 part += f" (chance {self.chance_levels[name]:.4g})"
-            if name == "knn_accuracy" and "knn_accuracy_random_init" in logs:
-                part += f" (random init {logs['knn_accuracy_random_init']:.4g})"
             parts.append(part)
-        tqdm.write("  ".join(parts), file=self.stream or self.bar.fp)
+        tqdm.write("  ".join(parts))
+        sys.stdout.flush()
 
     def on_train_end(self, logs=None):
         self.bar.close()

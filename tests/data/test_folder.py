@@ -228,6 +228,10 @@ def test_the_fingerprint_is_of_names_and_sizes(tmp_path):
         (tmp_path / "two" / name).write_bytes((tmp_path / "one" / name).read_bytes())
     (tmp_path / "two" / "notes.txt").write_text("hello")
     assert image_folder(tmp_path / "two").fingerprint == one.fingerprint
+    (tmp_path / "two" / "a.png").write_bytes((tmp_path / "one" / "b.png").read_bytes())
+    assert image_folder(tmp_path / "two").fingerprint != one.fingerprint
+    (tmp_path / "two" / "a.png").write_bytes((tmp_path / "one" / "a.png").read_bytes())
+    assert image_folder(tmp_path / "two").fingerprint == one.fingerprint
     (tmp_path / "two" / "b.png").rename(tmp_path / "two" / "c.png")
     assert image_folder(tmp_path / "two").fingerprint != one.fingerprint
 

@@ -18,7 +18,7 @@ def _image(mode):
     if mode == "CMYK":
         return Image.frombytes("CMYK", (9, 6), PIXELS.tobytes())
     if mode == "I;16":
-        return Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+        return Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 256 + PIXELS[..., 1])
     channels = 4 if "A" in mode else 3
     return Image.fromarray(np.ascontiguousarray(PIXELS[..., :channels])).convert(mode)
 

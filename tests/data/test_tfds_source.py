@@ -158,7 +158,7 @@ def test_splits_can_be_joined(folder):
     np.testing.assert_array_equal(load_images(source, 12)[:COUNT], train.images)
 
 
-@pytest.mark.parametrize("settings", [{}, {"crop": "resized"}, {"crop": "pad"}])
+@pytest.mark.parametrize("settings", [{}, {"crop": "resized"}])
 def test_a_stream_is_shuffled_and_keeps_the_index(folder, truth, settings):
     source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
     batches = _batches(source, 12, horizontal_flip=False, **settings)
@@ -173,18 +173,26 @@ def test_a_stream_is_shuffled_and_keeps_the_index(folder, truth, settings):
             np.testing.assert_array_equal(batch["image"], expected)
 
 
-@pytest.mark.parametrize("crop", ["none", "resized", "pad"])
-def test_a_stream_can_be_entered_at_any_step_and_divided(folder, crop):
+def test_one_file_is_shuffled_too(folder):
+    source = tfds("rfd_test_images", "train[:10]", tfds_dir=folder, cache_bytes=0)
+    first, second = (batch["index"] for batch in _batches(source, 2, batch_size=10))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first.tolist() != list(range(10)) and (first != second).any()
+
+
+def test_a_stream_can_be_entered_at_any_step_and_divided(folder):
     source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
-    whole = _batches(source, 9, crop=crop)
-    for start in (2, 6, 7):
+    whole = _batches(source, 9, crop="resized")
+    for start in (2, 7):
         for one, other in zip(
-            _batches(source, 9 - start, crop=crop, start_step=start), whole[start:], strict=True
+            _batches(source, 9 - start, crop="resized", start_step=start),
+            whole[start:],
+            strict=True,
         ):
             np.testing.assert_array_equal(one["index"], other["index"])
             np.testing.assert_array_equal(one["image"], other["image"])
-    halves = [_batches(source, 7, crop=crop, shard=(i, 2)) for i in (0, 1)]
-    for left, right, both in zip(*halves, whole[:7], strict=True):
+    halves = [_batches(source, 3, crop="resized", shard=(i, 2)) for i in (0, 1)]
+    for left, right, both in zip(*halves, whole[:3], strict=True):
         for key in ("index", "image"):
             np.testing.assert_array_equal(np.concatenate([left[key], right[key]]), both[key])
 

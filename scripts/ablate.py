@@ -1,0 +1,188 @@
+"""Trains and probes the paper's ablations of RFD on one dataset, and writes the table.
+
+    python scripts/ablate.py --config=configs/quickstart.cfg --output_dir=runs/ablations
+    python scripts/ablate.py --config=configs/cifar10_rfd_six_layer.cfg --data_dir=PATH/train \\
+        --eval_dir=PATH/test --split_endpoints=block5,block6 --output_dir=runs/ablations
+
+Each variant is a run of scripts/pretrain.py in its own folder, judged by scripts/evaluate.py. The
+same command again takes up what is missing. ablations.md, .csv and .json hold the table (Feng et
+al., CVPR 2019, table 4).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import common
+from absl import flags
+
+FLAGS = flags.FLAGS
+SCRIPTS = Path(__file__).resolve().parent
+
+#: Variant -> what it is, and its flags for scripts/pretrain.py.
+VARIANTS = {
+    "rotation": ("rotation only", ["--lambda_distance=0", "--lambda_instance=0"]),
+    "instance": ("instance only", ["--lambda_rotation=0", "--lambda_distance=0"]),
+    "coupled": (
+        "rotation + instance, not decoupled",
+        ["--decoupled=false", "--lambda_distance=0"],
+    ),
+    "decoupled": ("decoupled, without PU weights", []),
+    "full": ("decoupled, with PU weights", []),
+}
+
+flags.DEFINE_string("config", None, "Flag file of scripts/pretrain.py that all variants share.")
+flags.DEFINE_list("variants", list(VARIANTS), "Which to train: " + ", ".join(VARIANTS) + ".")
+flags.DEFINE_list(
+    "split_endpoints",
+    [],
+    "Layers at which the full variant is split besides the last one, such as conv5,fc6,fc7.",
+)
+flags.DEFINE_string("dataset", None, "As for scripts/pretrain.py; the config's if not given.")
+flags.DEFINE_string("data_dir", None, "As for scripts/pretrain.py.")
+flags.DEFINE_string("eval_dir", None, "As for scripts/pretrain.py.")
+flags.DEFINE_integer("epochs", None, "As for scripts/pretrain.py.")
+flags.DEFINE_string("pu_weights", None, "PU weights; estimated on the dataset if not given.")
+flags.DEFINE_integer("pu_epochs", None, "Epochs of each PU network; estimate_pu.py's if not given.")
+flags.DEFINE_integer(
+    "pu_start_epoch", None, "Epoch from which they count; the last seventh if not given."
+)
+flags.DEFINE_multi_string("pretrain_flag", [], "Further flag for scripts/pretrain.py, repeatable.")
+flags.DEFINE_list("task", ["linear"], "Tasks of scripts/evaluate.py.")
+flags.DEFINE_string("output_dir", None, "Folder of the runs and the table.")
+
+
+def run(script: str, *arguments: str) -> None:
+    """Runs a script; its failure ends this one with its own message."""
+    command = [sys.executable, str(SCRIPTS / script), *arguments]
+    print("$", "python", f"scripts/{script}", *arguments, flush=True)
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def shared_flags() -> list[str]:
+    """Flags of scripts/pretrain.py that are the same for all variants."""
+    given = [f"--flagfile={FLAGS.config}"] if FLAGS.config else []
+    for name in ("dataset", "data_dir", "eval_dir", "epochs"):
+        if FLAGS[name].value is not None:
+            given.append(f"--{name}={FLAGS[name].value}")
+    return [*given, "--export=", "--evaluate=", *FLAGS.pretrain_flag]
+
+
+def setting(arguments: list[str], name: str) -> list[str]:
+    """The values that a flag is given among expanded arguments, in order."""
+    prefix = f"--{name}="
+    return [item[len(prefix) :] for item in arguments if item.startswith(prefix)]
+
+
+def estimate_pu_weights(arguments: list[str], output: Path) -> str:
+    """Trains the networks that tell how upright a view looks, on the variants' own images."""
+    if output.exists():
+        return str(output)
+    passed = [f"--output={output}"]
+    for name in ("dataset", "data_dir", "tfds_dir", "backbone", "image_size", "batch_size"):
+        passed += [f"--{name}={value}" for value in setting(arguments, name)[-1:]]
+    passed += [f"--backbone_option={value}" for value in setting(arguments, "backbone_option")]
+    if FLAGS.pu_epochs is not None:
+        passed.append(f"--epochs={FLAGS.pu_epochs}")
+    run("estimate_pu.py", *passed)
+    return str(output)
+
+
+def variants() -> list[tuple[str, str, list[str]]]:
+    """(folder, description, flags) of every run."""
+    from rfd_tf.errors import unknown
+
+    chosen = []
+    for name in FLAGS.variants:
+        if name not in VARIANTS:
+            raise unknown("variant", name, VARIANTS)
+        chosen.append((name, *VARIANTS[name]))
+    for endpoint in FLAGS.split_endpoints:
+        chosen.append(
+            (
+                f"full_{endpoint}",
+                f"decoupled at {endpoint}, with PU weights",
+                [f"--feature_endpoint={endpoint}"],
+            )
+        )
+    return chosen
+
+
+def row(name: str, description: str, folder: Path) -> dict:
+    """A variant's figures, flat: task/feature/images -> accuracy in percent."""
+    report = json.loads((folder / "evaluation.json").read_text())
+    with open(folder / "metrics.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    figures = {"variant": name, "description": description}
+    if last.get("rotation_accuracy"):
+        figures["rotation accuracy"] = round(100 * float(last["rotation_accuracy"]), 2)
+    for result in report["results"]:
+        key = f"{result['task']} {result['name']} {result['images']}"
+        figures[key] = round(100 * result["accuracy"], 2)
+    return figures
+
+
+def random_row(folder: Path) -> dict:
+    """The random-init network's figures, as the evaluation of any variant gives them."""
+    report = json.loads((folder / "evaluation.json").read_text())
+    figures = {"variant": "random_init", "description": "random init"}
+    for result in report["results"]:
+        key = f"{result['task']} {result['name']} {result['images']}"
+        figures[key] = round(100 * result["random_init"], 2)
+    return figures
+
+
+def write_tables(rows: list[dict], output: Path) -> str:
+    """Writes the table as Markdown, CSV and JSON; returns the Markdown."""
+    columns = list(dict.fromkeys(name for figures in rows for name in figures))
+    columns.remove("variant")
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for figures in rows:
+        lines.append("| " + " | ".join(str(figures.get(name, "")) for name in columns) + " |")
+    text = "\n".join(lines) + "\n"
+    (output / "ablations.md").write_text(text, encoding="utf-8")
+    with open(output / "ablations.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["variant", *columns], restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    (output / "ablations.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return text
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+    from rfd_tf.training.run_folder import RunFolder
+
+    if not FLAGS.output_dir:
+        raise UserError("give --output_dir, the folder of the runs and the table")
+    if FLAGS.config and not os.path.exists(FLAGS.config):
+        raise UserError(f"no such flag file: '{FLAGS.config}'")
+    chosen = variants()
+    output = RunFolder(FLAGS.output_dir).directory
+    shared = shared_flags()
+    expanded = FLAGS.read_flags_from_files(shared)
+    epochs = int((setting(expanded, "epochs") or ["100"])[-1])
+    start = epochs - max(1, epochs // 7) if FLAGS.pu_start_epoch is None else FLAGS.pu_start_epoch
+    rows = []
+    for name, description, own in chosen:
+        if name.startswith("full"):
+            weights = FLAGS.pu_weights or estimate_pu_weights(expanded, output / "pu_weights.npz")
+            own = [*own, f"--pu_weights={weights}", f"--pu_start_epoch={start}"]
+        folder = output / name
+        if not (folder / "evaluation.json").exists():
+            run("pretrain.py", *shared, *own, f"--output_dir={folder}")
+            run("evaluate.py", f"--weights={folder}", f"--task={','.join(FLAGS.task)}")
+        rows.append(row(name, description, folder))
+        table = write_tables([random_row(folder), *rows], output)
+    print(f"\n{table}\nwritten: {output / 'ablations.md'}, .csv and .json")
+
+
+if __name__ == "__main__":
+    common.run(main)
