@@ -23,7 +23,7 @@ relative: largest absolute difference / largest magnitude of the reference; for 
 of norms the largest quotient of an entry (norms below 1e-4 of the largest count as that much), for
 means of parameters the difference / the parameter's root mean square.
 rounding: how much the quantity moves, relatively, when weights and images change in the last digits
-of float32; measured where a quantity after a backward pass misses its bar, and then three times as
+of float32; measured where a quantity after a backward pass misses its bar, and then twice as
 much is allowed (see rfd_tf/training/parity_training.py)."""
 
 

@@ -20,8 +20,16 @@ import common
 from absl import flags, logging
 
 FLAGS = flags.FLAGS
+IMAGENET_IMAGES = 1_281_167
 
 flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
+
+flags.DEFINE_bool(
+    "fidelity",
+    False,
+    "Train as the published RFD program does: its value for every flag that is not given, and its "
+    "batch normalisation. rfd_tf/training/fidelity.py lists them.",
+)
 
 # Images.
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
@@ -241,6 +249,8 @@ def main() -> None:
     # TensorFlow tells of every step of saving a model.
     if not FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    if FLAGS.fidelity:
+        follow_the_original()
     check_names()
 
     import tensorflow as tf
@@ -308,6 +318,15 @@ def main() -> None:
         finish(run, session.method, source, test, tasks)
 
 
+def follow_the_original() -> None:
+    """Gives every flag that was not given the published program's value."""
+    from rfd_tf.training import fidelity
+
+    for name, value in fidelity.flag_values().items():
+        if not FLAGS[name].present:
+            FLAGS[name].value = value
+
+
 def check_names() -> None:
     """Refuses what is wrong on the face of it, before images are read."""
     from rfd_tf import applications, methods
@@ -344,10 +363,17 @@ def make_session(source, strategy):
         "seed": FLAGS.seed,
         **METHOD_ARGUMENTS[FLAGS.method](source),
     }
+
+    def build_backbone():
+        backbone = applications.build(FLAGS.backbone, image_size, **backbone_arguments())
+        if FLAGS.fidelity:
+            from rfd_tf.training import fidelity
+
+            fidelity.apply_batch_normalization(backbone)
+        return backbone
+
     return pretraining.Pretraining(
-        build_backbone=lambda: applications.build(
-            FLAGS.backbone, image_size, **backbone_arguments()
-        ),
+        build_backbone=build_backbone,
         build_method=lambda backbone: methods.METHODS[FLAGS.method](backbone, **common_arguments),
         source=source,
         image_size=image_size,
@@ -485,10 +511,11 @@ def describe(session) -> str:
     ]
     bank = method.memory_bank
     if bank is not None:
-        size = bank.num_images * bank.dimensions * (4 if bank.storage_dtype == "float32" else 2)
+        row = bank.dimensions * (4 if bank.storage_dtype == "float32" else 2) / 2**20
         lines.append(
-            f"memory bank of {bank.num_images:,} x {bank.dimensions} "
-            f"{bank.storage_dtype}: {size / 2**20:,.1f} MiB"
+            f"memory bank of {bank.num_images:,} x {bank.dimensions} {bank.storage_dtype}: "
+            f"{bank.num_images * row:,.1f} MiB ({IMAGENET_IMAGES * row:,.1f} MiB for the "
+            f"{IMAGENET_IMAGES:,} images of ImageNet)"
         )
     return "\n".join(lines)
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 
-from rfd_tf.applications.alexnet import BIGGER_FILTERS, AlexNet
+from rfd_tf.applications.alexnet import BIGGER_FILTERS, FILTERS, AlexNet
+from rfd_tf.applications.building import scaled
 from rfd_tf.applications.network_in_network import NetworkInNetwork
 from rfd_tf.errors import UserError, unknown
 
@@ -37,8 +39,8 @@ LINEAR = re.compile(r"(?:.*\.)?(weight|bias)")
 def network_for(entries: Mapping[str, np.ndarray], architecture: str) -> keras.Model:
     """Builds the network that a PyTorch state dict belongs to, and fills it.
 
-    Number of blocks, `bigger` and the number of classes are read off the entries; the top is there
-    (with logits) where they hold a classification layer.
+    Number of blocks, width, `bigger` and the number of classes are read off the entries; the top is
+    there (with logits) where they hold a classification layer.
 
     Args:
         entries: as of `convert_backbone`.
@@ -60,14 +62,7 @@ def network_for(entries: Mapping[str, np.ndarray], architecture: str) -> keras.M
     if places.get(("predictions", "kernel")):
         classes = places["predictions", "kernel"][0]
         options = {"classes": classes, "classifier_activation": None}
-    if architecture == "alexnet":
-        first = (places.get(("conv1_conv", "kernel")) or (0,))[0]
-        model = AlexNet(bigger=first == BIGGER_FILTERS[0], **options)
-    else:
-        found = [re.match(r"block(\d+)_", layer) for layer, _ in places]
-        blocks = max((int(match[1]) for match in found if match), default=0)
-        # Three to five blocks exist; what else is there finds no place below.
-        model = NetworkInNetwork(blocks=min(max(blocks, 3), 5), **options)
+    model = _build(architecture, {**_arguments(places, architecture), **options})
     convert_backbone(entries, model, architecture)
     return model
 
@@ -103,6 +98,51 @@ def convert_backbone(
             raise UserError(f"entry '{name}' has no place in {architecture}")
         places[name] = place
     _assign(entries, model, places, architecture)
+
+
+def arguments_of(model: keras.Model, architecture: str) -> dict[str, Any]:
+    """The options of the constructor that made a network like those of `network_for`."""
+    places = {
+        (layer.name, variable.name): _in_torch_order(tuple(variable.shape))
+        for layer in model.layers
+        for variable in layer.weights
+    }
+    return _arguments(places, architecture)
+
+
+def _in_torch_order(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*reversed(shape[-2:]), *shape[:-2]) if len(shape) > 1 else shape
+
+
+def _arguments(places: Mapping[tuple[str, str], Any], architecture: str) -> dict[str, Any]:
+    """Reads the constructor's options off the shapes, in PyTorch's order, by place."""
+
+    def outputs(layer: str) -> int:
+        return int((places.get((layer, "kernel")) or (0,))[0])
+
+    if architecture == "alexnet":
+        found = [outputs(f"conv{number}_conv") for number in range(1, 6)]
+        for bigger, filters in ((False, FILTERS), (True, BIGGER_FILTERS)):
+            width = found[0] / filters[0]
+            if 0 < width <= 64 and found == [scaled(channels, width) for channels in filters]:
+                return {"bigger": bigger, "width": _plain(width)}
+        return {"bigger": found[0] == BIGGER_FILTERS[0], "width": 1.0}
+    matches = [re.match(r"block(\d+)_", layer) for layer, _ in places]
+    blocks = max((int(match[1]) for match in matches if match), default=0)
+    width = outputs("block1_conv1") / 192
+    # Three to five blocks exist; what else is there finds no place in the network.
+    return {
+        "blocks": min(max(blocks, 3), 5),
+        "width": _plain(width) if 0 < width <= 64 else 1.0,
+    }
+
+
+def _plain(width: float) -> float:
+    return round(width, 6)
+
+
+def _build(architecture: str, options: dict[str, Any]) -> keras.Model:
+    return (AlexNet if architecture == "alexnet" else NetworkInNetwork)(**options)
 
 
 def convert_linear(entries: Mapping[str, np.ndarray], layer: keras.layers.Dense) -> None:

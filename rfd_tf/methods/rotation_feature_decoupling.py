@@ -44,7 +44,8 @@ class RotationFeatureDecoupling(Method):
         negatives: `shared` (one set a batch) or `per_image`.
         num_negatives: K, negatives of the NCE.
         normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
-        exclude_positive: never draw an image as its own negative.
+        exclude_positive: never draw an image as its own negative. `False` is the published
+            program's way; there may then be more negatives than images.
         bank_momentum, bank_initialization, bank_dtype: see `rfd_tf.layers.MemoryBank`.
         distance: `mean_squared` (the published program) or `euclidean` (the paper).
         pu_weights: `[num_images, 4]` probabilities, 0 to 1, that a rotated view looks upright
@@ -119,7 +120,9 @@ class RotationFeatureDecoupling(Method):
         if temperature <= 0:
             raise UserError(f"temperature {temperature} must be above 0")
         instance = lambda_instance > 0
-        if instance and instance_loss == "nce" and num_images <= num_negatives:
+        # (The published program draws from all images with replacement, however few they are.)
+        too_few = num_images <= num_negatives and exclude_positive
+        if instance and instance_loss == "nce" and too_few:
             raise UserError(
                 f"{num_images} images are too few for {num_negatives} negatives; give fewer "
                 "negatives (--num_negatives), or the exact softmax (--instance_loss=softmax)"

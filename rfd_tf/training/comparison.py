@@ -13,7 +13,7 @@ from rfd_tf.training.parity_vectors import Vectors, need_shape
 
 FEATURES_BAR = 1e-4
 # How many times its own rounding's effect a quantity may be off, and how far at most.
-ROUNDING_FACTOR = 3.0
+ROUNDING_FACTOR = 2.0
 ROUNDING_LIMIT = 0.3
 HEADER = (
     f"{'file':<22} {'quantity':<20} {'absolute':>9} {'relative':>9} {'bar':>7} {'rounding':>9}  "

@@ -202,7 +202,7 @@ def apply_batch_normalization(backbone: keras.Model) -> None:
     >>> from rfd_tf import applications
     >>> backbone = applications.build("six_layer", 32)
     >>> apply_batch_normalization(backbone)
-    >>> backbone.get_layer("block1_bn").unbiased_moving_variance
+    >>> backbone.get_layer("block1_conv_bn").unbiased_moving_variance
     True
     """
     for layer in backbone.layers:

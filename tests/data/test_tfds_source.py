@@ -217,8 +217,9 @@ def test_what_is_transparent_turns_white(folder, cache_bytes):
     truth = np.array([one["image"] for one in dataset.as_numpy_iterator()]).astype(float)
     alpha = truth[..., 3:] / 255
     expected = truth[..., :3] * alpha + 255 * (1 - alpha)
-    order = lambda array: sorted(image.round().sum() for image in array)  # noqa: E731
-    np.testing.assert_allclose(order(images), order(expected), atol=1)
+    # TFDS gives its own order here: each image is to be found again in the other set.
+    for image in images:
+        assert np.abs(expected - image).max(axis=(1, 2, 3)).min() <= 1
 
 
 def test_a_broken_record_is_replaced_and_remembered(folder):

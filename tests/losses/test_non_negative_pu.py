@@ -86,7 +86,8 @@ def test_known_values():
 
 
 @pytest.mark.parametrize(
-    "options", [{"prior": 0.0}, {"prior": 1.0}, {"prior": 0.1, "beta": -1}, {"prior": 0.1, "gamma": 2}]
+    "options",
+    [{"prior": 0.0}, {"prior": 1.0}, {"prior": 0.1, "beta": -1}, {"prior": 0.1, "gamma": 2}],
 )
 def test_refuses(options):
     with pytest.raises(UserError):
