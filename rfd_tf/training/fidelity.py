@@ -24,7 +24,7 @@ class Setting:
         original: the published program's value.
         why: where the library's default is another, the reason; else what the choice is.
         default: the library's default.
-        flag: the flag of `scripts/pretrain.py` of this name exists.
+        flag: whether `scripts/pretrain.py` has a flag of this name.
     """
 
     group: str

@@ -6,7 +6,7 @@ it. PyTorch against itself, the images changed by one unit in the last place, mo
 the third step by up to 1.2e-2, gradient norms by up to 7e-2 and the bank by up to 5e-3, far beyond
 the bars; the first step's forward pass moves by 1e-6. So where a quantity that depends on a
 gradient misses its bar, the steps are repeated with weights and images changed in their last
-digits, and the quantity may be off by a few times as much as that changes it.
+digits, and the quantity may be off by twice as much as that changes it.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def training_steps(vectors: Vectors, networks: Any, seed: int) -> Iterator[Compa
             variable.assign(_disturbed(value, rng) if variable.trainable else value)
         runs.append(_train(method, vectors, _disturbed(images, rng)))
     for row in rows:
-        if _follows_a_gradient(row.quantity):
+        if follows_a_gradient(row.quantity):
             scale = scales.get(row.quantity)
             scale = np.abs(vectors[row.quantity]).max() if scale is None else scale
             changes = [
@@ -137,7 +137,7 @@ def _disturbed(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return values * (1 + np.float32(LAST_DIGITS) * signs)
 
 
-def _follows_a_gradient(name: str) -> bool:
+def follows_a_gradient(name: str) -> bool:
     """Whether a quantity comes after a backward pass; what comes before has no excuse."""
     kind, _, step = name.rpartition("_")
     if kind in ("grad_norms", "final"):
@@ -221,7 +221,7 @@ def _train(method: _WitnessedMethod, vectors: Vectors, images: np.ndarray) -> di
         found[f"bank_{i + 1}"] = np.array(method.memory_bank.bank)
     values = [np.asarray(v) for v in _variables(method, vectors["final_names"])]
     found["final_mean"] = np.array([value.mean(dtype="float64") for value in values])
-    found["final_norm"] = np.array([_float32_norm(value) for value in values])
+    found["final_norm"] = np.array([float32_norm(value) for value in values])
     return found
 
 
@@ -232,11 +232,11 @@ def _gradient_norms(method: _WitnessedMethod, vectors: Vectors, i: int) -> np.nd
     for name, variable in zip(names, _variables(method, names), strict=True):
         if id(variable) not in gradients:
             raise UserError(f"'{name}' in grad_norm_names_{i} of {vectors.name} is not trained")
-        norms.append(_float32_norm(np.asarray(gradients[id(variable)])))
+        norms.append(float32_norm(np.asarray(gradients[id(variable)])))
     return np.array(norms)
 
 
-def _float32_norm(values: np.ndarray, lanes: int = 8) -> float:
+def float32_norm(values: np.ndarray, lanes: int = 8) -> float:
     """The Euclidean norm as PyTorch's `norm` sums it on a CPU: in float32, by eight partial sums.
 
     Of a matrix of 38 million small numbers that loses 0.3 %, more than what is compared.

@@ -305,7 +305,7 @@ def estimate(
 def remove_kept(keep_dir: str | os.PathLike) -> None:
     """Removes the folds that `estimate` kept, and the folder where it holds nothing else."""
     folder = Path(keep_dir)
-    for path in folder.glob("fold_*.npz"):
+    for path in [*folder.glob("fold_*.npz"), *folder.glob(".fold_*.writing")]:
         path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
