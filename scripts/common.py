@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 # TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import app, flags
+from absl import app, flags, logging
 
 USER_MISTAKE = 2
 
@@ -28,12 +29,35 @@ def _parse(arguments: list[str]) -> list[str]:
     return rest
 
 
+def backbone_options() -> dict:
+    """The flag --backbone_option as a dict, values read as JSON where they are JSON."""
+    from rfd_tf.errors import UserError
+
+    options = {}
+    for item in flags.FLAGS.backbone_option:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise UserError(f"--backbone_option '{item}' must read name=value")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text == "True" if text in ("True", "False") else text
+    return options
+
+
+def be_quiet() -> None:
+    """Keeps TensorFlow from telling of every step of saving, unless --verbosity asks for it."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2."""
 
     def guarded(_: list[str]) -> None:
         from rfd_tf.errors import UserError
 
+        be_quiet()
         try:
             main()
         except UserError as error:

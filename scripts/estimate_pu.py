@@ -13,11 +13,10 @@ With --input no network is trained: the file is converted to --output's format, 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import common
-from absl import flags, logging
+from absl import flags
 
 FLAGS = flags.FLAGS
 
@@ -81,22 +80,6 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def backbone_options() -> dict:
-    """--backbone_option as a dict, values read as JSON where they are JSON."""
-    from rfd_tf.errors import UserError
-
-    options = {}
-    for item in FLAGS.backbone_option:
-        name, equals, text = item.partition("=")
-        if not equals or not name:
-            raise UserError(f"--backbone_option '{item}' must read name=value")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text if text not in ("True", "False") else text == "True"
-    return options
-
-
 def check_files() -> None:
     """Refuses wrong places for the results before any work."""
     from rfd_tf.data import pu_weights
@@ -123,7 +106,7 @@ def estimation():
     options = {field.name for field in dataclasses.fields(pretraining.Optimization)}
     return pu_estimation.Estimation(
         backbone=FLAGS.backbone,
-        backbone_options=backbone_options(),
+        backbone_options=common.backbone_options(),
         image_size=FLAGS.image_size or applications.default_image_size(FLAGS.backbone),
         classifier=FLAGS.classifier,
         num_folds=FLAGS.folds,
@@ -215,8 +198,6 @@ def train() -> None:
 
 
 def main() -> None:
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     check_files()
     if FLAGS.input:
         convert()

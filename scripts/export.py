@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 import common
-from absl import flags, logging
+from absl import flags
 
 MISMATCH = 1
 
@@ -45,10 +45,6 @@ def main() -> None:
     for name in ("weights", "output_dir"):
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing; see scripts/export.py --help")
-
-    if not FLAGS["verbosity"].present:
-        # TensorFlow tells of every step of saving a model.
-        logging.set_verbosity(logging.WARNING)
 
     from rfd_tf import export
 

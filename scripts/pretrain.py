@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import math
 import os
 import platform
 import sys
 
 import common
-from absl import flags, logging
+from absl import flags
 
 FLAGS = flags.FLAGS
 IMAGENET_IMAGES = 1_281_167
@@ -168,22 +167,6 @@ flags.DEFINE_list("evaluate", [], "Tasks run at the end, such as knn,linear.")
 flags.DEFINE_list("export", [], "Formats exported at the end to export/: saved_model, onnx, keras.")
 
 
-def backbone_arguments() -> dict:
-    """--backbone_option as a dict, values read as JSON where they are JSON."""
-    from rfd_tf.errors import UserError
-
-    arguments = {}
-    for item in FLAGS.backbone_option:
-        name, equals, text = item.partition("=")
-        if not equals or not name:
-            raise UserError(f"--backbone_option '{item}' must read name=value")
-        try:
-            arguments[name] = json.loads(text)
-        except ValueError:
-            arguments[name] = text if text not in ("True", "False") else text == "True"
-    return arguments
-
-
 def channel_values(name: str, default) -> tuple[float, ...]:
     """Three numbers of --mean or --std."""
     from rfd_tf.errors import UserError
@@ -246,9 +229,6 @@ def say(text: str) -> None:
 
 
 def main() -> None:
-    # TensorFlow tells of every step of saving a model.
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
     if FLAGS.fidelity:
         follow_the_original()
     check_names()
@@ -278,7 +258,7 @@ def main() -> None:
     record = {
         "format": 1,
         "backbone": FLAGS.backbone,
-        "arguments": backbone_arguments(),
+        "arguments": common.backbone_options(),
         "method": FLAGS.method,
         "dataset": source.name,
         "endpoints": list(applications.endpoints(session.method.backbone)),
@@ -343,7 +323,7 @@ def check_names() -> None:
     for kind in FLAGS.export:
         if kind not in export.FORMATS:
             raise unknown("export format", kind, export.FORMATS)
-    backbone_arguments()
+    common.backbone_options()
 
 
 def make_session(source, strategy):
@@ -365,7 +345,7 @@ def make_session(source, strategy):
     }
 
     def build_backbone():
-        backbone = applications.build(FLAGS.backbone, image_size, **backbone_arguments())
+        backbone = applications.build(FLAGS.backbone, image_size, **common.backbone_options())
         if FLAGS.fidelity:
             from rfd_tf.training import fidelity
 
@@ -408,7 +388,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
         "num_images": source.num_images,
         "image_size": session.image_size,
         "backbone": FLAGS.backbone,
-        "backbone_options": backbone_arguments(),
+        "backbone_options": common.backbone_options(),
         "batch_size": FLAGS.batch_size,
         "steps_per_epoch": session.steps_per_epoch,
         "seed": FLAGS.seed,

@@ -5,19 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from rfd_tf.data.sources import Source
+from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError
-
-
-def index_hash(index: np.ndarray) -> np.ndarray:
-    """Scrambles indices, the same way everywhere: uint64, SplitMix64's finaliser.
-
-    >>> index_hash(np.arange(2)) % 100
-    array([35, 65], dtype=uint64)
-    """
-    z = np.asarray(index).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:

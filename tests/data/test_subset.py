@@ -6,10 +6,9 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import ArraySource, FolderSource, image_folder, load_images, training_dataset
-from rfd_tf.data.subset import folds, index_hash, subset
+from rfd_tf.data.subset import folds, subset
 from rfd_tf.data.tfds_source import TfdsSource
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import splits
 
 COUNT = 23
 
@@ -118,8 +117,3 @@ def test_folds_refused():
     for number, message in ((1, "--folds=2"), (0, "--folds=2"), (11, "--folds=10 or fewer")):
         with pytest.raises(UserError, match=message):
             folds(10, number)
-
-
-def test_the_hash_is_the_one_that_evaluation_splits_by():
-    index = np.arange(1000)
-    np.testing.assert_array_equal(index_hash(index), splits.index_hash(index))

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from rfd_tf.data import ArraySource
+from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.splits import check_classes, held_out, index_hash, subset
+from rfd_tf.evaluation.splits import check_classes, held_out, subset
 
 
 def source(labels, class_names=None, name="set"):
