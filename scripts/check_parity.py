@@ -10,11 +10,14 @@ when all are within their bars, 1 when any is out, 2 for a folder that cannot be
 from __future__ import annotations
 
 import common
-from absl import flags, logging
+from absl import flags
 
 OUT = 1
 
 flags.DEFINE_string("vectors", None, "Folder of reference vectors, such as tests/data/parity.")
+flags.DEFINE_bool(
+    "strict", False, "Count what is within rounding but not within its bar as out, too."
+)
 
 FLAGS = flags.FLAGS
 
@@ -32,8 +35,6 @@ def main() -> None:
 
     if not FLAGS.vectors:
         raise UserError("--vectors is missing: a folder such as tests/data/parity")
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
 
     import tensorflow as tf
 
@@ -48,7 +49,9 @@ def main() -> None:
             print(comparison.HEADER)
         print(row.line(), flush=True)
         checked.append(row)
-    out = [item for item in checked if not item.within]
+    out = [
+        item for item in checked if not item.within or (FLAGS.strict and item.relative > item.bar)
+    ]
     print(LEGEND)
     if out:
         names = ", ".join(f"{item.quantity} ({item.file})" for item in out)

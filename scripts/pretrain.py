@@ -235,13 +235,24 @@ def main() -> None:
 
     import tensorflow as tf
 
+    from rfd_tf.training import strategy as strategies
+    from rfd_tf.training import workers
+
+    if FLAGS.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if FLAGS.strategy == "multiworker":
+        say(f"waiting up to {workers.START_TIMEOUT:g} s for all workers of TF_CONFIG")
+    strategy = strategies.build(FLAGS.strategy, FLAGS.logical_devices)
+    with workers.lost_workers_reported(strategies.worker(strategy)[1]):
+        pretrain(strategy)
+
+
+def pretrain(strategy) -> None:
+    """Everything after the choice of the devices."""
     from rfd_tf import applications, data
     from rfd_tf.training import run_folder
     from rfd_tf.training import strategy as strategies
 
-    if FLAGS.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    strategy = strategies.build(FLAGS.strategy, FLAGS.logical_devices)
     chief = strategies.worker(strategy)[0] == 0
     run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
     source = data.load(
@@ -377,6 +388,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
     import keras
     import tensorflow as tf
 
+    from rfd_tf.errors import UserError
     from rfd_tf.training import checkpoint
     from rfd_tf.training import strategy as strategies
 
@@ -415,11 +427,14 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
             },
             started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
+    strategies.check_same(session.strategy, identity)
     # One process decides, or a worker could resume where another starts afresh.
     step = strategies.agree(session.strategy, step)
     if not step:
         return 0, None
     path = run.checkpoints.path(step)
+    if not path.exists():
+        raise UserError(f"{path} is not there: --output_dir must be a folder all machines share")
     description = checkpoint.load(path, session.method, session.optimizer)
     say(f"resuming after epoch {step / session.steps_per_epoch:g} from {path}")
     return step, description.get("knn_accuracy_random_init")

@@ -160,7 +160,7 @@ def _progress(total: int, what: str) -> Any:
         unit=" images",
         file=sys.stderr,
         leave=False,
-        disable=total < _PROGRESS_FROM,
+        disable=True if total < _PROGRESS_FROM else None,
     )
 
 

@@ -149,7 +149,10 @@ class FeatureExtractor:
 
         total = len(images) if isinstance(images, np.ndarray) else num_images
         parts: dict[str, list[np.ndarray]] = {}
-        with tqdm(total=total, desc=progress, unit="img", disable=progress is None) as bar:
+        # (None: no bar in a log file.)
+        with tqdm(
+            total=total, desc=progress, unit="img", disable=None if progress else True
+        ) as bar:
             for image, index in _batches(images, batch_size):
                 turns = np.zeros(len(index)) if rotations is None else np.asarray(rotations)[index]
                 for name, output in self._forward(image, turns.astype(np.int32)).items():

@@ -205,7 +205,10 @@ class LinearProbes(Evaluator):
 
         epochs = self.epochs or default_epochs(len(labels))
         bar = tqdm(
-            total=epochs * len(train), desc="linear probes", unit="epoch", disable=not self.progress
+            total=epochs * len(train),
+            desc="linear probes",
+            unit="epoch",
+            disable=None if self.progress else True,
         )
 
         def train_one(name: str) -> Probe:
