@@ -33,6 +33,10 @@ _STEPS_AT_ONCE = 2
 # Steps -------------------------------------------------------------------------------------------
 
 
+#: What the error says that ends a stream of which a whole step cannot be read.
+NOTHING_READ = "no image of a training step can be read"
+
+
 def _steps(recipe: Recipe) -> tf.data.Dataset:
     return tf.data.Dataset.counter(recipe.start_step, dtype=tf.int64)
 
@@ -115,8 +119,8 @@ def _one_step(
     spec = batches.element_spec
 
     def give_up(_: tf.Tensor) -> Batch:
-        message = "no image of a training step can be read; is the folder still there? step:"
-        with tf.control_dependencies([tf.debugging.Assert(False, [message, step])]):
+        message = tf.debugging.Assert(False, [NOTHING_READ, step])
+        with tf.control_dependencies([message]):
             return tf.nest.map_structure(lambda part: tf.zeros(part.shape, part.dtype), spec)
 
     # Only asked for where there is no batch. Without it, the stream would go from step to step

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
+from rfd_tf.data import streams
 from rfd_tf.errors import UserError
 from rfd_tf.training import strategy as strategies
 
@@ -131,7 +133,8 @@ def train(
             if run not in functions:
                 functions[run] = make_step_function(strategy, method.train_step, run)
             # Tensors, so that callbacks which look at none keep the device busy.
-            logs = functions[run](iterator)
+            with _readable_images():
+                logs = functions[run](iterator)
             step += run
             listed.on_train_batch_end(step - 1, logs)
         logs = {name: float(value) for name, value in logs.items()}
@@ -140,6 +143,20 @@ def train(
         if method.stop_training:
             break
     listed.on_train_end(logs)
+
+
+@contextlib.contextmanager
+def _readable_images():
+    """Tells of images that have gone, in one line."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if streams.NOTHING_READ not in str(error):
+            raise
+        raise UserError(
+            f"{streams.NOTHING_READ}; is their folder still there? The last checkpoint is kept, "
+            "and the same command resumes from it"
+        ) from None
 
 
 def check_finite(logs: dict, step: int) -> None:

@@ -120,3 +120,18 @@ def test_picture_grid():
     assert picture.shape == (4, 4, 1)
     np.testing.assert_array_equal(picture[:2, 2:], images[1])
     np.testing.assert_array_equal(picture[2:, 2:], 0)
+
+
+def test_a_folder_that_goes_away_ends_training_in_one_line(tmp_path):
+    from PIL import Image
+
+    from rfd_tf.data import image_folder, training_dataset
+
+    for number in range(16):
+        Image.new("RGB", (20 + number, 20)).save(tmp_path / f"{number}.png")
+    source = image_folder(tmp_path)
+    batches = training_dataset(source, image_size=16, batch_size=4, seed=0)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="no image of a training step can be read; is their folder"):
+        loop.train(make(), batches, epochs=1, steps_per_epoch=STEPS)
