@@ -86,7 +86,11 @@ flags.DEFINE_enum(
 flags.DEFINE_enum(
     "negatives", "shared", ["shared", "per_image"], "One set of negatives a batch, or one an image."
 )
-flags.DEFINE_integer("num_negatives", 4096, "Negatives of the NCE.")
+flags.DEFINE_integer(
+    "num_negatives",
+    None,
+    "Negatives of the NCE; if not given, 4096, or half as many as there are images.",
+)
 flags.DEFINE_enum(
     "normalizer",
     "running",
@@ -214,11 +218,10 @@ def rfd_arguments(source) -> dict:
         from rfd_tf.data import pu_weights
 
         weights = pu_weights.read(FLAGS.pu_weights, source)
-    return {
-        "num_images": source.num_images,
-        "pu_weights": weights,
-        **{name: FLAGS[name].value for name in names},
-    }
+    arguments = {name: FLAGS[name].value for name in names}
+    if arguments["num_negatives"] is None:
+        arguments["num_negatives"] = min(4096, max(1, source.num_images // 2))
+    return {"num_images": source.num_images, "pu_weights": weights, **arguments}
 
 
 METHOD_ARGUMENTS = {"rfd": rfd_arguments}

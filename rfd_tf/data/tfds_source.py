@@ -110,7 +110,13 @@ class TfdsSource(Source):
             deterministic=True,
         )
         single = tf.random.stateless_uniform([], seed, minval=None, maxval=None, dtype=tf.int64)
-        return records.shuffle(self.shuffle_buffer, seed=single, reshuffle_each_iteration=False)
+        graph = tf.compat.v1.get_default_graph()
+        global_seed, graph.seed = graph.seed, None
+        try:
+            # Under a global seed of 0, TensorFlow would ask in Python whether this one is 0 too.
+            return records.shuffle(self.shuffle_buffer, seed=single, reshuffle_each_iteration=False)
+        finally:
+            graph.seed = global_seed
 
 
 def tfds(

@@ -127,13 +127,18 @@ class Method(keras.Model):
 
     # -- training ---------------------------------------------------------------------------
 
-    def train_step(self, data):
+    def train_step(self, *arguments):
         """One optimizer step on one batch; returns the logs' means since the last reset.
 
         With several replicas, each sees its part of the global batch; gradients are those of the
-        global batch's mean loss, and the logs are means over the replicas.
+        global batch's mean loss, and the logs are means over the replicas. On other backends than
+        TensorFlow this is the step of Keras' own trainer, whose logs are those of the step.
         """
+        if keras.backend.backend() != "tensorflow":
+            return super().train_step(*arguments)
         import tensorflow as tf
+
+        (data,) = arguments
 
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables

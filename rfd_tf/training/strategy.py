@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+import signal
+import threading
 
 import tensorflow as tf
 
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.training import workers
 
 STRATEGIES = ("auto", "none", "mirrored", "multiworker")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -24,7 +27,8 @@ def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strateg
             0 leaves it whole.
 
     Raises:
-        UserError: unknown name, a TF_CONFIG missing or malformed, devices already in use.
+        UserError: unknown name, a TF_CONFIG missing or malformed, devices already in use, a
+            worker that does not start within `workers.START_TIMEOUT`.
     """
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
@@ -33,8 +37,7 @@ def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strateg
     if logical_devices > 1:
         _split_cpu(logical_devices)
     if name == "multiworker":
-        _check_tf_config()
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multiworker()
     devices = tf.config.list_logical_devices("GPU")
     if not devices and logical_devices > 1:
         devices = tf.config.list_logical_devices("CPU")
@@ -57,25 +60,21 @@ def _split_cpu(count: int) -> None:
             ) from None
 
 
-def _check_tf_config() -> None:
-    example = (
-        '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
-        '"task": {"type": "worker", "index": 0}}'
-    )
-    text = os.environ.get("TF_CONFIG")
-    if not text:
-        raise UserError(
-            "strategy 'multiworker' needs the environment variable TF_CONFIG, such as " + example
-        )
+def _multiworker() -> tf.distribute.Strategy:
+    addresses, index = workers.read_tf_config()
+    workers.meet(addresses, index)
     try:
-        config = json.loads(text)
-        workers = config["cluster"]["worker"]
-        index = int(config["task"]["index"])
-        ok = config["task"]["type"] == "worker" and 0 <= index < len(workers)
-    except (ValueError, KeyError, TypeError):
-        ok = False
-    if not ok:
-        raise UserError(f"TF_CONFIG does not read like {example}; it is: {text}")
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        if "must be" not in str(error):
+            raise
+        raise UserError(
+            "strategy 'multiworker' must be made before anything else runs in TensorFlow"
+        ) from None
+    # TensorFlow catches SIGTERM here and trains on; a worker that is told to end should.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return strategy
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
@@ -93,17 +92,44 @@ def agree(strategy: tf.distribute.Strategy, value: int) -> int:
         strategy: the strategy that trains.
         value: a whole number; only that of worker 0 counts.
     """
-    position, workers = worker(strategy)
-    if workers == 1:
-        return value
-    given = tf.constant(value if position == 0 else 0, tf.int64)
-    local = strategy.num_replicas_in_sync // workers
+    return int(_first_workers(strategy, [value])[0])
+
+
+def check_same(strategy: tf.distribute.Strategy, facts: dict) -> None:
+    """Checks that every machine trains the same thing.
+
+    Args:
+        strategy: the strategy that trains.
+        facts: JSON-able values by name, the names being the same on every machine.
+
+    Raises:
+        UserError: a fact is not what it is on worker 0; the message names it.
+    """
+    digests = []
+    for value in facts.values():
+        text = json.dumps(value, sort_keys=True).encode()
+        digests.append(int.from_bytes(hashlib.sha256(text).digest()[:5], "big"))
+    wanted = _first_workers(strategy, digests)
+    for name, digest, first in zip(facts, digests, wanted, strict=True):
+        if digest != first:
+            raise UserError(
+                f"worker {worker(strategy)[0]} has another {name} than worker 0: here it is "
+                f"{facts[name]!r}; give every worker the same images and the same command"
+            )
+
+
+def _first_workers(strategy: tf.distribute.Strategy, values: list[int]) -> list[int]:
+    position, num_workers = worker(strategy)
+    if num_workers == 1:
+        return list(values)
+    given = tf.constant(values if position == 0 else [0] * len(values), tf.int64)
+    local = strategy.num_replicas_in_sync // num_workers
 
     @tf.function
     def total():
         return strategy.reduce("SUM", strategy.run(lambda: given), axis=None)
 
-    return int(total()) // local
+    return [int(value) // local for value in total()]
 
 
 def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 1) -> None:
