@@ -111,10 +111,17 @@ def evaluate(
     Raises:
         UserError: weights, endpoints or images that cannot be judged, before the long work.
 
+    >>> import tempfile
     >>> from rfd_tf import data
     >>> from rfd_tf.evaluation import KNearestNeighbours
-    >>> report = evaluate("runs/x", [KNearestNeighbours()], data.digits(),
-    ...                   data.digits("test"))                         # doctest: +SKIP
+    >>> network = applications.build("six_layer", 32)
+    >>> record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 32}
+    >>> path = os.path.join(tempfile.mkdtemp(), "backbone.weights.h5")
+    >>> path = applications.save_backbone(network, path, record)
+    >>> report = evaluate(path, [KNearestNeighbours()], data.digits(), data.digits("test"),
+    ...                   endpoints=["block6"], max_train_images=200)
+    >>> sorted(report["results"][0])
+    ['accuracy', 'images', 'name', 'random_init', 'task']
     """
     start = time.monotonic()
     path = find_weights(weights)

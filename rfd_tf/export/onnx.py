@@ -75,7 +75,16 @@ def write_onnx(
             operation that ONNX does not have.
         RuntimeError: the graph came out other than promised.
 
-    >>> write_onnx(deployable(backbone, record), "model.onnx", opset=17)      # doctest: +SKIP
+    >>> import os, tempfile, onnx
+    >>> from rfd_tf import applications
+    >>> from rfd_tf.export import deployable
+    >>> network = applications.build("six_layer", 32)
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+    >>> _ = write_onnx(deployable(network, record), path, opset=17)
+    >>> onnx.load(path).graph.input[0].name
+    'pixels'
     """
     check_options(opset, input_dtype, layout)
     check_packages()

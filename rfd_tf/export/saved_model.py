@@ -28,9 +28,18 @@ def write_saved_model(model: keras.Model, directory: str | Path) -> None:
         model: what `deployable` gives: pixels 0-255 `[batch, S, S, 3]` to a dict of features.
         directory: where to write.
 
-    >>> write_saved_model(deployable(backbone, record), "saved_model")        # doctest: +SKIP
-    >>> tf.saved_model.load("saved_model").signatures["image_bytes"](         # doctest: +SKIP
-    ...     image_bytes=tf.constant([open("photo.jpg", "rb").read()]))["embedding"]
+    >>> import tempfile
+    >>> from rfd_tf import applications
+    >>> from rfd_tf.export import deployable
+    >>> network = applications.build("six_layer", 32)
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> folder = tempfile.mkdtemp()
+    >>> write_saved_model(deployable(network, record), folder)
+    >>> photo = tf.io.encode_jpeg(tf.zeros((40, 50, 3), "uint8"))
+    >>> loaded = tf.saved_model.load(folder)
+    >>> loaded.signatures["image_bytes"](image_bytes=photo[None])["embedding"].shape
+    TensorShape([1, 128])
     """
     image_size = model.input_shape[1]
 

@@ -1,0 +1,154 @@
+"""The flags of scripts/pretrain.py."""
+
+from __future__ import annotations
+
+from absl import flags
+
+flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
+
+flags.DEFINE_bool(
+    "fidelity",
+    False,
+    "Train as the published RFD program does: its value for every flag that is not given, and its "
+    "batch normalisation. rfd_tf/training/fidelity.py lists them.",
+)
+
+# Images.
+flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
+flags.DEFINE_string("data_dir", None, "Folder of training images, flat or nested.")
+flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
+flags.DEFINE_string("eval_split", "test", "Split of --dataset to evaluate on.")
+flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
+flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
+flags.DEFINE_integer(
+    "image_size", None, "Side of the training images, pixels; the backbone's own size if not given."
+)
+flags.DEFINE_enum(
+    "crop",
+    "pad",
+    ["pad", "resized", "none"],
+    "pad: zero border, random crop. resized: random resized crop.",
+)
+flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
+flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
+flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images.")
+flags.DEFINE_float("color_jitter", 0.0, "Strength of brightness, contrast, saturation changes.")
+flags.DEFINE_float("grayscale", 0.0, "Share of images made grey.")
+flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if not given.")
+flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")
+
+# Network.
+flags.DEFINE_string(
+    "backbone",
+    "network_in_network",
+    "six_layer, network_in_network, alexnet, resnet18, or a keras.applications "
+    "name such as mobilenet_v2.",
+)
+flags.DEFINE_multi_string(
+    "backbone_option", [], "Constructor option as name=value, such as width=0.5; may be repeated."
+)
+flags.DEFINE_string(
+    "feature_endpoint", None, "Layer whose output is the feature; the last one if not given."
+)
+
+# Rotation Feature Decoupling.
+flags.DEFINE_float("lambda_rotation", 1.0, "Weight of the rotation loss.")
+flags.DEFINE_float("lambda_distance", 1.0, "Weight of the distance of f2 to its mean.")
+flags.DEFINE_float("lambda_instance", 1.0, "Weight of the instance loss.")
+flags.DEFINE_bool("decoupled", True, "Split the feature into f1 and f2.")
+flags.DEFINE_float("split", 0.5, "Share of the feature's dimensions that f1 gets.")
+flags.DEFINE_integer("projection_dimensions", 128, "Length of an embedding in the memory bank.")
+flags.DEFINE_float("temperature", 0.07, "Divides the similarities of the instance loss.")
+flags.DEFINE_enum(
+    "instance_loss",
+    "nce",
+    ["nce", "softmax"],
+    "nce: sampled negatives. softmax: exact over the bank, for small sets.",
+)
+flags.DEFINE_enum(
+    "negatives", "shared", ["shared", "per_image"], "One set of negatives a batch, or one an image."
+)
+flags.DEFINE_integer(
+    "num_negatives",
+    None,
+    "Negatives of the NCE; if not given, 4096, or half as many as there are images.",
+)
+flags.DEFINE_enum(
+    "normalizer",
+    "running",
+    ["first_batch", "running", "analytic"],
+    "How the NCE's normalising constant is found.",
+)
+flags.DEFINE_bool("exclude_positive", True, "Never draw an image as its own negative.")
+flags.DEFINE_float("bank_momentum", 0.5, "Share of a bank row kept at an update.")
+flags.DEFINE_enum("bank_initialization", "unit", ["unit", "uniform"], "Initial bank rows.")
+flags.DEFINE_enum("bank_dtype", "float32", ["float32", "bfloat16"], "Storage of the bank.")
+flags.DEFINE_bool("fill_bank", True, "Fill the bank by one forward pass before training.")
+flags.DEFINE_enum(
+    "distance", "mean_squared", ["mean_squared", "euclidean"], "Form of the distance loss."
+)
+
+flags.DEFINE_string(
+    "pu_weights",
+    None,
+    "File of P(looks upright) per image and rotation, by scripts/estimate_pu.py, or prob.dat.",
+)
+flags.DEFINE_float("pu_gamma", 2.0, "A rotated view weighs 1 - P(looks upright) ** pu_gamma.")
+flags.DEFINE_integer("pu_start_epoch", 0, "0-based epoch from which the PU weights count.")
+
+# Optimization.
+flags.DEFINE_integer("epochs", 100, "Passes over the images.")
+flags.DEFINE_integer(
+    "steps_per_epoch", None, "Steps an epoch; as many as full batches if not given."
+)
+flags.DEFINE_integer(
+    "batch_size", 128, "Original images in a batch; the views are four times as many."
+)
+flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.")
+flags.DEFINE_enum("schedule", "cosine", ["cosine", "step", "constant"], "Learning-rate schedule.")
+flags.DEFINE_string(
+    "lr_table",
+    None,
+    "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10, rotnet_imagenet.",
+)
+flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up of the cosine schedule.")
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.")
+flags.DEFINE_bool("nesterov", True, "Nesterov momentum.")
+flags.DEFINE_float("weight_decay", 5e-4, "Coupled weight decay, on every weight.")
+flags.DEFINE_list("undecayed", [], "Names of weights without decay, such as gamma,beta,bias.")
+flags.DEFINE_integer(
+    "gradient_accumulation", 1, "Parts a replica's batch is cut into, to save memory."
+)
+flags.DEFINE_integer("steps_per_execution", 1, "Steps run by one call into TensorFlow.")
+flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation, negatives.")
+
+# Machine.
+flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "none", "mirrored", "multiworker"],
+    "Devices and machines to train on.",
+)
+flags.DEFINE_integer("logical_devices", 0, "Split the CPU into so many devices.")
+flags.DEFINE_enum(
+    "mixed_precision",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "auto: bfloat16 where the hardware has it.",
+)
+flags.DEFINE_bool("deterministic", False, "Bit-identical repetition, slower.")
+
+# Run folder.
+flags.DEFINE_string("output_dir", None, "Folder of the run.")
+flags.DEFINE_enum("resume", "auto", ["auto", "never"], "auto: continue the run in --output_dir.")
+flags.DEFINE_bool("overwrite", False, "Remove the run in --output_dir first.")
+flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.")
+flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints kept.")
+flags.DEFINE_integer("monitor_every", 1, "Epochs between kNN measurements; 0 for none.")
+flags.DEFINE_integer(
+    "monitor_images", 10_000, "Most train images of the kNN monitor; a fifth as many test images."
+)
+flags.DEFINE_bool("tensorboard", True, "Write TensorBoard event files.")
+flags.DEFINE_list("evaluate", [], "Tasks run at the end, such as knn,linear.")
+flags.DEFINE_list("export", [], "Formats exported at the end to export/: saved_model, onnx, keras.")
