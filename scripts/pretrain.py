@@ -170,7 +170,11 @@ def follow_the_original() -> None:
     """Gives every flag that was not given the published program's value."""
     from rfd_tf.training import fidelity
 
-    for name, value in fidelity.flag_values().items():
+    values = fidelity.flag_values()
+    if FLAGS["schedule"].present and FLAGS.schedule != values["schedule"]:
+        # The published table belongs to the published schedule.
+        del values["lr_table"]
+    for name, value in values.items():
         if not FLAGS[name].present:
             FLAGS[name].value = value
 

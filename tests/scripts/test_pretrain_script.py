@@ -215,3 +215,28 @@ def test_an_empty_folder_is_named(call, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty"):
         call(f"--data_dir={tmp_path}/empty", f"--output_dir={tmp_path}/run", *TINY)
+
+
+def test_fidelity_gives_the_published_values_to_flags_that_are_not_given(call, photos, tmp_path):
+    call(
+        f"--data_dir={photos}",
+        "--max_skipped=0.1",
+        f"--output_dir={tmp_path}/run",
+        "--fidelity",
+        "--epochs=1",
+        "--monitor_every=0",
+        *TINY,
+    )
+    used = json.loads((tmp_path / "run" / "run.json").read_text())["flags"]
+    for name, value in {
+        "negatives": "per_image",
+        "exclude_positive": False,
+        "normalizer": "first_batch",
+        "bank_initialization": "uniform",
+        "fill_bank": False,
+        "crop": "resized",
+        "num_negatives": 8,
+        "schedule": "constant",
+        "lr_table": None,
+    }.items():
+        assert used[name] == value, name
