@@ -73,8 +73,6 @@ def rfd_arguments(source) -> dict:
 
         weights = pu_weights.read(FLAGS.pu_weights, source)
     arguments = {name: FLAGS[name].value for name in names}
-    if arguments["num_negatives"] is None:
-        arguments["num_negatives"] = min(4096, max(1, source.num_images // 2))
     return {"num_images": source.num_images, "pu_weights": weights, **arguments}
 
 

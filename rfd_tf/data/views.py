@@ -36,7 +36,8 @@ def _turn(images: Any, quarter_turns: int) -> Any:
     if quarter_turns == 0:
         return images
     if quarter_turns == 2:
-        return ops.flip(images, axis=(1, 2))
+        # One axis at a time: Keras 3.12 on TensorFlow takes no more.
+        return ops.flip(ops.flip(images, axis=1), axis=2)
     transposed = ops.transpose(images, (0, 2, 1, 3))
     return ops.flip(transposed, axis=1 if quarter_turns == 1 else 2)
 

@@ -59,23 +59,25 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         batch_statistics = bool(training) and self.trainable
+        # (Keras 3.12 has no batch renormalisation.)
+        renorm = getattr(self, "renorm", False)
         several = (
             batch_statistics and self.synchronized is not False and replicas.num_replicas() > 1
         )
-        if several and not self.renorm:
+        if several and not renorm:
             return self._synchronized_call(inputs, mask)
         rank = len(inputs.shape)
         fused = (
             keras.backend.backend() == "tensorflow"
             and mask is None
-            and not self.renorm
+            and not renorm
             and rank in (2, 4)
             and self.axis in (-1, rank - 1)
             and keras.backend.standardize_dtype(inputs.dtype) != "float64"
         )
         if fused:
             return self._fused_call(inputs, batch_statistics)
-        if batch_statistics and self.unbiased_moving_variance and not self.renorm:
+        if batch_statistics and self.unbiased_moving_variance and not renorm:
             return self._synchronized_call(inputs, mask)
         return super().call(inputs, training=training, mask=mask)
 

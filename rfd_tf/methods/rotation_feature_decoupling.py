@@ -42,7 +42,7 @@ class RotationFeatureDecoupling(Method):
         temperature: divides the similarities.
         instance_loss: `nce`, or `softmax` (exact over the whole bank, for small sets).
         negatives: `shared` (one set a batch) or `per_image`.
-        num_negatives: K, negatives of the NCE.
+        num_negatives: K, negatives of the NCE; 4096, or half as many as there are images, if None.
         normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
         exclude_positive: never draw an image as its own negative. `False` is the published
             program's way; there may then be more negatives than images.
@@ -88,7 +88,7 @@ class RotationFeatureDecoupling(Method):
         temperature: float = 0.07,
         instance_loss: str = "nce",
         negatives: str = "shared",
-        num_negatives: int = 4096,
+        num_negatives: int | None = None,
         normalizer: str = "running",
         exclude_positive: bool = True,
         bank_momentum: float = 0.5,
@@ -120,6 +120,8 @@ class RotationFeatureDecoupling(Method):
         if temperature <= 0:
             raise UserError(f"temperature {temperature} must be above 0")
         instance = lambda_instance > 0
+        if num_negatives is None:
+            num_negatives = min(4096, max(1, num_images // 2))
         # (The published program draws from all images with replacement, however few they are.)
         too_few = num_images <= num_negatives and exclude_positive
         if instance and instance_loss == "nce" and too_few:

@@ -65,7 +65,12 @@ FIDELITY: dict[str, Setting] = dict(
         _method("method", "instance_loss", "nce", "the exact softmax is ours, for small sets"),
         _method("method", "temperature", 0.07, "of the similarities"),
         _method("method", "projection_dimensions", 128, "length of an embedding"),
-        _method("method", "num_negatives", 4096, "K of the NCE"),
+        _method(
+            "method",
+            "num_negatives",
+            4096,
+            "the same from 8,192 images on; half as many as there are images on smaller sets",
+        ),
         _method(
             "method",
             "negatives",
