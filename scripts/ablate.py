@@ -180,7 +180,8 @@ def main() -> None:
             run("pretrain.py", *shared, *own, f"--output_dir={folder}")
             run("evaluate.py", f"--weights={folder}", f"--task={','.join(FLAGS.task)}")
         rows.append(row(name, description, folder))
-        table = write_tables([random_row(folder), *rows], output)
+        # The first variant is split at the last layer, as most are.
+        table = write_tables([random_row(output / chosen[0][0]), *rows], output)
     print(f"\n{table}\nwritten: {output / 'ablations.md'}, .csv and .json")
 
 
