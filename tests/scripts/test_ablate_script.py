@@ -1,0 +1,54 @@
+"""scripts/ablate.py trains, judges and tabulates a variant, and repeats nothing."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ablate.py"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
+    config = tmp_path / "small.cfg"
+    config.write_text(
+        "--dataset=digits\n--backbone=six_layer\n--backbone_option=filters=[4,4,4,4,4,8]\n"
+        "--image_size=16\n--batch_size=250\n--monitor_every=0\n--evaluate=knn\n"
+    )
+    arguments = [
+        f"--config={config}",
+        "--variants=instance",
+        "--epochs=1",
+        "--task=knn",
+        f"--output_dir={tmp_path}/out",
+    ]
+    done = run(*arguments)
+    assert done.returncode == 0, done.stderr
+    flags = json.loads((tmp_path / "out" / "instance" / "run.json").read_text())["flags"]
+    assert flags["lambda_rotation"] == 0 and flags["lambda_distance"] == 0
+    assert flags["evaluate"] == []  # the config's own evaluation is left to evaluate.py
+    with open(tmp_path / "out" / "ablations.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == ["random_init", "instance"]
+    report = json.loads((tmp_path / "out" / "instance" / "evaluation.json").read_text())
+    by_name = {(r["name"], r["images"]): r for r in report["results"]}
+    found = by_name["f2", "rotated"]
+    assert float(rows[1]["knn f2 rotated"]) == round(100 * found["accuracy"], 2)
+    assert float(rows[0]["knn f2 rotated"]) == round(100 * found["random_init"], 2)
+    assert "| instance only |" in (tmp_path / "out" / "ablations.md").read_text()
+    again = run(*arguments)
+    assert again.returncode == 0 and "$ python" not in again.stdout
+
+
+def test_an_unknown_variant_is_named(tmp_path):
+    done = run("--variants=jigsaw", f"--output_dir={tmp_path}/out")
+    assert done.returncode == 2 and "unknown variant 'jigsaw'" in done.stderr
