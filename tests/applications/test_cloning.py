@@ -81,7 +81,10 @@ def test_normalization_becomes_constants():
     norm.finalize_state()
     copy = portable(model)
     assert isinstance(copy.get_layer("norm"), keras.layers.Rescaling)
-    np.testing.assert_allclose(copy(IMAGES[:, :4, :4]), model(IMAGES[:, :4, :4]), rtol=1e-5)
+    # (Where the convolution's terms cancel, their rounding is large beside the sum.)
+    np.testing.assert_allclose(
+        copy(IMAGES[:, :4, :4]), model(IMAGES[:, :4, :4]), rtol=1e-5, atol=1e-6
+    )
     kept = fuse_batch_normalization(model)
     np.testing.assert_array_equal(kept(IMAGES[:, :4, :4]), model(IMAGES[:, :4, :4]))
 
