@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,3 +21,11 @@ def pytest_configure(config):
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
     )
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same initial weights at every run: a test that fails fails again."""
+    import keras
+
+    keras.utils.set_random_seed(1)
