@@ -125,7 +125,7 @@ def row(name: str, description: str, folder: Path) -> dict:
         figures["rotation accuracy"] = round(100 * float(last["rotation_accuracy"]), 2)
     for result in report["results"]:
         key = f"{result['task']} {result['name']} {result['images']}"
-        figures[key] = round(100 * result["accuracy"], 2)
+        figures[key] = round(100 * result["value"], 2)
     return figures
 
 

@@ -1,28 +1,38 @@
-"""What frozen features are worth: evaluators that each yield (name, value).
+"""What a pretrained network is worth: tasks that each yield named results.
 
-A new evaluator is one file with an `Evaluator` and one line in `TASKS`.
+A new task is one file with a `Task` (or an `Evaluator`, on frozen features) and one line in
+`TASKS`.
 """
 
-from rfd_tf.evaluation.base import Evaluator
+from collections.abc import Callable
+
+from rfd_tf.evaluation.base import Data, Evaluator, ImageSet, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor, extract_features, feature_tensors
 from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
 from rfd_tf.evaluation.linear import LinearProbes, Probe
 from rfd_tf.evaluation.monitor import NeighbourMonitor
 from rfd_tf.evaluation.runner import evaluate, table
 
-TASKS: dict[str, type[Evaluator]] = {
-    KNearestNeighbours.name: KNearestNeighbours,
-    LinearProbes.name: LinearProbes,
+#: Task's name -> its class, or a function that makes it of its options.
+TASKS: dict[str, Callable[..., Task]] = {
+    "knn": KNearestNeighbours,
+    "linear": LinearProbes,
 }
 
 __all__ = [
     "TASKS",
+    "Data",
     "Evaluator",
     "FeatureExtractor",
+    "ImageSet",
     "KNearestNeighbours",
     "LinearProbes",
     "NeighbourMonitor",
     "Probe",
+    "Result",
+    "Settings",
+    "Subject",
+    "Task",
     "default_k",
     "evaluate",
     "extract_features",

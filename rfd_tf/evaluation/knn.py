@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.base import Evaluator, Features
+from rfd_tf.evaluation.base import Evaluator, Features, Result
 
 # Similarities held at once, in numbers: 128 MB.
 _BLOCK_ENTRIES = 2**25
@@ -163,12 +163,14 @@ class KNearestNeighbours(Evaluator):
         temperature: of the vote's weights.
 
     >>> features, labels = {"f": np.eye(4)}, np.array([0, 1, 2, 3])
-    >>> list(KNearestNeighbours(k=1).evaluate(features, labels, features, labels, 4))
+    >>> [(r.feature, r.value)
+    ...  for r in KNearestNeighbours(k=1).evaluate(features, labels, features, labels, 4)]
     [('f', 1.0)]
     """
 
     name = "knn"
     pooling = ("average", 1)
+    embedding = True
 
     def __init__(self, k: int | None = None, temperature: float = 0.07):
         if (k is not None and k < 1) or temperature <= 0:
@@ -189,17 +191,15 @@ class KNearestNeighbours(Evaluator):
     def fit(self, train: Features, labels: np.ndarray, num_classes: int) -> None:
         self._train, self._labels, self._num_classes = train, labels, num_classes
 
-    def score(self, test: Features, labels: np.ndarray) -> Iterator[tuple[str, float]]:
+    def score(self, test: Features, labels: np.ndarray) -> Iterator[Result]:
         for name, features in test.items():
-            yield (
-                name,
-                knn_accuracy(
-                    self._train[name],
-                    self._labels,
-                    features,
-                    labels,
-                    k=self.k,
-                    temperature=self.temperature,
-                    num_classes=self._num_classes,
-                ),
+            accuracy = knn_accuracy(
+                self._train[name],
+                self._labels,
+                features,
+                labels,
+                k=self.k,
+                temperature=self.temperature,
+                num_classes=self._num_classes,
             )
+            yield Result(name, accuracy, when="")

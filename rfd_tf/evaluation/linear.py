@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.base import Evaluator, Features
+from rfd_tf.evaluation.base import Evaluator, Features, Result
 
 _ROWS = 2048  # rows turned to float32 at a time where a whole set is gone through
 
@@ -162,7 +162,8 @@ class LinearProbes(Evaluator):
         progress: whether to show a progress bar.
 
     >>> features, labels = {"f": np.eye(4)}, np.array([0, 1, 2, 3])
-    >>> list(LinearProbes().evaluate(features, labels, features, labels, num_classes=4))
+    >>> [(r.feature, r.value)
+    ...  for r in LinearProbes().evaluate(features, labels, features, labels, num_classes=4)]
     [('f', 1.0)]
     """
 
@@ -220,6 +221,6 @@ class LinearProbes(Evaluator):
         with bar, _one_blas_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
             self._probes = dict(zip(names, pool.map(train_one, names), strict=True))
 
-    def score(self, test: Features, labels: np.ndarray) -> Iterator[tuple[str, float]]:
+    def score(self, test: Features, labels: np.ndarray) -> Iterator[Result]:
         for name, features in test.items():
-            yield name, float(np.mean(self._probes[name].predict(features) == labels))
+            yield Result(name, float(np.mean(self._probes[name].predict(features) == labels)))

@@ -44,6 +44,48 @@ def subset(rows: np.ndarray, largest: int) -> np.ndarray:
     return np.sort(rows[np.argsort(index_hash(rows), kind="stable")[:largest]])
 
 
+def split(
+    train: Source,
+    test: Source | None,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    way_out: str = "give a test set",
+) -> tuple[np.ndarray, Source, np.ndarray]:
+    """Chooses the images that are learnt from and those that are judged.
+
+    Args:
+        train: labelled images to learn from.
+        test: labelled images to judge; None holds out a part of `train`, see `held_out`.
+        max_train: most images to learn from, chosen by the hash of their index; None for all.
+        max_test: most images to judge, likewise.
+        way_out: what the error proposes where nothing can be held out.
+
+    Returns:
+        `(train_rows, test_source, test_rows)`: rows are increasing indices into their source.
+
+    Raises:
+        UserError: no test set, and no class has an image to spare.
+
+    >>> from rfd_tf import data
+    >>> train_rows, source, test_rows = split(data.digits(), data.digits("test"), max_train=100)
+    >>> len(train_rows), source.name, len(test_rows)
+    (100, 'digits/test', 297)
+    """
+    rows = np.arange(train.num_images)
+    judged = held_out(train.labels) if test is None else np.zeros(len(rows), bool)
+    train_rows = rows[~judged]
+    test_rows = rows[judged] if test is None else np.arange(test.num_images)
+    if not len(test_rows):
+        raise UserError(
+            f"'{train.name}' has one image a class: none can be held out for testing; {way_out}"
+        )
+    if max_train is not None:
+        train_rows = subset(train_rows, max_train)
+    if max_test is not None:
+        test_rows = subset(test_rows, max_test)
+    return train_rows, train if test is None else test, test_rows
+
+
 def check_classes(train: Source, test: Source | None) -> int:
     """Makes sure that figures mean something, and returns the number of classes.
 

@@ -90,7 +90,8 @@ def test_evaluator_yields_names_and_values():
     test, test_labels = clusters(100, seed=1)
     task = KNearestNeighbours()
     sets = [{"f": x, "f1": x[:, :3]} for x in (train, test)]
-    values = dict(task.evaluate(sets[0], train_labels, sets[1], test_labels, num_classes=7))
+    found = task.evaluate(sets[0], train_labels, sets[1], test_labels, num_classes=7)
+    values = {result.feature: result.value for result in found}
     assert list(values) == ["f", "f1"]
     assert values["f"] == knn_accuracy(train, train_labels, test, test_labels, k=50)
     assert values["f1"] < values["f"]

@@ -10,6 +10,11 @@ from rfd_tf.evaluation.features import extract_features, feature_tensors
 from rfd_tf.evaluation.linear import LinearProbes, Probe
 
 
+def values_of(task, *arguments):
+    """Feature -> accuracy."""
+    return {result.feature: result.value for result in task.evaluate(*arguments)}
+
+
 @pytest.fixture(scope="module")
 def digits_features():
     """Features of an untrained network on the digits, of two widths."""
@@ -30,7 +35,7 @@ def digits_features():
 
 def test_agrees_with_scikit_learn(digits_features):
     train, train_labels, test, test_labels = digits_features
-    values = dict(LinearProbes().evaluate(train, train_labels, test, test_labels, 10))
+    values = values_of(LinearProbes(), train, train_labels, test, test_labels, 10)
     assert set(values) == {"block4", "pooled"}
     for name, value in values.items():
         reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
@@ -51,11 +56,9 @@ def test_is_deterministic_and_the_seed_matters(digits_features):
 def test_probes_are_independent_of_their_company(digits_features):
     train, train_labels, test, test_labels = digits_features
     task = LinearProbes(epochs=2)
-    together = dict(task.evaluate(train, train_labels, test, test_labels, 10))
-    alone = dict(
-        task.evaluate(
-            {"pooled": train["pooled"]}, train_labels, {"pooled": test["pooled"]}, test_labels, 10
-        )
+    together = values_of(task, train, train_labels, test, test_labels, 10)
+    alone = values_of(
+        task, {"pooled": train["pooled"]}, train_labels, {"pooled": test["pooled"]}, test_labels, 10
     )
     assert alone["pooled"] == together["pooled"]
 
@@ -63,14 +66,13 @@ def test_probes_are_independent_of_their_company(digits_features):
 def test_half_precision_changes_little(digits_features):
     train, train_labels, test, test_labels = digits_features
     values = [
-        dict(
-            LinearProbes(epochs=5).evaluate(
-                {"f": train["block4"].astype(dtype)},
-                train_labels,
-                {"f": test["block4"].astype(dtype)},
-                test_labels,
-                10,
-            )
+        values_of(
+            LinearProbes(epochs=5),
+            {"f": train["block4"].astype(dtype)},
+            train_labels,
+            {"f": test["block4"].astype(dtype)},
+            test_labels,
+            10,
         )["f"]
         for dtype in ("float32", "float16")
     ]

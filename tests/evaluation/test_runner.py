@@ -4,8 +4,8 @@ import pytest
 from rfd_tf import applications
 from rfd_tf.data import ArraySource, FolderSource, image_folder
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import KNearestNeighbours, runner
-from rfd_tf.evaluation.base import Evaluator
+from rfd_tf.evaluation import KNearestNeighbours, frozen, image_set, runner
+from rfd_tf.evaluation.base import Evaluator, Result
 
 
 class Spy(Evaluator):
@@ -26,7 +26,7 @@ class Spy(Evaluator):
     def score(self, test, labels):
         self.scores.append((test, labels))
         for name in test:
-            yield name, 0.5
+            yield Result(name, 0.5, when="")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,8 @@ def test_what_evaluators_are_given(weights):
     assert np.abs(upright["block1"] - rotated["block1"]).max() > 0.01
 
     assert report["protocol"] == {"spy": {"num_train": 40}}
-    row = {"task": "spy", "name": "block1", "accuracy": 0.5, "random_init": 0.5}
+    row = {"task": "spy", "name": "block1", "metric": "accuracy", "when": "", "value": 0.5}
+    row = {**row, "spread": None, "random_init": 0.5, "random_init_spread": None}
     assert {**row, "images": "rotated"} in report["results"]
     table = runner.table(report).splitlines()
     assert table[0].split() == "task feature upright random init rotated random init".split()
@@ -103,7 +104,7 @@ def test_large_sets_are_streamed_to_the_same_figures(weights, tmp_path, monkeypa
     assert isinstance(streamed, FolderSource)
     kept, spied = Spy(), Spy()
     runner.evaluate(weights, [kept], streamed, batch_size=16)
-    monkeypatch.setattr(runner, "_KEEP_BYTES", 0)
+    monkeypatch.setattr(image_set, "_KEEP_BYTES", 0)
     runner.evaluate(weights, [spied], streamed, batch_size=16)
     for (a, labels, _), (b, streamed_labels, _) in zip(kept.fits, spied.fits, strict=True):
         np.testing.assert_array_equal(labels, streamed_labels)
@@ -114,9 +115,9 @@ def test_large_sets_are_streamed_to_the_same_figures(weights, tmp_path, monkeypa
 
 
 def test_features_that_cannot_fit_are_refused_beforehand(weights, monkeypatch):
-    real = runner.os.sysconf
+    real = frozen.os.sysconf
     monkeypatch.setattr(
-        runner.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
+        frozen.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
     )
     with pytest.raises(UserError, match="--max_train_images"):
         runner.evaluate(weights, [KNearestNeighbours()], source(60))

@@ -42,7 +42,7 @@ def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
     report = json.loads((tmp_path / "out" / "instance" / "evaluation.json").read_text())
     by_name = {(r["name"], r["images"]): r for r in report["results"]}
     found = by_name["f2", "rotated"]
-    assert float(rows[1]["knn f2 rotated"]) == round(100 * found["accuracy"], 2)
+    assert float(rows[1]["knn f2 rotated"]) == round(100 * found["value"], 2)
     assert float(rows[0]["knn f2 rotated"]) == round(100 * found["random_init"], 2)
     assert "| instance only |" in (tmp_path / "out" / "ablations.md").read_text()
     again = run(*arguments)

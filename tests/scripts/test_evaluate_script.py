@@ -9,42 +9,12 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from script_driver import run_many
 
 from rfd_tf import applications
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate.py"
-
-# Calls the script several times in one process, each time as if from a fresh command line.
-DRIVER = """
-import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
-import common, evaluate
-results = []
-for line in json.loads(sys.argv[2]):
-    for name in evaluate.FLAGS:
-        evaluate.FLAGS[name].unparse()
-    sys.argv = ["evaluate.py", *line]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            common.run(evaluate.main)
-        except SystemExit as end:
-            code = end.code or 0
-    results.append([code, out.getvalue(), err.getvalue()])
-print("RESULTS" + json.dumps(results))
-"""
-
-
-def run_many(lines):
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(SCRIPT.parent), json.dumps(lines)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert "RESULTS" in done.stdout, done.stderr
-    return json.loads(done.stdout.split("RESULTS")[1])
 
 
 @pytest.fixture(scope="module")
@@ -114,18 +84,18 @@ def test_a_run_folder_is_judged_on_its_own_data(run_folder):
     names = [("knn", name) for name in knn] + [("linear", name) for name in linear]
     assert set(results) == {(*n, images) for n in names for images in ("upright", "rotated")}
     for (_, _, images), row in results.items():
-        for value in (row["accuracy"], row["random_init"]):
+        for value in (row["value"], row["random_init"]):
             assert 0.05 < value < 0.99
             assert images == "upright" or value < 0.7
     # Even an untrained network tells digits apart, upright ones better than turned ones.
-    assert results["linear", "f", "upright"]["accuracy"] > 0.8
+    assert results["linear", "f", "upright"]["value"] > 0.8
     assert results["knn", "f", "upright"] == {**results["knn", "block6", "upright"], "name": "f"}
     # The random network is another one than this untrained one.
-    assert any(row["accuracy"] != row["random_init"] for row in results.values())
+    assert any(row["value"] != row["random_init"] for row in results.values())
 
     table = [line.split() for line in done.stdout.splitlines()]
     row = results["knn", "f2", "upright"], results["knn", "f2", "rotated"]
-    figures = [f"{100 * r[key]:.1f}" for r in row for key in ("accuracy", "random_init")]
+    figures = [f"{100 * r[key]:.1f}" for r in row for key in ("value", "random_init")]
     assert ["knn", "f2", *figures] in table
 
 
@@ -159,7 +129,7 @@ def test_other_data_and_mistakes(run_folder, pictures, tmp_path):
         "not a positive integer": [weights, labelled, "--k=0"],
         "temperature above 0": [weights, labelled, "--temperature=0"],
     }
-    found = run_many([good, *mistakes.values()])
+    found = run_many("evaluate", [good, *mistakes.values()])
 
     code, out, err = found[0]
     assert code == 0, err
