@@ -115,28 +115,31 @@ def variants() -> list[tuple[str, str, list[str]]]:
     return chosen
 
 
+def figures_of(report: dict, key: str) -> dict[str, float]:
+    """A report's figures, flat: "task feature images" -> percent, after the last epoch."""
+    return {
+        f"{result['task']} {result['name']} {result['images']}": round(100 * result[key], 2)
+        for result in report["results"]
+        if result["when"] != "best epoch" and result[key] is not None
+    }
+
+
 def row(name: str, description: str, folder: Path) -> dict:
-    """A variant's figures, flat: task/feature/images -> accuracy in percent."""
+    """A variant's figures, flat."""
     report = json.loads((folder / "evaluation.json").read_text())
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     figures = {"variant": name, "description": description}
     if last.get("rotation_accuracy"):
         figures["rotation accuracy"] = round(100 * float(last["rotation_accuracy"]), 2)
-    for result in report["results"]:
-        key = f"{result['task']} {result['name']} {result['images']}"
-        figures[key] = round(100 * result["value"], 2)
-    return figures
+    return {**figures, **figures_of(report, "value")}
 
 
 def random_row(folder: Path) -> dict:
     """The random-init network's figures, as the evaluation of any variant gives them."""
     report = json.loads((folder / "evaluation.json").read_text())
     figures = {"variant": "random_init", "description": "random init"}
-    for result in report["results"]:
-        key = f"{result['task']} {result['name']} {result['images']}"
-        figures[key] = round(100 * result["random_init"], 2)
-    return figures
+    return {**figures, **figures_of(report, "random_init")}
 
 
 def write_tables(rows: list[dict], output: Path) -> str:

@@ -137,6 +137,7 @@ class FeatureExtractor:
         rotations: np.ndarray | None = None,
         progress: str | None = None,
         num_images: int | None = None,
+        rows: Callable[[str], Any] | None = None,
     ) -> Features:
         """Returns name -> `[N, ...]` in the order of the images.
 
@@ -148,11 +149,13 @@ class FeatureExtractor:
                 default all upright.
             progress: title of a progress bar; None shows none.
             num_images: lets the bar of a dataset show the time left.
+            rows: name -> what takes an output's rows by `append` and gives them by `close`, such
+                as `feature_cache.RowFile`; by default they are kept in memory.
         """
         from tqdm import tqdm
 
         total = len(images) if isinstance(images, np.ndarray) else num_images
-        parts: dict[str, list[np.ndarray]] = {}
+        parts: dict[str, Any] = {}
         # (None: no bar in a log file.)
         with tqdm(
             total=total, desc=progress, unit="img", disable=None if progress else True
@@ -160,10 +163,14 @@ class FeatureExtractor:
             for image, index in _batches(images, batch_size):
                 turns = np.zeros(len(index)) if rotations is None else np.asarray(rotations)[index]
                 for name, output in self._forward(image, turns.astype(np.int32)).items():
-                    parts.setdefault(name, []).append(self._cached(name, output))
+                    if name not in parts:
+                        parts[name] = rows(name) if rows else []
+                    parts[name].append(self._cached(name, output))
                 bar.update(len(index))
         if not parts:
             raise UserError("no images to take features of")
+        if rows:
+            return {name: part.close() for name, part in parts.items()}
         # One name at a time, its parts let go: the peak is one feature above the result.
         return {name: np.concatenate(parts.pop(name)) for name in list(parts)}
 

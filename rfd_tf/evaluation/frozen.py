@@ -7,9 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
+from rfd_tf.data.base import fingerprint
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.base import Data, Evaluator, Features, Result, Settings, Subject
+from rfd_tf.evaluation.base import Data, Evaluator, Features, ImageSet, Result, Settings, Subject
+from rfd_tf.evaluation.feature_cache import FeatureCache
 from rfd_tf.evaluation.features import FeatureExtractor
 
 
@@ -39,15 +42,19 @@ def judge(
     extract = FeatureExtractor(
         keras.Model(model.inputs, tensors), subject.mean, subject.std, compact
     )
-    taken: dict[tuple[str, bool], Any] = {}
+    taken: dict[tuple[str, bool], tuple[Features, np.ndarray]] = {}
 
-    def features(which: str, rotated: bool):
+    def features(which: str, rotated: bool) -> tuple[Features, np.ndarray]:
         if (which, rotated) not in taken:
-            title = f"{subject.title}, {which}{' rotated' if rotated else ''}"
             images = data.train if which == "train" else data.test
-            taken[which, rotated] = images.features(
-                extract, rotated, title if settings.progress else None
-            )
+            title = f"{subject.title}, {which}{' rotated' if rotated else ''}"
+            progress = title if settings.progress else None
+            if settings.cache_features:
+                files = {name: _file(name, tensors[name], evaluators) for name in tensors}
+                found = _kept_on_disk(extract, files, subject, images, rotated, settings, progress)
+            else:
+                found = images.features(extract, rotated, progress)
+            taken[which, rotated] = found
         return taken[which, rotated]
 
     for task in evaluators:
@@ -57,6 +64,47 @@ def judge(
             test, labels = features("test", images == "rotated")
             for result in task.score(_own(test, task), labels):
                 yield task, result._replace(images=images)
+
+
+def _file(name: str, tensor: Any, evaluators: Sequence[Evaluator]) -> str:
+    """Names the file of a feature so that tasks that look at the same share it."""
+    task = next(task for task in evaluators if name.startswith(f"{task.name}/"))
+    kind = task.pooling[0] + ("-half" if task.compact else "")
+    return f"{name.removeprefix(f'{task.name}/')}-{kind}-{tensor.shape[-1]}"
+
+
+def _kept_on_disk(
+    extract: FeatureExtractor,
+    files: dict[str, str],
+    subject: Subject,
+    images: ImageSet,
+    rotated: bool,
+    settings: Settings,
+    progress: str | None,
+) -> tuple[Features, np.ndarray]:
+    """Features from the cache, or else taken and put there; memory-mapped."""
+    cache = FeatureCache(
+        settings.output / "features",
+        {
+            "sha256": subject.sha256,
+            "network": subject.title,
+            "seed": None if subject.is_pretrained and not rotated else settings.seed,
+            "images": images.source.fingerprint,
+            "rows": fingerprint([images.rows.tobytes()]),
+            "image_size": images.image_size,
+            "rotated": rotated,
+            "keras": keras.__version__,
+        },
+    )
+    kept = cache.get(files.values())
+    if kept is not None:
+        return {name: kept[file] for name, file in files.items()}, images.labels
+    features, labels = images.features(
+        extract, rotated, progress, rows=lambda name: cache.rows(files[name], len(images))
+    )
+    if len(labels) < len(images):  # a file could not be read this time: not to be relied on
+        cache.forget(files.values())
+    return features, labels
 
 
 def _tensors(
@@ -97,6 +145,6 @@ def _check_memory(
     if needed > 0.8 * memory:
         raise UserError(
             f"the features of {num_train + num_test} images take {needed / 2**30:.0f} GiB and this "
-            f"machine has {memory / 2**30:.0f} GiB; give fewer --endpoints, a smaller "
-            "--probe_size or --max_train_images"
+            f"machine has {memory / 2**30:.0f} GiB; give --cache_features, fewer --endpoints, a "
+            "smaller --probe_size or --max_train_images"
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,7 +114,11 @@ class ImageSet:
         return batch
 
     def features(
-        self, extract: FeatureExtractor, rotated: bool = False, progress: str | None = None
+        self,
+        extract: FeatureExtractor,
+        rotated: bool = False,
+        progress: str | None = None,
+        rows: Callable[[str], Any] | None = None,
     ) -> tuple[Features, np.ndarray]:
         """Returns what a network gives for every image, and the labels that go with it.
 
@@ -121,6 +126,7 @@ class ImageSet:
             extract: the network.
             rotated: whether each image is first turned by its `turns`.
             progress: title of a progress bar; None shows none.
+            rows: where the features go, see `FeatureExtractor`.
         """
         seen: list[np.ndarray] = []
 
@@ -134,6 +140,7 @@ class ImageSet:
             rotations=self.turns if rotated else None,
             progress=progress,
             num_images=len(self.rows),
+            rows=rows,
         )
         # A file that can no longer be read is missing from the pass: labels go by what was seen.
         return features, self.source.labels[np.concatenate(seen)]

@@ -79,10 +79,10 @@ def evaluate(
     ('block6', ['features', 'k', 'similarity', 'temperature', 'vote'])
     """
     start = time.monotonic()
-    subject = Subject.pretrained(weights)
     output = None if output is None else Path(output)
     if cache_features and output is None:
-        raise UserError("features can be cached only where there is an output folder")
+        raise UserError("features can be kept on disk only where there is an output folder")
+    subject = Subject.pretrained(weights)
     settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
     data = _data(tasks, train, test, subject, settings, max_train_images)
     frozen_tasks = [task for task in tasks if isinstance(task, Evaluator)]

@@ -11,8 +11,9 @@ from rfd_tf.evaluation.linear import LinearProbes, Probe
 
 
 def values_of(task, *arguments):
-    """Feature -> accuracy."""
-    return {result.feature: result.value for result in task.evaluate(*arguments)}
+    """Feature -> accuracy after the last epoch."""
+    found = task.evaluate(*arguments)
+    return {result.feature: result.value for result in found if result.when == "last epoch"}
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +48,31 @@ def test_is_deterministic_and_the_seed_matters(digits_features):
     train, labels, _, _ = digits_features
 
     def weights(seed):
-        return Probe(epochs=2, seed=seed).fit(train["pooled"], labels, 10)._weights
+        return Probe(epochs=2, seed=seed).fit(train["pooled"], labels, 10)._epochs[-1]
 
     np.testing.assert_array_equal(weights(0), weights(0))
     assert np.abs(weights(0) - weights(1)).max() > 0
+
+
+def test_best_epoch_is_the_best_of_all(digits_features):
+    train, train_labels, test, test_labels = digits_features
+    task = LinearProbes(epochs=6)
+    found = task.evaluate({"f": train["pooled"]}, train_labels, test, test_labels, 10)
+    with pytest.raises(KeyError):  # only what was fitted can be scored
+        list(found)
+    found = list(task.score({"f": test["pooled"]}, test_labels))
+    # The rate follows a cosine over all epochs, so shorter trainings are no prefixes: the
+    # weights after each epoch are asked for while they are being trained.
+    probe, accuracies = Probe(6), []
+
+    def judge():
+        accuracies.append(np.mean(probe.predict(test["pooled"]) == test_labels))
+
+    probe.fit(train["pooled"], train_labels, 10, after_epoch=judge)
+    assert [(r.when, r.value) for r in found] == [
+        ("last epoch", accuracies[-1]),
+        ("best epoch", max(accuracies)),
+    ]
 
 
 def test_probes_are_independent_of_their_company(digits_features):
@@ -94,7 +116,6 @@ def test_settings_tell_the_protocol():
     settings = LinearProbes(probe_size=3, seed=5).settings(num_train=50_000)
     assert settings["probe_size"] == 3 and settings["seed"] == 5
     assert settings["epochs"] == 10 and settings["batch_size"] == 256
-    assert settings["reported"] == "last epoch"
     assert LinearProbes(epochs=3).settings(100)["epochs"] == 3
 
 
