@@ -104,6 +104,30 @@ def resized_crop_windows(
     return tf.concat([top, left, window_height, window_width], axis=-1)
 
 
+def square_windows(
+    draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor, share: float
+) -> tf.Tensor:
+    """Places a square window at random in each image.
+
+    With `share` S / R it is torchvision's Resize(R) and RandomCrop(S), in stored pixels.
+
+    Args:
+        draws: float32 `[..., 2]` or wider, uniform in [0, 1): the last two place the window.
+        height: int32 `[...]`, of the images.
+        width: int32 `[...]`, of the images.
+        share: the window's side as a fraction of the shorter side, in (0, 1].
+
+    Returns:
+        int32 `[..., 4]`: top, left, height, width of the window, in pixels, inside the image.
+    """
+    height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
+    shorter = tf.minimum(height, width)
+    side = tf.maximum(1, tf.cast(tf.round(tf.cast(shorter, tf.float32) * share), tf.int32))
+    top = _uniform_below(height - side + 1, draws[..., -2])
+    left = _uniform_below(width - side + 1, draws[..., -1])
+    return tf.stack([top, left, side, side], axis=-1)
+
+
 def _sampling_weights(start: tf.Tensor, length: tf.Tensor, side: int, size: int) -> tf.Tensor:
     """Returns the weights that resize windows along one axis: float32 `[B, size, side]`.
 
