@@ -105,6 +105,7 @@ def main() -> None:
 def pretrain(strategy) -> None:
     """Everything after the choice of the devices."""
     from rfd_tf import applications, data
+    from rfd_tf.evaluation.heads import save_heads
     from rfd_tf.training import run_folder
     from rfd_tf.training import strategy as strategies
 
@@ -154,10 +155,14 @@ def pretrain(strategy) -> None:
         applications.save_backbone(
             session.method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
         )
+        save_heads(run.directory, session.method.heads(), epoch)
         write_skipped(run, source, chief)
 
     if start_step >= FLAGS.epochs * session.steps_per_epoch:
         say("the run is complete; give more --epochs to train on")
+        if chief:  # runs of older versions lack the file
+            epoch = start_step / session.steps_per_epoch
+            save_heads(run.directory, session.method.heads(), epoch)
     else:
         session.train(start_step, make_callbacks(run, session, monitor, monitor_start, save, chief))
     if chief:

@@ -26,8 +26,8 @@ class RunFolder:
     """A training run's folder.
 
     It holds `run.json` (resolved flags, identity, versions), `metrics.csv`, `skipped_files.txt`,
-    `checkpoints/`, `tensorboard/`, `backbone.weights.h5`, `backbone.keras` and, where asked for,
-    `evaluation.json` and `export/`.
+    `checkpoints/`, `tensorboard/`, `backbone.weights.h5`, `heads.npz` (the heads trained with it),
+    `backbone.keras` and, where asked for, `evaluation.json` and `export/`.
 
     Args:
         directory: the folder; made when missing.
@@ -114,6 +114,7 @@ class RunFolder:
             "metrics.csv",
             "skipped_files.txt",
             "backbone.weights.h5",
+            "heads.npz",
             "backbone.keras",
             "evaluation.json",
         ):
