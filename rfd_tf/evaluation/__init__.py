@@ -8,15 +8,24 @@ from collections.abc import Callable
 
 from rfd_tf.evaluation.base import Data, Evaluator, ImageSet, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor, extract_features, feature_tensors
+from rfd_tf.evaluation.finetune import FineTuning
 from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
 from rfd_tf.evaluation.linear import LinearProbes, Probe
+from rfd_tf.evaluation.linear_protocol import PublishedLinearProbes, linear
+from rfd_tf.evaluation.lowshot import LowShot
 from rfd_tf.evaluation.monitor import NeighbourMonitor
+from rfd_tf.evaluation.nonlinear import NonlinearProbes
+from rfd_tf.evaluation.rotated import RotatedClassification
 from rfd_tf.evaluation.runner import evaluate, table
 
 #: Task's name -> its class, or a function that makes it of its options.
 TASKS: dict[str, Callable[..., Task]] = {
     "knn": KNearestNeighbours,
-    "linear": LinearProbes,
+    "linear": linear,
+    "nonlinear": NonlinearProbes,
+    "lowshot": LowShot,
+    "finetune": FineTuning,
+    "rotated": RotatedClassification,
 }
 
 __all__ = [
@@ -24,12 +33,17 @@ __all__ = [
     "Data",
     "Evaluator",
     "FeatureExtractor",
+    "FineTuning",
     "ImageSet",
     "KNearestNeighbours",
     "LinearProbes",
+    "LowShot",
     "NeighbourMonitor",
+    "NonlinearProbes",
     "Probe",
+    "PublishedLinearProbes",
     "Result",
+    "RotatedClassification",
     "Settings",
     "Subject",
     "Task",
@@ -39,5 +53,6 @@ __all__ = [
     "feature_tensors",
     "knn_accuracy",
     "knn_predictions",
+    "linear",
     "table",
 ]

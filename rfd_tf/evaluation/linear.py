@@ -46,6 +46,7 @@ class Probe:
         learning_rate: before division by the square root of the number of features.
         momentum, weight_decay: of the optimiser.
         seed: of the order of the images.
+        keep_epochs: whether the weights after every epoch are kept, for `accuracies`.
 
     >>> features, labels = np.array([[0.0], [0.1], [0.9], [1.0]]), np.array([0, 0, 1, 1])
     >>> Probe(epochs=20).fit(features, labels, num_classes=2).predict(features)
@@ -60,8 +61,10 @@ class Probe:
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         seed: int = 0,
+        keep_epochs: bool = False,
     ):
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
+        self.keep_epochs = keep_epochs
         self.learning_rate, self.momentum = learning_rate, momentum
         self.weight_decay = weight_decay
 
@@ -96,7 +99,8 @@ class Probe:
                 velocity *= self.momentum
                 velocity += gradient
                 weights -= np.float32(rate) * (gradient + self.momentum * velocity)
-            self._epochs.append(weights.copy())
+            if self.keep_epochs or epoch == epochs - 1:
+                self._epochs.append(weights.copy())
             if after_epoch:
                 after_epoch()
         return self
@@ -106,7 +110,7 @@ class Probe:
         return self._predictions(features, self._epochs[-1:])[0]
 
     def accuracies(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Returns the accuracy after each epoch, 0 to 1, float64 `[epochs]`."""
+        """Returns the accuracy after each epoch kept, 0 to 1, float64 `[epochs]`."""
         return (self._predictions(features, self._epochs) == labels).mean(axis=1)
 
     def _predictions(self, features: np.ndarray, epochs: list[np.ndarray]) -> np.ndarray:
@@ -222,7 +226,7 @@ class LinearProbes(Evaluator):
         )
 
         def train_one(name: str) -> Probe:
-            probe = Probe(epochs, seed=self.seed)
+            probe = Probe(epochs, seed=self.seed, keep_epochs=True)
             return probe.fit(train[name], labels, num_classes, after_epoch=bar.update)
 
         # Probes do not touch one another, so each runs in a thread; the widest goes first.

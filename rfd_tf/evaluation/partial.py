@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,14 +12,13 @@ from typing import Any
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import Result
 
-_FILE = "finished_parts.json"
-
 
 class PartialResults:
     """The results of finished (task, network) pairs, in memory and in a file.
 
     Args:
         folder: where the file lies; None keeps them in memory only.
+        name: of the file.
 
     Raises:
         UserError: the file cannot be written.
@@ -30,8 +30,8 @@ class PartialResults:
     0.5
     """
 
-    def __init__(self, folder: Path | None):
-        self._path = None if folder is None else folder / _FILE
+    def __init__(self, folder: Path | None, name: str = "finished_parts"):
+        self._path = None if folder is None else folder / f"{name}.json"
         self._parts: dict[str, list] = {}
         if self._path is not None and self._path.exists():
             try:
@@ -52,16 +52,18 @@ class PartialResults:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            writing = self._path.with_name(f".{_FILE}.{os.getpid()}")
+            writing = self._path.with_name(f".{self._path.name}.{os.getpid()}")
             writing.write_text(json.dumps(self._parts), encoding="utf-8")
             os.replace(writing, self._path)
         except OSError as error:
             raise UserError(f"cannot write '{self._path}': {error.strerror}") from None
 
     def remove(self) -> None:
-        """Removes the file."""
+        """Removes the file, and its folder where nothing else lies there."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()
 
 
 def _digest(key: Any) -> str:
