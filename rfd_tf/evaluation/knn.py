@@ -87,6 +87,40 @@ def knn_predictions(
     return predictions
 
 
+def nearest(
+    train_features: np.ndarray, test_features: np.ndarray, k: int, memory: int = MEMORY
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k most similar train rows of each test row by cosine, the most similar first.
+
+    Args:
+        train_features: `[num_train, dim]`, any float dtype; computed in float32.
+        test_features: `[num_test, dim]`.
+        k: 1 to `num_train`.
+        memory: see `knn_predictions`.
+
+    Returns:
+        Rows of the train features int64 `[num_test, k]` and similarities float32 `[num_test, k]`,
+        -1 to 1. Of equally similar rows the first comes first.
+
+    Raises:
+        UserError: k out of range, or features with NaN.
+
+    >>> rows, similarity = nearest(np.eye(3), np.array([[0.0, 2.0, 1.0]]), k=2)
+    >>> rows.tolist(), similarity.round(1).astype(str).tolist()
+    ([[1, 2]], [['0.9', '0.4']])
+    """
+    if not 1 <= k <= len(train_features):
+        raise UserError(f"{k} neighbours out of {len(train_features)} images cannot be found")
+    rows = np.empty((len(test_features), k), np.int64)
+    similarity = np.empty((len(test_features), k), np.float32)
+    for start, columns, values in _Search(train_features, k, memory)(test_features):
+        order = np.argsort(-values, axis=1, kind="stable")
+        part = slice(start, start + len(values))
+        rows[part] = np.take_along_axis(columns, order, axis=1)
+        similarity[part] = np.take_along_axis(values, order, axis=1)
+    return rows, similarity
+
+
 class _Search:
     """The k most similar train rows of test rows, in blocks of both.
 
