@@ -9,13 +9,16 @@ from collections.abc import Callable
 from rfd_tf.evaluation.base import Data, Evaluator, ImageSet, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor, extract_features, feature_tensors
 from rfd_tf.evaluation.finetune import FineTuning
+from rfd_tf.evaluation.invariance import Invariance
 from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
 from rfd_tf.evaluation.linear import LinearProbes, Probe
 from rfd_tf.evaluation.linear_protocol import PublishedLinearProbes, linear
 from rfd_tf.evaluation.lowshot import LowShot
 from rfd_tf.evaluation.monitor import NeighbourMonitor
 from rfd_tf.evaluation.nonlinear import NonlinearProbes
+from rfd_tf.evaluation.retrieval import Retrieval
 from rfd_tf.evaluation.rotated import RotatedClassification
+from rfd_tf.evaluation.rotation import Rotation
 from rfd_tf.evaluation.runner import evaluate, table
 
 #: Task's name -> its class, or a function that makes it of its options.
@@ -26,6 +29,9 @@ TASKS: dict[str, Callable[..., Task]] = {
     "lowshot": LowShot,
     "finetune": FineTuning,
     "rotated": RotatedClassification,
+    "invariance": Invariance,
+    "retrieval": Retrieval,
+    "rotation": Rotation,
 }
 
 __all__ = [
@@ -35,6 +41,7 @@ __all__ = [
     "FeatureExtractor",
     "FineTuning",
     "ImageSet",
+    "Invariance",
     "KNearestNeighbours",
     "LinearProbes",
     "LowShot",
@@ -43,7 +50,9 @@ __all__ = [
     "Probe",
     "PublishedLinearProbes",
     "Result",
+    "Retrieval",
     "RotatedClassification",
+    "Rotation",
     "Settings",
     "Subject",
     "Task",
