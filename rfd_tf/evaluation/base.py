@@ -87,11 +87,14 @@ class Task(abc.ABC):
         name: as `--task` takes it.
         needs_labels: False where the task brings its own data or needs none; it is then run
             without labelled sets.
+        labels_optional: True where images to learn from and to judge are enough; their labels
+            may then be None, of one class, or differ.
         compares_random: whether the random twin is judged too.
     """
 
     name: str
     needs_labels: bool = True
+    labels_optional: bool = False
     compares_random: bool = True
 
     @abc.abstractmethod

@@ -54,9 +54,12 @@ class ImageSet:
         return len(self.rows)
 
     @property
-    def labels(self) -> np.ndarray:
-        """Classes of the images, int64 `[N]`."""
-        return self.source.labels[self.rows]
+    def labels(self) -> np.ndarray | None:
+        """Classes of the images, int64 `[N]`, or None where there are none."""
+        return self._labels_of(self.rows)
+
+    def _labels_of(self, index: np.ndarray) -> np.ndarray | None:
+        return None if self.source.labels is None else self.source.labels[index]
 
     @functools.cached_property
     def part(self) -> Source:
@@ -109,9 +112,8 @@ class ImageSet:
 
     def _batch(self, images: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
         batch = {"image": images, "index": index}
-        if self.source.labels is not None:
-            batch["label"] = self.source.labels[index]
-        return batch
+        labels = self._labels_of(index)
+        return batch if labels is None else {**batch, "label": labels}
 
     def features(
         self,
@@ -119,8 +121,8 @@ class ImageSet:
         rotated: bool = False,
         progress: str | None = None,
         rows: Callable[[str], Any] | None = None,
-    ) -> tuple[Features, np.ndarray]:
-        """Returns what a network gives for every image, and the labels that go with it.
+    ) -> tuple[Features, np.ndarray | None]:
+        """Returns what a network gives for every image, and the labels that go with it, if any.
 
         Args:
             extract: the network.
@@ -143,7 +145,7 @@ class ImageSet:
             rows=rows,
         )
         # A file that can no longer be read is missing from the pass: labels go by what was seen.
-        return features, self.source.labels[np.concatenate(seen)]
+        return features, self._labels_of(np.concatenate(seen))
 
 
 class Data:
@@ -156,10 +158,12 @@ class Data:
         batch_size: images a step.
         max_train_images: learn from at most so many, chosen by a hash of their index.
         seed: of the turns of rotated images.
+        labels_optional: whether images without labels, of one class or of different classes will
+            do.
 
     Attributes:
         train, test: an `ImageSet` each.
-        num_classes: number of classes.
+        num_classes: number of classes; 0 without labels.
         class_names: their names by label, or None.
 
     Raises:
@@ -179,8 +183,14 @@ class Data:
         batch_size: int = 256,
         max_train_images: int | None = None,
         seed: int = 0,
+        labels_optional: bool = False,
     ):
-        self.num_classes = check_classes(train, test)
+        if not labels_optional:
+            self.num_classes = check_classes(train, test)
+        else:
+            sets = [part.labels for part in (train, test) if part is not None]
+            known = all(labels is not None for labels in sets)
+            self.num_classes = 1 + max(int(labels.max()) for labels in sets) if known else 0
         self.class_names = train.class_names
         self.held_out = test is None
         train_rows, judged, test_rows = split(train, test, max_train_images)

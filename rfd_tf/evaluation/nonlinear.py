@@ -38,6 +38,7 @@ class NonlinearProbes(Task):
         protocol: one of the above.
         epochs: None for the protocol's own; its schedule is stretched or shortened.
         hidden: units of the dense layers; None for the protocol's own.
+        endpoints: feature maps instead of those above.
 
     >>> NonlinearProbes("rotnet_cifar10_conv").protocol(None)["batch_size"]
     128
@@ -50,30 +51,30 @@ class NonlinearProbes(Task):
         protocol: str = "rotnet_cifar10_conv",
         epochs: int | None = None,
         hidden: int | None = None,
+        endpoints: Sequence[str] | None = None,
     ):
         self.training = find("nonlinear protocol", protocol, NONLINEAR).with_epochs(epochs)
         if hidden is not None and hidden < 1:
             raise UserError(f"hidden layers have 1 unit or more; got {hidden}")
         self.protocol_name, self.hidden = protocol, hidden
+        usual = ("conv4", "conv5") if protocol == "rfd_imagenet" else ("block2",)
+        self.endpoints = tuple(endpoints or usual)
 
     def protocol(self, data: Data | None) -> dict:
-        described = {"protocol": self.protocol_name, **self.training.describe()}
-        return described if self.hidden is None else {**described, "hidden": self.hidden}
+        described = {"protocol": self.protocol_name, "endpoints": list(self.endpoints)}
+        if self.hidden is not None:
+            described["hidden"] = self.hidden
+        return {**described, **self.training.describe()}
 
-    def check(self, subject: Subject, data: Data) -> None:
-        self._names(subject.network(), None)
-
-    def _names(self, backbone: keras.Model, chosen: Sequence[str] | None) -> list[str]:
-        """The endpoints that heads are put on."""
-        known = applications.endpoints(backbone)
-        if chosen is None:
-            chosen = ("conv4", "conv5") if self.protocol_name == "rfd_imagenet" else ("block2",)
-        for name in chosen:
-            layers = {layer.name for layer in backbone.layers}
+    def check(self, subject: Subject, data: Data | None) -> None:
+        backbone = subject.network()
+        layers = {layer.name for layer in backbone.layers}
+        for name in self.endpoints:
             if name not in layers:
                 raise UserError(
-                    f"nonlinear protocol '{self.protocol_name}' looks at '{name}', which this "
-                    f"network lacks; choose --endpoints out of {', '.join(known)}"
+                    f"nonlinear protocol '{self.protocol_name}' is to look at '{name}', which this "
+                    "network lacks; choose --endpoints out of "
+                    f"{', '.join(applications.endpoints(backbone))}"
                 )
             shape = endpoint_output(backbone, name).shape
             if len(shape) != 4:
@@ -86,11 +87,10 @@ class NonlinearProbes(Task):
                     f"endpoint '{name}' has {numbers} numbers, too many for dense layers; choose "
                     f"later --endpoints or protocol rotnet_cifar10_conv"
                 )
-        return list(chosen)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         backbone = subject.network()
-        names = self._names(backbone, settings.endpoints)
+        names = list(self.endpoints)
         tensors = {name: endpoint_output(backbone, name) for name in names}
         x, maps = supervised.frozen_features(backbone, tensors)
         logits = []

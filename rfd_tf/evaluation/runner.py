@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import rfd_tf
+from rfd_tf import applications
 from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import frozen
@@ -85,6 +86,8 @@ def evaluate(
     subject = Subject.pretrained(weights)
     settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
     data = _data(tasks, train, test, subject, settings, max_train_images)
+    if endpoints is not None:
+        applications.feature_extractor(subject.network(), endpoints)  # tells an unknown name
     frozen_tasks = [task for task in tasks if isinstance(task, Evaluator)]
     if frozen_tasks:
         frozen.check(frozen_tasks, subject, data, settings)
@@ -144,9 +147,15 @@ def _data(
     if not wanting:
         return None
     if train is None:
-        raise UserError(f"task '{wanting[0]}' needs labelled images to learn from")
+        raise UserError(f"task '{wanting[0]}' needs images to learn from and to judge")
     return Data(
-        train, test, subject.image_size, settings.batch_size, max_train_images, settings.seed
+        train,
+        test,
+        subject.image_size,
+        settings.batch_size,
+        max_train_images,
+        settings.seed,
+        labels_optional=all(task.labels_optional for task in tasks if task.needs_labels),
     )
 
 

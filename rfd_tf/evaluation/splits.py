@@ -72,7 +72,8 @@ def split(
     (100, 'digits/test', 297)
     """
     rows = np.arange(train.num_images)
-    judged = held_out(train.labels) if test is None else np.zeros(len(rows), bool)
+    labels = np.zeros(len(rows), np.int64) if train.labels is None else train.labels
+    judged = held_out(labels) if test is None else np.zeros(len(rows), bool)
     train_rows = rows[~judged]
     test_rows = rows[judged] if test is None else np.arange(test.num_images)
     if not len(test_rows):
@@ -115,6 +116,14 @@ def check_classes(train: Source, test: Source | None) -> int:
                 f"'{train.name}' has {_listed(train.class_names, test.class_names)}; "
                 f"'{test.name}' has {_listed(test.class_names, train.class_names)}"
             )
+        if not test.class_names:
+            unseen = np.setdiff1d(test.labels, present)
+            if len(unseen):
+                shown = ", ".join(map(str, unseen[:10]))
+                raise UserError(
+                    f"'{test.name}' has images of class {shown}{' ...' * (len(unseen) > 10)}, of "
+                    f"which '{train.name}' has none: train and test must have the same classes"
+                )
         highest = max(highest, int(test.labels.max()))
     return max(highest + 1, len(train.class_names or ()))
 

@@ -115,8 +115,10 @@ class Subject:
         if head is not None:
             features = tensors.get("f2")
             if features is None:
-                pooled = feature_tensors(model, self.record.get("feature"), names=[])
-                features = pooled.get("f", pooled["pooled"])
+                endpoint = (self.record.get("feature") or {}).get("endpoint")
+                features = ops.cast(
+                    applications.pooled_feature_model(model, endpoint).output, "float32"
+                )
             kernel, bias = head
             if features.shape[-1] != kernel.shape[0]:
                 raise UserError(

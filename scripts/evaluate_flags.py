@@ -1,0 +1,161 @@
+"""The flags of scripts/evaluate.py, and which option of which task each sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_list("task", ["knn", "linear"], "What to run, see README: knn, linear, ...")
+flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
+
+# Images.
+flags.DEFINE_string(
+    "dataset", None, "Labelled dataset: digits, or a TFDS name. Default: the run folder's."
+)
+flags.DEFINE_string(
+    "data_dir", None, "Folder with one sub-folder a class, to learn from. Default: the run's."
+)
+flags.DEFINE_string(
+    "eval_dir", None, "Folder with the same classes, to judge. Without: a held-out fifth."
+)
+flags.DEFINE_string("train_list", None, "Text file to learn from, a path and a label a line.")
+flags.DEFINE_string("eval_list", None, "Text file to judge. Without: a held-out fifth.")
+flags.DEFINE_string(
+    "list_root", None, "Folder that the lists' paths are relative to. Default: the list's own."
+)
+flags.DEFINE_string("train_split", "train", "Split of --dataset to learn from.")
+flags.DEFINE_string("eval_split", "test", "Split of --dataset to judge.")
+flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
+flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
+flags.DEFINE_integer("max_train_images", None, "Learn from at most so many images.", 1)
+
+# All tasks.
+flags.DEFINE_list("endpoints", None, "Endpoints to judge. Default: all of the backbone's.")
+flags.DEFINE_integer("batch_size", 256, "Images a step while features are taken.", 1)
+flags.DEFINE_integer("seed", 0, "Of the random network, the turns, the probes and the draws.", 0)
+flags.DEFINE_string("output", None, "JSON file. Default: evaluation.json in the run folder.")
+flags.DEFINE_boolean(
+    "cache_features",
+    False,
+    "Keep frozen features on disk, beside the JSON file, and read them from there.",
+)
+
+# knn.
+flags.DEFINE_integer("k", None, "Neighbours. Default: 200, or a tenth of a smaller train set.", 1)
+flags.DEFINE_float("temperature", 0.07, "Of the neighbours' vote: exp(similarity / temperature).")
+flags.DEFINE_integer("knn_memory", 512, "MiB that the search may take beyond the features.", 1)
+
+# linear, nonlinear.
+flags.DEFINE_string(
+    "protocol",
+    "cached",
+    "Of linear. cached: probes on features taken once; or as published: rfd_imagenet, "
+    "rotnet_imagenet, goyal_imagenet, goyal_places205, rotnet_cifar10.",
+)
+flags.DEFINE_string(
+    "nonlinear_protocol",
+    "rotnet_cifar10_conv",
+    "rfd_imagenet, rotnet_cifar10_hidden or rotnet_cifar10_conv.",
+)
+flags.DEFINE_integer(
+    "probe_size", 4, "Side that maps are max-pooled to: linear (cached), lowshot, rotated.", 1
+)
+flags.DEFINE_integer(
+    "probe_epochs", None, "Epochs of linear and nonlinear probes. Default: the protocol's.", 1
+)
+flags.DEFINE_enum(
+    "probe_pooling", None, ["max", "average"], "Of a published linear protocol. Default: its own."
+)
+flags.DEFINE_boolean("ten_crops", False, "Of a published linear protocol: judge ten crops too.")
+flags.DEFINE_integer("hidden", None, "Units of nonlinear's dense layers. Default: as published.", 1)
+
+# lowshot.
+flags.DEFINE_list("per_class", ["1", "5", "20", "100", "400", "1000"], "Images of each class.")
+flags.DEFINE_integer("draws", 5, "Random sets of each size.", 1)
+flags.DEFINE_list("lowshot_modes", ["frozen", "fine-tuned"], "frozen, fine-tuned, or both.")
+flags.DEFINE_integer("lowshot_steps", 500, "Optimizer steps of each training.", 1)
+
+# finetune; lowshot and rotated take rate and batch size too.
+flags.DEFINE_integer("finetune_epochs", 30, "Epochs of finetune.", 1)
+flags.DEFINE_integer("rotated_epochs", 20, "Epochs of fc6-8 in rotated.", 1)
+flags.DEFINE_float(
+    "finetune_learning_rate", 0.01, "Highest rate, where layers of the backbone are trained."
+)
+flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
+flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune.", 0.0)
+flags.DEFINE_string("finetune_endpoint", None, "Layer under the classifier. Default: the last.")
+
+_RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
+
+#: Task -> option of its constructor -> the flag that sets it.
+OPTIONS: dict[str, dict[str, str]] = {
+    "knn": {"k": "k", "temperature": "temperature", "memory": "knn_memory"},
+    "linear": {
+        "protocol": "protocol",
+        "probe_size": "probe_size",
+        "epochs": "probe_epochs",
+        "pooling": "probe_pooling",
+        "ten_crops": "ten_crops",
+        "seed": "seed",
+    },
+    "nonlinear": {
+        "protocol": "nonlinear_protocol",
+        "epochs": "probe_epochs",
+        "hidden": "hidden",
+        "endpoints": "endpoints",
+    },
+    "lowshot": {
+        "per_class": "per_class",
+        "draws": "draws",
+        "modes": "lowshot_modes",
+        "steps": "lowshot_steps",
+        "probe_size": "probe_size",
+        **_RATE,
+    },
+    "finetune": {
+        "epochs": "finetune_epochs",
+        "weight_decay": "finetune_weight_decay",
+        "endpoint": "finetune_endpoint",
+        **_RATE,
+    },
+    "rotated": {
+        "probe_size": "probe_size",
+        "probe_epochs": "probe_epochs",
+        "epochs": "rotated_epochs",
+        "seed": "seed",
+        **_RATE,
+    },
+}
+
+# Options of tasks that are told of the progress bar apart from the evaluation.
+_SHOW_PROGRESS = ("linear", "rotated")
+_LISTS_OF_NUMBERS = ("per_class",)
+
+
+def options(task: str) -> dict[str, Any]:
+    """The options of a task, as the flags say."""
+    chosen = {option: _value(flag) for option, flag in OPTIONS.get(task, {}).items()}
+    if task in _SHOW_PROGRESS:
+        chosen["progress"] = True
+    return chosen
+
+
+def _value(flag: str) -> Any:
+    value = FLAGS[flag].value
+    if flag == "knn_memory":
+        return value << 20
+    return _numbers(flag, value) if flag in _LISTS_OF_NUMBERS else value
+
+
+def _numbers(flag: str, texts: list[str]) -> list[int]:
+    from rfd_tf.errors import UserError
+
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        given = ",".join(texts)
+        raise UserError(f"--{flag} needs whole numbers such as 1,5,20; got {given}") from None
