@@ -89,6 +89,36 @@ flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
 flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune.", 0.0)
 flags.DEFINE_string("finetune_endpoint", None, "Layer under the classifier. Default: the last.")
 
+# rotation.
+flags.DEFINE_enum(
+    "rotation_head",
+    "trained",
+    ["trained", "fitted"],
+    "Of rotation: the head trained with the backbone (heads.npz), or linear ones fitted to the "
+    "frozen features.",
+)
+flags.DEFINE_integer("fit_images", 5000, "A head is fitted to at most so many train images.", 2)
+
+# invariance.
+flags.DEFINE_list(
+    "transformations", ["rotation", "jigsaw", "affine"], "What invariance is measured against."
+)
+flags.DEFINE_string(
+    "reference_weights", None, "Of invariance: another network beside, such as a rotation-only one."
+)
+flags.DEFINE_string("reference_title", "reference", "What tables and figures call it.")
+flags.DEFINE_integer("invariance_images", 2000, "Judge at most so many test images.", 2)
+flags.DEFINE_integer("histogram_bins", 50, "Of invariance's histograms.", 1)
+flags.DEFINE_integer("jigsaw_grid", 3, "Tiles a side of invariance's jigsaw puzzle.", 2)
+
+# retrieval.
+flags.DEFINE_list("precision_at", ["1", "5", "10"], "Numbers of neighbours, of precision@k.")
+flags.DEFINE_integer("sheet_queries", 10, "Rows of the picture sheet of neighbours.", 1)
+flags.DEFINE_integer("sheet_neighbours", 8, "Columns of the picture sheet.", 1)
+flags.DEFINE_list(
+    "sheet_features", None, "Features with a picture sheet. Default: f, f1, f2, or the last."
+)
+
 _RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
 
 #: Task -> option of its constructor -> the flag that sets it.
@@ -129,11 +159,27 @@ OPTIONS: dict[str, dict[str, str]] = {
         "seed": "seed",
         **_RATE,
     },
+    "rotation": {"head": "rotation_head", "fit_images": "fit_images"},
+    "invariance": {
+        "transformations": "transformations",
+        "reference_weights": "reference_weights",
+        "reference_title": "reference_title",
+        "max_images": "invariance_images",
+        "bins": "histogram_bins",
+        "jigsaw_grid": "jigsaw_grid",
+        "seed": "seed",
+    },
+    "retrieval": {
+        "k": "precision_at",
+        "queries": "sheet_queries",
+        "neighbours": "sheet_neighbours",
+        "sheets": "sheet_features",
+    },
 }
 
 # Options of tasks that are told of the progress bar apart from the evaluation.
 _SHOW_PROGRESS = ("linear", "rotated")
-_LISTS_OF_NUMBERS = ("per_class",)
+_LISTS_OF_NUMBERS = ("per_class", "precision_at")
 
 
 def options(task: str) -> dict[str, Any]:

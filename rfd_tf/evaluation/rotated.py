@@ -29,7 +29,7 @@ class RotatedClassification(Task):
     A linear classifier on every frozen feature, f, f1 and f2 among them ("fc8" of the paper is the
     one on f), each train image turned once; and, where the network has layers `fc6` and `fc7`,
     these trained together with a new classifier on the frozen convolutions ("fc6-8"), each train
-    image turned anew whenever it is seen. Source: Feng et al., CVPR 2019, table 3 (there on
+    image turned anew whenever it is seen. Source: Feng et al., CVPR 2019 (there on
     PASCAL VOC 2007 with mean average precision; here on any labelled set, with accuracy).
 
     Args:

@@ -60,7 +60,7 @@ def evaluate(
 
     Returns:
         A dict that is ready for JSON: "protocol" {task: settings}, "weights", "sha256",
-        "backbone", "data", "results" (a list of {"task", "name": the feature, "images",
+        "backbone", "endpoints", "data", "results" (a list of {"task", "name": the feature, "images",
         "metric", "when", "value", "spread", "random_init", "random_init_spread"}, see `Result`),
         "versions", "date", "minutes".
 
@@ -125,6 +125,7 @@ def evaluate(
         "sha256": subject.sha256,
         "backbone": {k: subject.record.get(k) for k in ("backbone", "arguments", "image_size")},
         "epoch": subject.record.get("epoch"),
+        "endpoints": identity["endpoints"],
         "data": described,
         "results": [row for task in tasks for row in _rows(task.name, *found[task.name])],
         "versions": _versions(),

@@ -58,7 +58,7 @@ def test_rfd_s_heads_have_the_published_shapes(tmp_path, built, small_digits):
 
 def test_heads_learn_on_a_frozen_map(tmp_path, small_digits):
     subject = subject_of("six_layer", 16, tmp_path)
-    task = NonlinearProbes("rotnet_cifar10_hidden", epochs=4, endpoints=["block3"])
+    task = NonlinearProbes("rotnet_cifar10_hidden", epochs=15, endpoints=["block3"])
     found = {(r.images, r.when): r for r in task.run(subject, small_digits, Settings())}
     assert set(found) == {
         (images, when) for images in ("upright", "rotated") for when in ("last epoch", "best epoch")

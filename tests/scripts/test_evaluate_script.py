@@ -222,3 +222,25 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
         assert message in err
         assert err.startswith("error: ") and err.count("\n") == 1, err
         assert out == ""
+
+
+def test_every_option_of_every_task_has_a_flag():
+    program = """
+import inspect, json, sys
+sys.path.insert(0, sys.argv[1])
+import evaluate_flags
+from rfd_tf.evaluation import TASKS
+own = {task: sorted(inspect.signature(make).parameters) for task, make in TASKS.items()}
+flagged = {task: sorted(options) for task, options in evaluate_flags.OPTIONS.items()}
+print("RESULTS" + json.dumps([own, flagged]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(SCRIPT.parent)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    own, flagged = json.loads(done.stdout.split("RESULTS")[1])
+    # Progress bars are the script's own wish.
+    own = {task: [o for o in options if o != "progress"] for task, options in own.items()}
+    assert flagged == own
