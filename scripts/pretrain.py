@@ -432,10 +432,17 @@ def finish(run, method, source, test, tasks: list) -> None:
     applications.portable(method.backbone).save(run.path("backbone.keras"))
     say(f"backbone: {run.path('backbone.weights.h5')} and {run.path('backbone.keras')}")
     if tasks:
-        report = evaluation.evaluate(run.directory, tasks, source, test, seed=FLAGS.seed)
+        report = evaluation.evaluate(
+            run.directory,
+            tasks,
+            source,
+            test,
+            seed=FLAGS.seed,
+            output=run.path("evaluation_files"),
+        )
         write_json(run.path("evaluation.json"), report)
         say(
-            f"\naccuracy in percent, upright and randomly rotated test images:\n"
+            f"\nin percent, on upright and on randomly rotated test images:\n"
             f"{evaluation.table(report)}\n"
         )
     if FLAGS.export:

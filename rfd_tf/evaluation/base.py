@@ -160,9 +160,7 @@ class Evaluator(Task):
         return self.settings(len(data.train))
 
     def check(self, subject: Subject, data: Data) -> None:
-        from rfd_tf.evaluation.frozen import check
-
-        check([self], subject, data, Settings())
+        subject.feature_tensors(subject.network(), self.pooling)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         from rfd_tf.evaluation.frozen import judge

@@ -35,9 +35,14 @@ def judge(
         subject: the network.
         data: labelled images.
         settings: of the evaluation.
+
+    Raises:
+        UserError: as `check`.
     """
     model = subject.network()
     tensors = _tensors(evaluators, subject, model, settings)
+    if not settings.cache_features:
+        _check_memory(tensors, evaluators, len(data.train), len(data.test))
     compact = [n for task in evaluators if task.compact for n in _of(tensors, task)]
     extract = FeatureExtractor(
         keras.Model(model.inputs, tensors), subject.mean, subject.std, compact

@@ -73,7 +73,7 @@ class RotatedClassification(Task):
         }
 
     def check(self, subject: Subject, data: Data) -> None:
-        frozen.check([self._probes], subject, data, Settings())
+        subject.feature_tensors(subject.network(), self._probes.pooling)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         for _, result in frozen.judge([self._probes], subject, data, settings):

@@ -86,6 +86,8 @@ def evaluate(
     subject = Subject.pretrained(weights)
     settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
     data = _data(tasks, train, test, subject, settings, max_train_images)
+    if len({task.name for task in tasks}) < len(tasks):
+        raise UserError("a task can be named only once; evaluate again for another protocol of it")
     if endpoints is not None:
         applications.feature_extractor(subject.network(), endpoints)  # tells an unknown name
     frozen_tasks = [task for task in tasks if isinstance(task, Evaluator)]
