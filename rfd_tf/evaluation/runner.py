@@ -60,9 +60,9 @@ def evaluate(
 
     Returns:
         A dict that is ready for JSON: "protocol" {task: settings}, "weights", "sha256",
-        "backbone", "endpoints", "data", "results" (a list of {"task", "name": the feature, "images",
-        "metric", "when", "value", "spread", "random_init", "random_init_spread"}, see `Result`),
-        "versions", "date", "minutes".
+        "backbone", "endpoints", "data", "results" (a list of {"task", "name": the feature,
+        "images", "metric", "when", "value", "spread", "random_init", "random_init_spread"}, see
+        `Result`), "versions", "date", "minutes".
 
     Raises:
         UserError: weights, endpoints or images that cannot be judged, before the long work.
