@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from rfd_tf.evaluation.transformed import (
 
 TRANSFORMATIONS = ("rotation", "jigsaw", "affine")
 OTHER = "another image"
+RATIO = f"ratio to {OTHER}"
 _REFERENCE = "reference"
 _FARTHEST = 2.0  # between vectors of length 1
 
@@ -64,8 +66,9 @@ class Invariance(Task):
     Test images are turned by 90, 180 and 270 degrees, shuffled like a jigsaw puzzle, and warped.
     For scale there is the distance to another image, drawn at random: where that is small too,
     the feature has collapsed. Judged are f, f1 and f2, or, without a split, the one feature; and
-    the endpoints that are asked for. Results are mean distances, from 0 to 2; the histograms go
-    to invariance_NETWORK.json, .csv and .png in the output folder.
+    the endpoints that are asked for. Results are mean distances, from 0 to 2, and their ratio to
+    that of another image: below 1 the transformation changes the feature less than exchanging the
+    image does. The histograms go to invariance_NETWORK.json, .csv and .png in the output folder.
 
     PIRL's figure 7 (Misra and van der Maaten, CVPR 2020) shows such histograms of PIRL beside those
     of a network trained on the pretext task. There the tiles of a puzzle pass through the network
@@ -167,6 +170,10 @@ class Invariance(Task):
         for name, rows in found.items():
             for transformation, values in rows.items():
                 yield Result(name, float(values.mean()), transformation, "distance", when="")
+            scale = rows[OTHER].mean()
+            for transformation in self.transformations if scale > 0 else ():
+                ratio = float(rows[transformation].mean() / scale)
+                yield Result(name, ratio, transformation, RATIO, when="")
 
     def _distances(
         self,
@@ -260,7 +267,7 @@ def histogram_figure(edges: np.ndarray, counts: dict[str, dict[str, np.ndarray]]
 
     Args:
         edges: of the bins, `[bins + 1]`.
-        counts: feature -> transformation -> numbers `[bins]`.
+        counts: "network, feature" -> transformation -> numbers `[bins]`.
         caption: one paragraph, put below.
 
     Returns:
@@ -275,20 +282,26 @@ def histogram_figure(edges: np.ndarray, counts: dict[str, dict[str, np.ndarray]]
     from matplotlib.figure import Figure
 
     panels = list(dict.fromkeys(name for rows in counts.values() for name in rows))
-    width = 3.2 * len(panels) + 0.6
+    # A colour a feature, a kind of line a network.
+    features = list(dict.fromkeys(title.rpartition(", ")[2] for title in counts))
+    colours = {t: f"C{features.index(t.rpartition(', ')[2]) % 10}" for t in counts}
+    networks = dict.fromkeys(title.partition(", ")[0] for title in counts)
+    styles = dict(zip(networks, itertools.cycle(["-", "--", ":"]), strict=False))
+    width = 3.2 * len(panels) + 0.8
     figure = Figure(figsize=(width, 3.9), dpi=150)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for panel, name in zip(axes, panels, strict=True):
         for title, rows in counts.items():
             if name in rows:
                 values = np.asarray(rows[name], np.float64)
-                panel.stairs(values / max(values.sum(), 1), edges, label=title, linewidth=1.3)
+                style = {"color": colours[title], "linestyle": styles[title.partition(", ")[0]]}
+                panel.stairs(values / max(values.sum(), 1), edges, label=title, **style)
         panel.set_title(name)
         panel.set_xlabel("distance")
         panel.set_xlim(edges[0], edges[-1])
-    axes[0].set_ylabel("share of images")
+    axes[0].set_ylabel("share of distances")
     axes[-1].legend(fontsize="x-small")
-    figure.subplots_adjust(left=0.55 / width, right=1 - 0.15 / width, bottom=0.29, top=0.9)
-    wrapped = textwrap.fill(caption, int(width * 15))
+    figure.subplots_adjust(left=0.75 / width, right=1 - 0.15 / width, bottom=0.29, top=0.9)
+    wrapped = textwrap.fill(caption, int(width * 14))
     figure.text(0.15 / width, 0.02, wrapped, fontsize="small", va="bottom")
     return figure

@@ -50,9 +50,9 @@ class Rotation(Task):
     al.'s program logs the same). `fitted` fits a linear classifier to f1, f2 and f each, frozen.
     The random-init network, which has no classifier, always gets a fitted one.
 
-    Results: accuracy over all rotations and for each, also by class of the images for up to 20
-    classes; and which share of each rotation's views was taken for which rotation. Counts of all
-    classes go to rotation_NETWORK.json, .csv and .png in the output folder.
+    Results: accuracy over all rotations and for each, of f1 also by class of the images for up to
+    20 classes; and which share of each rotation's views was taken for which rotation. Counts of
+    all classes go to rotation_NETWORK.json, .csv and .png in the output folder.
 
     Args:
         head: one of `HEADS`.
@@ -112,7 +112,9 @@ class Rotation(Task):
         if settings.output is not None:
             self._write(settings.output, subject, counts)
         for name, by_class in counts.items():
-            yield from _results(name, by_class)
+            # By class for the classifier's own feature only.
+            own = len(by_class) - 1 <= _MOST_CLASSES and name == next(iter(counts))
+            yield from _results(name, by_class if own else {ALL: by_class[ALL]})
 
     def _fit(
         self,
@@ -263,8 +265,6 @@ def _counts(
 
 def _results(name: str, by_class: Mapping[str, np.ndarray]) -> Iterator[Result]:
     for title, matrix in by_class.items():
-        if title != ALL and len(by_class) - 1 > _MOST_CLASSES:
-            continue
         judged = name if title == ALL else f"{name} of {title}"
         yield Result(judged, matrix.trace() / matrix.sum(), ALL, when="")
         for turns, degrees in enumerate(DEGREES):

@@ -15,6 +15,7 @@ from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import files, published
 from rfd_tf.evaluation.base import Data, Evaluator, Subject, Task
+from rfd_tf.evaluation.invariance import RATIO
 from rfd_tf.evaluation.rotation import ALL
 from rfd_tf.evaluation.runner import evaluate
 
@@ -93,8 +94,8 @@ SUITES: dict[str, Suite] = {
         (
             Entry("knn", "knn"),
             Entry("linear", "linear", {"protocol": "cached"}),
-            Entry("retrieval", "retrieval"),
-            Entry("invariance", "invariance"),
+            Entry("retrieval", "retrieval", {"k": (1, 10)}),
+            Entry("invariance", "invariance", metrics=(RATIO,)),
             _ROTATION,
         ),
     ),

@@ -199,14 +199,17 @@ def _panel(panel, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str])
     factor = 100 if share else 1
     varying = [name for name in _COLUMNS[2:] if len({row[name] for row in rows}) > 1]
     names = [", ".join(filter(None, [row["feature"], *(row[n] for n in varying)])) for row in rows]
+    # Runs a little below one another, so that equal figures do not hide one.
+    step = 0.5 / max(len(colours), 2)
+    offsets = {title: step * (n - (len(colours) - 1) / 2) for n, title in enumerate(colours)}
     for place, row in enumerate(rows):
         panel.axhline(place, color="0.9", linewidth=0.8, zorder=0)
         for title, values in row["runs"].items():
             colour = {"color": colours[title], "linestyle": "", "markersize": 5}
             if values.get("random_init") is not None:
                 at = factor * values["random_init"]
-                panel.plot(at, place, marker="o", fillstyle="none", **colour)
-            panel.plot(factor * values["value"], place, marker="o", **colour)
+                panel.plot(at, place + offsets[title], marker="o", fillstyle="none", **colour)
+            panel.plot(factor * values["value"], place + offsets[title], marker="o", **colour)
         for other in row["published"]:
             panel.plot(factor * other["value"], place, "*", color="black", markersize=9)
             if other["random_init"] is not None:
@@ -214,6 +217,6 @@ def _panel(panel, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str])
                 panel.plot(at, place, "*", color="black", fillstyle="none", markersize=9)
     panel.set_yticks(range(len(rows)), names, fontsize="x-small")
     panel.set_ylim(len(rows) - 0.5, -0.5)
-    metric = "distance" if not share else "percent"
-    only = {row["metric"] for row in rows}
-    panel.set_xlabel(f"{only.pop()}, percent" if share and len(only) == 1 else metric)
+    metrics = {row["metric"] for row in rows}
+    metric = metrics.pop() if len(metrics) == 1 else ""
+    panel.set_xlabel(", ".join(filter(None, [metric, "percent" if share else ""])))

@@ -15,8 +15,14 @@ from rfd_tf.evaluation.invariance import Invariance, distances, histogram_figure
 
 def found(task, subject, data, output=None, **settings):
     results = list(task.run(subject, data, Settings(output=output, **settings)))
-    assert {r.metric for r in results} == {"distance"}
-    return {(r.feature, r.images): r.value for r in results}
+    values = {(r.feature, r.images): r.value for r in results if r.metric == "distance"}
+    for r in results:
+        if r.metric != "distance":
+            assert r.metric == "ratio to another image" and r.images != "another image"
+            expected = values[r.feature, r.images] / values[r.feature, "another image"]
+            assert r.value == pytest.approx(expected)
+    assert len(results) == 2 * len(values) - len({r.feature for r in results})
+    return values
 
 
 def test_distances_are_scikit_learns():
@@ -96,7 +102,7 @@ def test_a_reference_stands_beside(rfd_method, rfd_run, small_digits, tmp_path):
     report = runner.evaluate(
         rfd_run, [task], source, small_digits.test.source, output=tmp_path / "out"
     )
-    rows = {(r["name"], r["images"]): r for r in report["results"]}
+    rows = {(r["name"], r["images"]): r for r in report["results"] if r["metric"] == "distance"}
     beside = rows["f of rotation only", "rotation"]
     assert 0 < beside["value"] < 2 and beside["random_init"] is None
     assert rows["f2", "rotation"]["random_init"] > 0
@@ -130,7 +136,7 @@ def test_the_figure_has_axes_and_a_caption():
     counts = {"pretrained, f1": {"rotation": np.array([1, 2, 3, 4]), "jigsaw": np.ones(4)}}
     figure = histogram_figure(edges, counts, "What is shown.")
     assert [axes.get_xlabel() for axes in figure.axes] == ["distance", "distance"]
-    assert figure.axes[0].get_ylabel() == "share of images"
+    assert figure.axes[0].get_ylabel() == "share of distances"
     assert figure.texts[0].get_text() == "What is shown."
     line = figure.axes[0].patches[0].get_data()
     np.testing.assert_allclose(line.values, [0.1, 0.2, 0.3, 0.4])

@@ -63,7 +63,7 @@ def test_what_is_missing_is_run_and_the_rest_reused(judged, sources):
         assert both["a"]["value"] in (row["value"], 0.123)
     assert cell(comparison, "knn", report["results"][0]["name"])["a"]["value"] == 0.123
     assert set(cell(comparison, "knn", "embedding")) == {"a"}
-    assert set(cell(comparison, "retrieval", "f2", metric="precision@5")) == {"a", "b"}
+    assert set(cell(comparison, "retrieval", "f2", metric="precision@10")) == {"a", "b"}
 
 
 def test_a_task_that_a_run_does_not_allow_is_noted(judged):
