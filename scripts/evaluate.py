@@ -3,11 +3,15 @@
     python scripts/evaluate.py --weights=runs/x
     python scripts/evaluate.py --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
     python scripts/evaluate.py --task=lowshot,finetune --weights=runs/x --per_class=5,20,100
+    python scripts/evaluate.py --suite=cifar10 --runs=runs/x,runs/y
 
 Prints a table, accuracies and precisions in percent, and writes the same with each protocol's
 settings as JSON: to --output, or evaluation.json in the run folder. Figures, caches and finished
 parts lie beside it, in evaluation_files; the same command again takes up an interrupted
 evaluation. README.md has the list of tasks.
+
+A suite judges several runs by the same tasks and writes one comparison: comparison.md, .csv, .png
+and .json in the folder --output, or suites/NAME.
 """
 
 from __future__ import annotations
@@ -124,9 +128,50 @@ def describe(report: dict) -> str:
     return "\n".join(lines)
 
 
+def compare() -> None:
+    """Several runs in one table."""
+    from rfd_tf.applications import read_record
+    from rfd_tf.errors import UserError
+    from rfd_tf.evaluation import TASKS, suite, suite_table
+
+    if FLAGS.weights:
+        raise UserError("--suite judges --runs, one or several; leave --weights out")
+    suite.find(FLAGS.suite)
+    if not FLAGS.runs:
+        raise UserError("give --runs, one run folder or more, separated by commas")
+    for run_folder in FLAGS.runs:
+        read_record(run_folder)
+    output = Path(FLAGS.output or f"suites/{FLAGS.suite}").expanduser()
+    train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
+    comparison = suite.run_suite(
+        FLAGS.suite,
+        FLAGS.runs,
+        train,
+        test,
+        output=output,
+        only=FLAGS.task if FLAGS["task"].present else None,
+        options={task: evaluate_flags.options(task) for task in TASKS},
+        endpoints=FLAGS.endpoints or None,
+        batch_size=FLAGS.batch_size,
+        max_train_images=FLAGS.max_train_images,
+        seed=FLAGS.seed,
+        progress=True,
+        cache_features=FLAGS.cache_features,
+        say=print,
+    )
+    written = output / "comparison.md"
+    print(f"\n{suite_table.markdown(comparison)}\nwritten: {written}, .csv, .png and .json")
+
+
 def main() -> None:
+    from rfd_tf.errors import UserError
     from rfd_tf.evaluation.runner import evaluate, table
 
+    if FLAGS.suite:
+        compare()
+        return
+    if FLAGS.runs:
+        raise UserError("--runs goes with --suite; one run is judged by --weights")
     chosen = tasks()
     folder, recorded = place()
     output = Path(FLAGS.output).expanduser() if FLAGS.output else None

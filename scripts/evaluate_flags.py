@@ -10,6 +10,12 @@ FLAGS = flags.FLAGS
 
 flags.DEFINE_list("task", ["knn", "linear"], "What to run, see README: knn, linear, ...")
 flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
+flags.DEFINE_string(
+    "suite",
+    None,
+    "Judge several --runs by the same tasks and write one table: cifar10, imagenet, features.",
+)
+flags.DEFINE_list("runs", [], "Of --suite: run folders, .weights.h5 files or shipped names.")
 
 # Images.
 flags.DEFINE_string(
@@ -37,7 +43,12 @@ flags.DEFINE_integer("max_train_images", None, "Learn from at most so many image
 flags.DEFINE_list("endpoints", None, "Endpoints to judge. Default: all of the backbone's.")
 flags.DEFINE_integer("batch_size", 256, "Images a step while features are taken.", 1)
 flags.DEFINE_integer("seed", 0, "Of the random network, the turns, the probes and the draws.", 0)
-flags.DEFINE_string("output", None, "JSON file. Default: evaluation.json in the run folder.")
+flags.DEFINE_string(
+    "output",
+    None,
+    "JSON file; default: evaluation.json in the run folder. Of --suite: a folder; default: "
+    "suites/NAME.",
+)
 flags.DEFINE_boolean(
     "cache_features",
     False,

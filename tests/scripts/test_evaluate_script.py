@@ -169,6 +169,11 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
             labelled,
             f"--train_list={lists[0]}",
         ],
+        "--runs goes with --suite": [weights, labelled, "--runs=a"],
+        "leave --weights out": [weights, "--suite=features", "--runs=a"],
+        "give --runs": ["--suite=features"],
+        "unknown suite 'cifar'": ["--suite=cifar", "--runs=a"],
+        "unknown weights 'a'": ["--suite=features", "--runs=a", labelled],
         "--eval_list goes with --train_list": [weights, f"--eval_list={lists[0]}"],
         "lists/bad.txt', line 2: 'dark/1.png' must be a path and a label": [
             weights,
@@ -195,8 +200,19 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
         "--finetune_epochs=1",
         f"--output={tmp_path / 'listed.json'}",
     ]
-    found = run_many("evaluate", [good, listed, *mistakes.values()])
+    compared = [
+        "--suite=features",
+        f"--runs={run_folder},{run_folder / 'plain.weights.h5'}",
+        "--task=knn",
+        labelled,
+        f"--output={tmp_path / 'suite'}",
+    ]
+    found = run_many("evaluate", [good, listed, compared, *mistakes.values()])
 
+    code, out, err = found.pop(2)
+    assert code == 0, err
+    written = (tmp_path / "suite" / "comparison.md").read_text()
+    assert "plain" in written and written.strip() in out
     code, out, err = found.pop(1)
     assert code == 0, err
     report = json.loads((tmp_path / "listed.json").read_text())
