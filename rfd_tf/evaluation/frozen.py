@@ -142,14 +142,24 @@ def _check_memory(
         for task in evaluators
         for name in _of(tensors, task)
     )
-    needed = width * (num_train + 2 * num_test)
+    check_fits(
+        width * (num_train + 2 * num_test),
+        num_train + num_test,
+        "--cache_features, fewer --endpoints, a smaller --probe_size or --max_train_images",
+    )
+
+
+def check_fits(needed: int, num_images: int, way_out: str) -> None:
+    """Raises `UserError` where features of so many bytes cannot fit into the machine's memory.
+
+    >>> check_fits(1000, 10, "fewer images")
+    """
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return
     if needed > 0.8 * memory:
         raise UserError(
-            f"the features of {num_train + num_test} images take {needed / 2**30:.0f} GiB and this "
-            f"machine has {memory / 2**30:.0f} GiB; give --cache_features, fewer --endpoints, a "
-            "smaller --probe_size or --max_train_images"
+            f"the features of {num_images} images take {needed / 2**30:.0f} GiB and this "
+            f"machine has {memory / 2**30:.0f} GiB; give {way_out}"
         )

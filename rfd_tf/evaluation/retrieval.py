@@ -12,6 +12,7 @@ from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.files import folder, save_figure, write_json
+from rfd_tf.evaluation.frozen import check_fits
 from rfd_tf.evaluation.image_set import ImageSet
 from rfd_tf.evaluation.knn import nearest
 from rfd_tf.evaluation.splits import check_classes, subset
@@ -118,6 +119,9 @@ class Retrieval(Task):
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         model = subject.network()
         tensors = self._tensors(subject, model, settings.endpoints)
+        images = len(data.train) + len(data.test)
+        width = sum(int(tensor.shape[-1]) for tensor in tensors.values())
+        check_fits(4 * width * images, images, "fewer --endpoints or --max_train_images")
         extract = FeatureExtractor(keras.Model(model.inputs, tensors), subject.mean, subject.std)
 
         def features(images: ImageSet, title: str):

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import applications
-from rfd_tf.applications.weights import find_weights, sha256
+from rfd_tf.applications.weights import RUN_FILE, find_weights, sha256
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.features import Pooling, feature_tensors
 
@@ -136,7 +136,8 @@ class Subject:
         the run folder has none.
         """
         if self.is_pretrained:
-            return _trained_heads(self.folder)
+            # (Another weights file in the folder was not trained with them.)
+            return _trained_heads(self.folder) if self._path.name == RUN_FILE else {}
         heads = {}
         rng = np.random.default_rng(self._seed)
         for name, (kernel, bias) in self._judged.heads.items():

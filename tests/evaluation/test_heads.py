@@ -43,6 +43,9 @@ def test_heads_give_what_the_method_gives(tmp_path):
 
     subject = Subject.pretrained(tmp_path)
     np.testing.assert_array_equal(subject.heads["projection"][0], kernel)
+    # Other weights in the folder were not trained with these heads.
+    other = applications.save_backbone(made.backbone, tmp_path / "other.weights.h5", subject.record)
+    assert Subject.pretrained(other).heads == {}
     random = subject.random_twin(0).heads
     assert random["projection"][0].shape == (8, 8) and (random["projection"][0] != kernel).any()
 

@@ -6,7 +6,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from rfd_tf.data import ArraySource
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import runner
+from rfd_tf.evaluation import frozen, runner
 from rfd_tf.evaluation.base import Data, Settings, Subject
 from rfd_tf.evaluation.knn import KNearestNeighbours, nearest
 from rfd_tf.evaluation.retrieval import Retrieval, precision, sheet
@@ -118,6 +118,15 @@ def test_mistakes_are_named(rfd_subject, small_digits):
         Retrieval(sheets=["f3"]).check(rfd_subject, small_digits)
     with pytest.raises(UserError, match="precision@301 needs as many train images"):
         Retrieval(k=[301]).check(rfd_subject, small_digits)
+
+
+def test_a_gallery_that_cannot_fit_is_refused(rfd_subject, small_digits, monkeypatch):
+    real = frozen.os.sysconf
+    monkeypatch.setattr(
+        frozen.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
+    )
+    with pytest.raises(UserError, match="features of 597 images.*--max_train_images"):
+        found(Retrieval(), rfd_subject, small_digits)
 
 
 def test_pictures_without_labels_have_a_sheet(rfd_run, small_digits, tmp_path):
