@@ -56,6 +56,7 @@ def rfd_arguments(source) -> dict:
         "projection_dimensions",
         "temperature",
         "instance_loss",
+        "instance_views",
         "negatives",
         "num_negatives",
         "normalizer",

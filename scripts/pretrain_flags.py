@@ -34,7 +34,11 @@ flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a res
 flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
 flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images.")
 flags.DEFINE_float("color_jitter", 0.0, "Strength of brightness, contrast, saturation changes.")
+flags.DEFINE_float("hue", 0.0, "Largest turn of the colours, a share of the circle up to 0.5.")
 flags.DEFINE_float("grayscale", 0.0, "Share of images made grey.")
+flags.DEFINE_integer(
+    "crops", 1, "Crops of an image a step: 1, all rotations of one; 4, every rotation its own."
+)
 flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if not given.")
 flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")
 
@@ -65,6 +69,12 @@ flags.DEFINE_enum(
     "nce",
     ["nce", "softmax"],
     "nce: sampled negatives. softmax: exact over the bank, for small sets.",
+)
+flags.DEFINE_enum(
+    "instance_views",
+    "mean",
+    ["mean", "each"],
+    "What must recognise an image: the mean of f2 over the rotations, or each rotation's f2.",
 )
 flags.DEFINE_enum(
     "negatives", "shared", ["shared", "per_image"], "One set of negatives a batch, or one an image."

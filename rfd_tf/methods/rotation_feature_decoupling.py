@@ -17,6 +17,7 @@ from rfd_tf.methods.base import Method
 
 INSTANCE_LOSSES = ("nce", "softmax")
 NEGATIVES = ("shared", "per_image")
+INSTANCE_VIEWS = ("mean", "each")
 NUM_ROTATIONS = views.NUM_ROTATIONS
 
 
@@ -41,6 +42,9 @@ class RotationFeatureDecoupling(Method):
         projection_dimensions: length of the embedding in the bank.
         temperature: divides the similarities.
         instance_loss: `nce`, or `softmax` (exact over the whole bank, for small sets).
+        instance_views: what must recognise the image's row: `mean`, the mean of f2 over the
+            rotations (the paper), or `each` rotation's f2 by itself. The bank holds the embedding
+            of the mean either way.
         negatives: `shared` (one set a batch) or `per_image`.
         num_negatives: K, negatives of the NCE; 4096, or half as many as there are images, if None.
         normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
@@ -56,7 +60,8 @@ class RotationFeatureDecoupling(Method):
         **kwargs: see `Method`.
 
     Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`. Images are
-    the augmented originals; the rotations are made here, on the device. An optional entry
+    the augmented originals; the rotations are made here, on the device. Images
+    `[batch, 4, size, size, 3]` give every rotation a crop of its own. An optional entry
     `"negatives": [batch, count] integers` prescribes the NCE's negatives instead of drawing them.
 
     What differs between paper and published program, and which is the default, stands in the
@@ -74,6 +79,8 @@ class RotationFeatureDecoupling(Method):
     ['distance_loss', 'instance_loss', 'rotation_accuracy']
     """
 
+    crops = (1, NUM_ROTATIONS)
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -87,6 +94,7 @@ class RotationFeatureDecoupling(Method):
         projection_dimensions: int = 128,
         temperature: float = 0.07,
         instance_loss: str = "nce",
+        instance_views: str = "mean",
         negatives: str = "shared",
         num_negatives: int | None = None,
         normalizer: str = "running",
@@ -113,6 +121,8 @@ class RotationFeatureDecoupling(Method):
             raise UserError("all three loss weights are 0; nothing would be trained")
         if instance_loss not in INSTANCE_LOSSES:
             raise unknown("instance loss", instance_loss, INSTANCE_LOSSES)
+        if instance_views not in INSTANCE_VIEWS:
+            raise unknown("kind of instance views", instance_views, INSTANCE_VIEWS)
         if negatives not in NEGATIVES:
             raise unknown("kind of negatives", negatives, NEGATIVES)
         if distance not in losses.DISTANCES:
@@ -134,6 +144,7 @@ class RotationFeatureDecoupling(Method):
         self.decoupled = bool(decoupled)
         self.temperature = float(temperature)
         self.instance_loss = instance_loss
+        self.instance_views = instance_views
         self.shared_negatives = negatives == "shared"
         self.num_negatives = int(num_negatives)
         self.exclude_positive = bool(exclude_positive)
@@ -236,7 +247,14 @@ class RotationFeatureDecoupling(Method):
         if self.memory_bank is not None:
             embedding = self.embed(ops.mean(f2, axis=1))
             negatives = batch.get("negatives")
-            outputs["instance_loss"] = self._instance(embedding, index, negatives, training)
+            if self.instance_views == "each":
+                query = self.embed(views.flatten_views(f2))
+                rows = ops.repeat(index, NUM_ROTATIONS, axis=0)
+                if negatives is not None:
+                    negatives = ops.repeat(negatives, NUM_ROTATIONS, axis=0)
+            else:
+                query, rows = embedding, index
+            outputs["instance_loss"] = self._instance(query, rows, negatives, training)
             if training:
                 self.memory_bank.update(index, embedding)
         return outputs
