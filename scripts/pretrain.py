@@ -54,6 +54,7 @@ def rfd_arguments(source) -> dict:
         "decoupled",
         "split",
         "projection_dimensions",
+        "projection_hidden",
         "temperature",
         "instance_loss",
         "instance_views",

@@ -63,6 +63,9 @@ flags.DEFINE_float("lambda_instance", 1.0, "Weight of the instance loss.")
 flags.DEFINE_bool("decoupled", True, "Split the feature into f1 and f2.")
 flags.DEFINE_float("split", 0.5, "Share of the feature's dimensions that f1 gets.")
 flags.DEFINE_integer("projection_dimensions", 128, "Length of an embedding in the memory bank.")
+flags.DEFINE_integer(
+    "projection_hidden", 0, "Units of a hidden layer of the projection; 0 for a linear one."
+)
 flags.DEFINE_float("temperature", 0.07, "Divides the similarities of the instance loss.")
 flags.DEFINE_enum(
     "instance_loss",
@@ -115,6 +118,12 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "batch_size", 128, "Original images in a batch; the views are four times as many."
 )
+flags.DEFINE_enum(
+    "optimizer",
+    "sgd",
+    ["sgd", "adam", "rmsprop"],
+    "sgd: coupled weight decay, as published. adam (AdamW) and rmsprop: decoupled.",
+)
 flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.")
 flags.DEFINE_enum("schedule", "cosine", ["cosine", "step", "constant"], "Learning-rate schedule.")
 flags.DEFINE_string(
@@ -123,9 +132,9 @@ flags.DEFINE_string(
     "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10, rotnet_imagenet.",
 )
 flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up of the cosine schedule.")
-flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.")
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD and RMSprop, first moment of Adam.")
 flags.DEFINE_bool("nesterov", True, "Nesterov momentum.")
-flags.DEFINE_float("weight_decay", 5e-4, "Coupled weight decay, on every weight.")
+flags.DEFINE_float("weight_decay", 5e-4, "Weight decay, on every weight.")
 flags.DEFINE_list("undecayed", [], "Names of weights without decay, such as gamma,beta,bias.")
 flags.DEFINE_integer(
     "gradient_accumulation", 1, "Parts a replica's batch is cut into, to save memory."

@@ -40,6 +40,8 @@ class RotationFeatureDecoupling(Method):
         decoupled: `False` uses the whole feature for every loss (the paper's ablation).
         split: share of the feature's dimensions that f1 gets, above 0 and below 1.
         projection_dimensions: length of the embedding in the bank.
+        projection_hidden: units of a hidden layer with ReLU between f2 and the embedding; 0 for
+            the paper's linear projection.
         temperature: divides the similarities.
         instance_loss: `nce`, or `softmax` (exact over the whole bank, for small sets).
         instance_views: what must recognise the image's row: `mean`, the mean of f2 over the
@@ -92,6 +94,7 @@ class RotationFeatureDecoupling(Method):
         decoupled: bool = True,
         split: float = 0.5,
         projection_dimensions: int = 128,
+        projection_hidden: int = 0,
         temperature: float = 0.07,
         instance_loss: str = "nce",
         instance_views: str = "mean",
@@ -127,6 +130,8 @@ class RotationFeatureDecoupling(Method):
             raise unknown("kind of negatives", negatives, NEGATIVES)
         if distance not in losses.DISTANCES:
             raise unknown("distance", distance, losses.DISTANCES)
+        if projection_hidden < 0:
+            raise UserError(f"projection_hidden {projection_hidden} must be 0 or more units")
         if temperature <= 0:
             raise UserError(f"temperature {temperature} must be above 0")
         instance = lambda_instance > 0
@@ -163,11 +168,15 @@ class RotationFeatureDecoupling(Method):
             self.rotation_head = _linear(
                 NUM_ROTATIONS, self.split[0], "rotation_head", seed=seed + 10
             )
-        self.projection = self.normalizing_constant = None
+        self.projection = self.projection_hidden = self.normalizing_constant = None
         if instance:
-            self.projection = _linear(
-                projection_dimensions, self.split[1], "projection", seed=seed + 11
-            )
+            inputs = self.split[1]
+            if projection_hidden:
+                self.projection_hidden = _linear(
+                    projection_hidden, inputs, "projection_hidden", seed=seed + 13
+                )
+                inputs = projection_hidden
+            self.projection = _linear(projection_dimensions, inputs, "projection", seed=seed + 11)
             self.memory_bank = MemoryBank(
                 num_images,
                 projection_dimensions,
@@ -261,6 +270,8 @@ class RotationFeatureDecoupling(Method):
 
     def embed(self, f2):
         """The embedding that the bank holds, `[batch, projection_dimensions]`, of length 1."""
+        if self.projection_hidden is not None:
+            f2 = ops.relu(self.projection_hidden(f2))
         return normalize(self.projection(f2))
 
     def rotation_weights(self, index):

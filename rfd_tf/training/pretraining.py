@@ -52,13 +52,15 @@ class Optimization:
         batch_size: original images in a global batch (the views are more).
         steps_per_epoch: optimizer steps an epoch; as many as full batches when None.
         learning_rate, schedule, lr_table, warmup_epochs: see `schedules.build`.
-        momentum, nesterov, weight_decay, undecayed: see `optimizers.SGD`; the decay is coupled.
+        optimizer, momentum, nesterov, weight_decay, undecayed: see `optimizers.build`; the decay of
+            `sgd` is coupled.
         steps_per_execution: steps run by one call into TensorFlow.
     """
 
     epochs: int = 100
     batch_size: int = 128
     steps_per_epoch: int | None = None
+    optimizer: str = "sgd"
     learning_rate: float = 0.05
     schedule: str = "cosine"
     lr_table: str | None = None
@@ -142,7 +144,8 @@ class Pretraining:
             with dtype_policy(policy):
                 backbone = build_backbone()
             self.method = build_method(backbone)
-            self.optimizer = optimizers.SGD(
+            self.optimizer = optimizers.build(
+                optimization.optimizer,
                 schedules.build(
                     optimization.schedule,
                     rate=optimization.learning_rate,
@@ -153,7 +156,7 @@ class Pretraining:
                 ),
                 momentum=optimization.momentum,
                 nesterov=optimization.nesterov,
-                coupled_weight_decay=optimization.weight_decay,
+                weight_decay=optimization.weight_decay,
                 undecayed=optimization.undecayed,
             )
             self.method.compile(optimizer=self.optimizer, jit_compile=False)
