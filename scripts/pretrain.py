@@ -51,6 +51,7 @@ def rfd_arguments(source) -> dict:
         "lambda_rotation",
         "lambda_distance",
         "lambda_instance",
+        "lambda_contrast",
         "decoupled",
         "split",
         "projection_dimensions",

@@ -60,6 +60,9 @@ flags.DEFINE_string(
 flags.DEFINE_float("lambda_rotation", 1.0, "Weight of the rotation loss.")
 flags.DEFINE_float("lambda_distance", 1.0, "Weight of the distance of f2 to its mean.")
 flags.DEFINE_float("lambda_instance", 1.0, "Weight of the instance loss.")
+flags.DEFINE_float(
+    "lambda_contrast", 0.0, "Weight of telling an image's other views in the batch; use --crops=4."
+)
 flags.DEFINE_bool("decoupled", True, "Split the feature into f1 and f2.")
 flags.DEFINE_float("split", 0.5, "Share of the feature's dimensions that f1 gets.")
 flags.DEFINE_integer("projection_dimensions", 128, "Length of an embedding in the memory bank.")

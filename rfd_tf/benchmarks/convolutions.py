@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds
+from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 from rfd_tf.benchmarks.profiling import is_convolution, operation_times
 from rfd_tf.benchmarks.steps import RfdStep
 
@@ -51,16 +51,13 @@ def convolutions(rounds: int = 5, cases: Sequence[dict[str, Any]] = CASES) -> It
         step = RfdStep(**case)
         alone = Convolutions(step.method.feature_model, 4 * case["batch_size"])
         seconds = alternate({"step": step, "convolutions": alone}, rounds, warmup=1)
-        share = statistics.median(
-            b / a for a, b in zip(seconds["step"], seconds["convolutions"], strict=True)
-        )
         flops = alone.operations
         times = operation_times(step) or {}
         whole = sum(times.values()) or math.nan
         others = {name: ms for name, ms in times.items() if not is_convolution(name)}
         yield Entry(
             f"convolutions/{case['backbone']}",
-            share,
+            paired_ratio(seconds["convolutions"], seconds["step"]),
             f"rate of convolution in a step / of the convolutions alone, {case['backbone']} at "
             f"{case['image_size']}, {case['batch_size']} images, {step.policy}",
             details={

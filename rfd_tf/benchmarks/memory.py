@@ -30,9 +30,7 @@ TINY = {
 }
 
 
-def memory(
-    rounds: int = 3, cases: Sequence[dict[str, Any]] = CASES
-) -> Iterator[Entry]:
+def memory(rounds: int = 3, cases: Sequence[dict[str, Any]] = CASES) -> Iterator[Entry]:
     """Peak memory of training / sum of parameters, optimizer, bank and activations.
 
     Measured in a process of its own, see `measuring`: by how much its resident memory grew at its

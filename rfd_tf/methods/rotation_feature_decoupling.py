@@ -11,7 +11,7 @@ from keras import ops
 from rfd_tf import losses
 from rfd_tf.data import views
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.layers import MemoryBank, NormalizingConstant
+from rfd_tf.layers import MemoryBank, NormalizingConstant, replicas
 from rfd_tf.layers.memory_bank import normalize
 from rfd_tf.methods.base import Method
 
@@ -37,6 +37,9 @@ class RotationFeatureDecoupling(Method):
         num_images: images in the dataset, one row of the memory bank each.
         lambda_rotation, lambda_distance, lambda_instance: weights of the losses; a loss of weight
             0 is not computed, and without the instance loss there is no memory bank.
+        lambda_contrast: weight of a fourth loss, 0 in the paper: the projected f2 of each view
+            tells the other views of its image among those of the batch; see
+            `losses.view_contrast`. It wants a crop of its own for every rotation.
         decoupled: `False` uses the whole feature for every loss (the paper's ablation).
         split: share of the feature's dimensions that f1 gets, above 0 and below 1.
         projection_dimensions: length of the embedding in the bank.
@@ -91,6 +94,7 @@ class RotationFeatureDecoupling(Method):
         lambda_rotation: float = 1.0,
         lambda_distance: float = 1.0,
         lambda_instance: float = 1.0,
+        lambda_contrast: float = 0.0,
         decoupled: bool = True,
         split: float = 0.5,
         projection_dimensions: int = 128,
@@ -116,12 +120,13 @@ class RotationFeatureDecoupling(Method):
             "rotation_loss": lambda_rotation,
             "distance_loss": lambda_distance,
             "instance_loss": lambda_instance,
+            "contrast_loss": lambda_contrast,
         }
         for name, value in weights.items():
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"weight {value} of {name} must be a number of at least 0")
         if not any(weights.values()):
-            raise UserError("all three loss weights are 0; nothing would be trained")
+            raise UserError("all loss weights are 0; nothing would be trained")
         if instance_loss not in INSTANCE_LOSSES:
             raise unknown("instance loss", instance_loss, INSTANCE_LOSSES)
         if instance_views not in INSTANCE_VIEWS:
@@ -169,7 +174,7 @@ class RotationFeatureDecoupling(Method):
                 NUM_ROTATIONS, self.split[0], "rotation_head", seed=seed + 10
             )
         self.projection = self.projection_hidden = self.normalizing_constant = None
-        if instance:
+        if instance or lambda_contrast:
             inputs = self.split[1]
             if projection_hidden:
                 self.projection_hidden = _linear(
@@ -177,6 +182,7 @@ class RotationFeatureDecoupling(Method):
                 )
                 inputs = projection_hidden
             self.projection = _linear(projection_dimensions, inputs, "projection", seed=seed + 11)
+        if instance:
             self.memory_bank = MemoryBank(
                 num_images,
                 projection_dimensions,
@@ -253,6 +259,14 @@ class RotationFeatureDecoupling(Method):
         f2 = ops.reshape(f2, (-1, NUM_ROTATIONS, f2.shape[-1]))
         if "distance_loss" in self.loss_weights:
             outputs["distance_loss"] = losses.rotation_irrelevance(f2, self.distance)
+        if "contrast_loss" in self.loss_weights:
+            each = self.embed(f2)
+            outputs["contrast_loss"] = losses.view_contrast(
+                each,
+                self.temperature,
+                replicas.gather_with_gradient(each),
+                replicas.replica_index() * ops.shape(each)[0],
+            )
         if self.memory_bank is not None:
             embedding = self.embed(ops.mean(f2, axis=1))
             negatives = batch.get("negatives")

@@ -201,7 +201,7 @@ def test_any_layer_can_be_split(batch):
         ({"temperature": 0.0}, "temperature 0.0"),
         ({"split": 0.0}, "split 0.0"),
         ({"lambda_instance": -1.0}, "instance_loss"),
-        ({"lambda_rotation": 0, "lambda_distance": 0, "lambda_instance": 0}, "all three"),
+        ({"lambda_rotation": 0, "lambda_distance": 0, "lambda_instance": 0}, "all loss weights"),
         ({"pu_weights": np.zeros((3, 4))}, r"\(40, 4\)"),
         ({"pu_weights": np.full((40, 4), 1.5)}, "no probabilities"),
         ({"feature_endpoint": "block9"}, "unknown endpoint 'block9'"),
