@@ -27,7 +27,10 @@ SCRIPTS = Path(__file__).resolve().parent
 
 #: Variant -> what it is, and its flags for scripts/pretrain.py.
 VARIANTS = {
-    "rotation": ("rotation only", ["--lambda_distance=0", "--lambda_instance=0"]),
+    "rotation": (
+        "rotation only",
+        ["--lambda_distance=0", "--lambda_instance=0", "--lambda_contrast=0"],
+    ),
     "instance": ("instance only", ["--lambda_rotation=0", "--lambda_distance=0"]),
     "coupled": (
         "rotation + instance, not decoupled",
