@@ -59,6 +59,7 @@ flags.DEFINE_integer(
     "pu_start_epoch", None, "Epoch from which they count; the last seventh if not given."
 )
 flags.DEFINE_multi_string("pretrain_flag", [], "Further flag for scripts/pretrain.py, repeatable.")
+flags.DEFINE_multi_string("evaluate_flag", [], "Further flag for scripts/evaluate.py, repeatable.")
 flags.DEFINE_list("task", ["linear"], "Tasks of scripts/evaluate.py.")
 flags.DEFINE_string("output_dir", None, "Folder of the runs and the table.")
 
@@ -222,7 +223,8 @@ def main() -> None:
                 continue
             seeded = [] if seed is None else [f"--seed={seed}"]
             run("pretrain.py", *shared, *own, *seeded, f"--output_dir={folder}")
-            run("evaluate.py", f"--weights={folder}", f"--task={','.join(FLAGS.task)}", *seeded)
+            task = f"--task={','.join(FLAGS.task)}"
+            run("evaluate.py", f"--weights={folder}", task, *seeded, *FLAGS.evaluate_flag)
         rows.append(row(name, description, [figures_of(folder) for folder in folders]))
         if not random:
             random = row("random_init", "random init", [random_figures(one) for one in folders])
