@@ -2,11 +2,11 @@
 
     python scripts/ablate.py --config=configs/quickstart.cfg --output_dir=runs/ablations
     python scripts/ablate.py --config=configs/cifar10_rfd_six_layer.cfg --data_dir=PATH/train \\
-        --eval_dir=PATH/test --split_endpoints=block5,block6 --output_dir=runs/ablations
+        --eval_dir=PATH/test --seeds=0,1,2 --task=knn,linear --output_dir=runs/ablations
 
-Each variant is a run of scripts/pretrain.py in its own folder, judged by scripts/evaluate.py. The
-same command again takes up what is missing. ablations.md, .csv and .json hold the table (Feng et
-al., CVPR 2019, table 4).
+Each variant and seed is a run of scripts/pretrain.py in its own folder, judged by
+scripts/evaluate.py. The same command again takes up what is missing. ablations.md, .csv and .json
+hold the table (Feng et al., CVPR 2019, table 4); over several seeds, means and their spread.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ SCRIPTS = Path(__file__).resolve().parent
 
 #: Variant -> what it is, and its flags for scripts/pretrain.py.
 VARIANTS = {
-    "rotation": ("rotation only", ["--lambda_distance=0", "--lambda_instance=0"]),
+    "rotation": (
+        "rotation only",
+        ["--lambda_distance=0", "--lambda_instance=0", "--lambda_contrast=0"],
+    ),
     "instance": ("instance only", ["--lambda_rotation=0", "--lambda_distance=0"]),
     "coupled": (
         "rotation + instance, not decoupled",
@@ -49,10 +53,13 @@ flags.DEFINE_string("eval_dir", None, "As for scripts/pretrain.py.")
 flags.DEFINE_integer("epochs", None, "As for scripts/pretrain.py.")
 flags.DEFINE_string("pu_weights", None, "PU weights; estimated on the dataset if not given.")
 flags.DEFINE_integer("pu_epochs", None, "Epochs of each PU network; estimate_pu.py's if not given.")
+flags.DEFINE_integer("pu_folds", None, "Parts of the images for PU; estimate_pu.py's if not given.")
+flags.DEFINE_list("seeds", [], "Seeds to train every variant with; the config's own if not given.")
 flags.DEFINE_integer(
     "pu_start_epoch", None, "Epoch from which they count; the last seventh if not given."
 )
 flags.DEFINE_multi_string("pretrain_flag", [], "Further flag for scripts/pretrain.py, repeatable.")
+flags.DEFINE_multi_string("evaluate_flag", [], "Further flag for scripts/evaluate.py, repeatable.")
 flags.DEFINE_list("task", ["linear"], "Tasks of scripts/evaluate.py.")
 flags.DEFINE_string("output_dir", None, "Folder of the runs and the table.")
 
@@ -89,8 +96,9 @@ def estimate_pu_weights(arguments: list[str], output: Path) -> str:
     for name in ("dataset", "data_dir", "tfds_dir", "backbone", "image_size", "batch_size"):
         passed += [f"--{name}={value}" for value in setting(arguments, name)[-1:]]
     passed += [f"--backbone_option={value}" for value in setting(arguments, "backbone_option")]
-    if FLAGS.pu_epochs is not None:
-        passed.append(f"--epochs={FLAGS.pu_epochs}")
+    for name, value in (("epochs", FLAGS.pu_epochs), ("folds", FLAGS.pu_folds)):
+        if value is not None:
+            passed.append(f"--{name}={value}")
     run("estimate_pu.py", *passed)
     return str(output)
 
@@ -115,44 +123,72 @@ def variants() -> list[tuple[str, str, list[str]]]:
     return chosen
 
 
-def figures_of(report: dict, key: str) -> dict[str, float]:
-    """A report's figures, flat: "task feature images" -> percent, after the last epoch."""
+def figures_of(folder: Path) -> dict[str, float]:
+    """A run's figures, flat: "task feature images" -> accuracy in percent."""
+    report = json.loads((folder / "evaluation.json").read_text())
+    with open(folder / "metrics.csv", newline="") as file:
+        epochs = list(csv.DictReader(file))
+    figures = {}
+    if epochs[-1].get("rotation_accuracy"):
+        figures["rotation accuracy"] = 100 * float(epochs[-1]["rotation_accuracy"])
+    figures["training minutes"] = training_minutes(folder, epochs)
+    return {**figures, **_flat(report, "value")}
+
+
+def training_minutes(folder: Path, epochs: list[dict]) -> float:
+    """Minutes that the steps of all epochs took; without evaluation and starting."""
+    batch_size = json.loads((folder / "run.json").read_text())["flags"]["batch_size"]
+    steps = [int(epoch["step"]) for epoch in epochs]
+    seconds = 0.0
+    for before, after, epoch in zip([0, *steps], steps, epochs, strict=False):
+        seconds += batch_size * (after - before) / float(epoch["images_per_second"])
+    return seconds / 60
+
+
+def random_figures(folder: Path) -> dict[str, float]:
+    """The random-init network's figures, as the evaluation of any run gives them."""
+    return _flat(json.loads((folder / "evaluation.json").read_text()), "random_init")
+
+
+def _flat(report: dict, key: str) -> dict[str, float]:
+    """A report's figures: "task feature images" -> percent, after the last epoch."""
     return {
-        f"{result['task']} {result['name']} {result['images']}": round(100 * result[key], 2)
+        f"{result['task']} {result['name']} {result['images']}": 100 * result[key]
         for result in report["results"]
         if result["when"] != "best epoch" and result[key] is not None
     }
 
 
-def row(name: str, description: str, folder: Path) -> dict:
-    """A variant's figures, flat."""
-    report = json.loads((folder / "evaluation.json").read_text())
-    with open(folder / "metrics.csv", newline="") as file:
-        last = list(csv.DictReader(file))[-1]
-    figures = {"variant": name, "description": description}
-    if last.get("rotation_accuracy"):
-        figures["rotation accuracy"] = round(100 * float(last["rotation_accuracy"]), 2)
-    return {**figures, **figures_of(report, "value")}
-
-
-def random_row(folder: Path) -> dict:
-    """The random-init network's figures, as the evaluation of any variant gives them."""
-    report = json.loads((folder / "evaluation.json").read_text())
-    figures = {"variant": "random_init", "description": "random init"}
-    return {**figures, **figures_of(report, "random_init")}
+def row(name: str, description: str, runs: list[dict[str, float]]) -> dict:
+    """A variant's figures: means over its runs and, of several, their sample deviations."""
+    figures = {"variant": name, "description": description, "runs": len(runs)}
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        figures[key] = round(statistics.mean(values), 2)
+        if len(values) > 1:
+            figures[f"{key} spread"] = round(statistics.stdev(values), 2)
+    return figures
 
 
 def write_tables(rows: list[dict], output: Path) -> str:
-    """Writes the table as Markdown, CSV and JSON; returns the Markdown."""
+    """Writes the table as Markdown, CSV and JSON; returns the Markdown, a column a variant."""
     columns = list(dict.fromkeys(name for figures in rows for name in figures))
-    columns.remove("variant")
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    for figures in rows:
-        lines.append("| " + " | ".join(str(figures.get(name, "")) for name in columns) + " |")
+    names = ["variant", "description", "runs"]
+    lines = ["| | " + " | ".join(figures["description"] for figures in rows) + " |"]
+    lines.append("|---|" + "---:|" * len(rows))
+    for column in columns:
+        if column in names or column.endswith(" spread"):
+            continue
+        cells = []
+        for figures in rows:
+            cell = f"{figures[column]:.1f}" if column in figures else ""
+            spread = figures.get(f"{column} spread")
+            cells.append(cell if spread is None else f"{cell} ± {spread:.1f}")
+        lines.append(f"| {column} | " + " | ".join(cells) + " |")
     text = "\n".join(lines) + "\n"
     (output / "ablations.md").write_text(text, encoding="utf-8")
     with open(output / "ablations.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["variant", *columns], restval="")
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
     (output / "ablations.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
@@ -165,6 +201,9 @@ def main() -> None:
 
     if not FLAGS.output_dir:
         raise UserError("give --output_dir, the folder of the runs and the table")
+    for seed in FLAGS.seeds:
+        if not seed.isdigit():
+            raise UserError(f"seeds are whole numbers of at least 0, not '{seed}'")
     if FLAGS.config and not os.path.exists(FLAGS.config):
         raise UserError(f"no such flag file: '{FLAGS.config}'")
     chosen = variants()
@@ -173,18 +212,25 @@ def main() -> None:
     expanded = FLAGS.read_flags_from_files(shared)
     epochs = int((setting(expanded, "epochs") or ["100"])[-1])
     start = epochs - max(1, epochs // 7) if FLAGS.pu_start_epoch is None else FLAGS.pu_start_epoch
-    rows = []
+    rows, random = [], None
     for name, description, own in chosen:
         if name.startswith("full"):
             weights = FLAGS.pu_weights or estimate_pu_weights(expanded, output / "pu_weights.npz")
             own = [*own, f"--pu_weights={weights}", f"--pu_start_epoch={start}"]
-        folder = output / name
-        if not (folder / "evaluation.json").exists():
-            run("pretrain.py", *shared, *own, f"--output_dir={folder}")
-            run("evaluate.py", f"--weights={folder}", f"--task={','.join(FLAGS.task)}")
-        rows.append(row(name, description, folder))
-        # The first variant is split at the last layer, as most are.
-        table = write_tables([random_row(output / chosen[0][0]), *rows], output)
+        folders = [output / name]
+        if FLAGS.seeds:
+            folders = [output / f"{name}_seed{seed}" for seed in FLAGS.seeds]
+        for folder, seed in zip(folders, FLAGS.seeds or [None], strict=True):
+            if (folder / "evaluation.json").exists():
+                continue
+            seeded = [] if seed is None else [f"--seed={seed}"]
+            run("pretrain.py", *shared, *own, *seeded, f"--output_dir={folder}")
+            task = f"--task={','.join(FLAGS.task)}"
+            run("evaluate.py", f"--weights={folder}", task, *seeded, *FLAGS.evaluate_flag)
+        rows.append(row(name, description, [figures_of(folder) for folder in folders]))
+        if not random:
+            random = row("random_init", "random init", [random_figures(one) for one in folders])
+        table = write_tables([random, *rows], output)
     print(f"\n{table}\nwritten: {output / 'ablations.md'}, .csv and .json")
 
 

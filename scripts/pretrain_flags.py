@@ -34,7 +34,11 @@ flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a res
 flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
 flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images.")
 flags.DEFINE_float("color_jitter", 0.0, "Strength of brightness, contrast, saturation changes.")
+flags.DEFINE_float("hue", 0.0, "Largest turn of the colours, a share of the circle up to 0.5.")
 flags.DEFINE_float("grayscale", 0.0, "Share of images made grey.")
+flags.DEFINE_integer(
+    "crops", 1, "Crops of an image a step: 1, all rotations of one; 4, every rotation its own."
+)
 flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if not given.")
 flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")
 
@@ -56,15 +60,27 @@ flags.DEFINE_string(
 flags.DEFINE_float("lambda_rotation", 1.0, "Weight of the rotation loss.")
 flags.DEFINE_float("lambda_distance", 1.0, "Weight of the distance of f2 to its mean.")
 flags.DEFINE_float("lambda_instance", 1.0, "Weight of the instance loss.")
+flags.DEFINE_float(
+    "lambda_contrast", 0.0, "Weight of telling an image's other views in the batch; use --crops=4."
+)
 flags.DEFINE_bool("decoupled", True, "Split the feature into f1 and f2.")
 flags.DEFINE_float("split", 0.5, "Share of the feature's dimensions that f1 gets.")
 flags.DEFINE_integer("projection_dimensions", 128, "Length of an embedding in the memory bank.")
+flags.DEFINE_integer(
+    "projection_hidden", 0, "Units of a hidden layer of the projection; 0 for a linear one."
+)
 flags.DEFINE_float("temperature", 0.07, "Divides the similarities of the instance loss.")
 flags.DEFINE_enum(
     "instance_loss",
     "nce",
     ["nce", "softmax"],
     "nce: sampled negatives. softmax: exact over the bank, for small sets.",
+)
+flags.DEFINE_enum(
+    "instance_views",
+    "mean",
+    ["mean", "each"],
+    "What must recognise an image: the mean of f2 over the rotations, or each rotation's f2.",
 )
 flags.DEFINE_enum(
     "negatives", "shared", ["shared", "per_image"], "One set of negatives a batch, or one an image."
@@ -105,6 +121,12 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "batch_size", 128, "Original images in a batch; the views are four times as many."
 )
+flags.DEFINE_enum(
+    "optimizer",
+    "sgd",
+    ["sgd", "adam", "rmsprop"],
+    "sgd: coupled weight decay, as published. adam (AdamW) and rmsprop: decoupled.",
+)
 flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.")
 flags.DEFINE_enum("schedule", "cosine", ["cosine", "step", "constant"], "Learning-rate schedule.")
 flags.DEFINE_string(
@@ -113,9 +135,9 @@ flags.DEFINE_string(
     "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10, rotnet_imagenet.",
 )
 flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up of the cosine schedule.")
-flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.")
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD and RMSprop, first moment of Adam.")
 flags.DEFINE_bool("nesterov", True, "Nesterov momentum.")
-flags.DEFINE_float("weight_decay", 5e-4, "Coupled weight decay, on every weight.")
+flags.DEFINE_float("weight_decay", 5e-4, "Weight decay, on every weight.")
 flags.DEFINE_list("undecayed", [], "Names of weights without decay, such as gamma,beta,bias.")
 flags.DEFINE_integer(
     "gradient_accumulation", 1, "Parts a replica's batch is cut into, to save memory."

@@ -7,42 +7,19 @@ import hashlib
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from rfd_tf.applications import pretrained
 from rfd_tf.applications import record as records
 from rfd_tf.errors import UserError, unknown
 
 SUFFIX = ".weights.h5"
 RUN_FILE = "backbone.weights.h5"
-SHIPPED = Path(__file__).resolve().parents[2] / "exported"
 # Options that leave the weights as they are.
 WITHOUT_WEIGHTS = ("fused_batch_norm", "dropout", "dropout_rate")
-
-
-@dataclass(frozen=True)
-class PretrainedWeights:
-    """A weights file that comes with the project.
-
-    Attributes:
-        backbone: key of `BACKBONES` it belongs to.
-        file: path below the folder of exported models.
-        sha256: hexadecimal digest of the file, compared before it is read.
-        licence: terms of use.
-        score: a sentence with the score it reaches and on what.
-    """
-
-    backbone: str
-    file: str
-    sha256: str
-    licence: str = ""
-    score: str = ""
-
-
-WEIGHTS: dict[str, PretrainedWeights] = {}
 
 
 def save_backbone(model: keras.Model, path: str | os.PathLike, record: dict[str, Any]) -> Path:
@@ -189,7 +166,7 @@ def load_into(
         UserError: no such file or name; a file of another backbone, other options, another
             number of classes; a weight too many or too few.
     """
-    path = find_weights(weights)
+    path = find_weights(weights, backbone)
     record = read_record(path)
     if record is not None:
         recorded = _checked_arguments(record, path)
@@ -206,19 +183,21 @@ def load_into(
         ) from error
 
 
-def find_weights(weights: str | os.PathLike) -> Path:
+def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Path:
     """Returns the file that a path, a run folder or a shipped name stands for.
+
+    Args:
+        weights: a path or a name; see `pretrained.find` for names.
+        backbone: the network that the weights are for, where it is known.
 
     Raises:
         UserError: there is none (the shipped names are listed), or a shipped file has changed.
     """
-    if isinstance(weights, str) and weights in WEIGHTS:
-        entry = WEIGHTS[weights]
-        path = SHIPPED / entry.file
-        if not path.is_file():
-            raise UserError(f"the shipped weights '{weights}' are missing: no file '{path}'")
-        if sha256(path) != entry.sha256:
-            raise UserError(f"'{path}' is not the file that shipped as '{weights}': delete it")
+    found = pretrained.find(weights, backbone)
+    if found is not None:
+        path = pretrained.path_of(found.file)
+        if sha256(path) != found.sha256:
+            raise UserError(f"'{path}' is not the file that shipped as '{found.name}': delete it")
         return path
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights must be None, a path or a name, not {type(weights).__name__}")
@@ -231,7 +210,8 @@ def find_weights(weights: str | os.PathLike) -> Path:
         if path.name != str(weights) or "." in path.name:
             raise UserError(f"no such weights file: '{path}'")
         way_out = "or the path of a .weights.h5 file or of a run folder"
-        raise UserError(f"{unknown('weights', weights, WEIGHTS)}; {way_out}")
+        names = [*pretrained.tags(), *pretrained.WEIGHTS]
+        raise UserError(f"{unknown('weights', weights, names)}; {way_out}")
     if not path.name.endswith(SUFFIX):
         raise UserError(f"weights are read from a file ending in {SUFFIX}, not '{path}'")
     return path

@@ -309,6 +309,28 @@ def color_jitter(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     return to_uint8(values)
 
 
+def hue_draws(batch_size: int | tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
+    """Draws float32 `[B]`: turns of the hue, uniform within +-strength of the full circle."""
+    return _uniform([batch_size], seed, -strength, strength)
+
+
+def turn_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
+    """Turns the hue of each image by its own angle, as torchvision's ColorJitter(hue=...) does.
+
+    Hue, saturation and value of a pixel are those of the HSV colour model; grey stays grey.
+
+    Args:
+        images: uint8 `[B, H, W, 3]`.
+        turns: float32 `[B]`, shares of the full circle, -0.5 to 0.5.
+
+    Returns:
+        uint8 `[B, H, W, 3]`.
+    """
+    values = tf.image.rgb_to_hsv(tf.cast(images, tf.float32) / 255.0)
+    hue = tf.math.floormod(values[..., :1] + turns[:, None, None, None], 1.0)
+    return to_uint8(255.0 * tf.image.hsv_to_rgb(tf.concat([hue, values[..., 1:]], axis=-1)))
+
+
 def grayscale_draws(batch_size: int | tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
     """Draws which images lose their colour: bool `[B]`, each True with the given probability."""
     return _uniform([batch_size], seed) < probability

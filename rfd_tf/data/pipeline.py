@@ -47,7 +47,9 @@ def training_dataset(
     padding: int | None = None,
     horizontal_flip: bool = True,
     color_jitter: float = 0.0,
+    hue: float = 0.0,
     grayscale: float = 0.0,
+    crops: int = 1,
     shard: tuple[int, int] = (0, 1),
     deterministic: bool = True,
 ) -> tf.data.Dataset:
@@ -77,13 +79,15 @@ def training_dataset(
         padding: for `"pad"`: pixels on each side; `image_size // 8` if None.
         horizontal_flip: whether to mirror each image with probability 1/2.
         color_jitter: strength s of torchvision's ColorJitter(s, s, s); 0 is off.
+        hue: largest turn of the colours, as a share of the full circle, at most 0.5; 0 is off.
         grayscale: probability with which an image loses its colour; 0 is off.
+        crops: how often each image of a batch is cropped and changed, every time anew.
         shard: `(i, n)`: give out the i-th of n equal slices of every global batch.
         deterministic: False lets batches come in the order they are ready, where that is faster.
 
     Returns:
         A `tf.data.Dataset` of `{"image": uint8 [batch_size / n, S, S, 3], "index": int64
-        [batch_size / n]}`.
+        [batch_size / n]}`; with several crops the image is `[batch_size / n, crops, S, S, 3]`.
 
     Raises:
         UserError: an argument is out of its range, or the batch is larger than the source.
@@ -106,6 +110,9 @@ def training_dataset(
         raise UserError(f"padding must be 0 or more pixels, got {padding}")
     if color_jitter < 0:
         raise UserError(f"color_jitter must be 0 or more, got {color_jitter}")
+    if not 0.0 <= hue <= 0.5:
+        raise UserError(f"hue is a share of the colour circle from 0 to 0.5, got {hue}")
+    _check_positive("crops", crops)
     if not 0.0 <= grayscale <= 1.0:
         raise UserError(f"grayscale is a probability from 0 to 1, got {grayscale}")
     worker, workers = shard
@@ -129,6 +136,8 @@ def training_dataset(
         padding=padding,
         horizontal_flip=horizontal_flip,
         color_jitter=color_jitter,
+        hue=hue,
+        crops=crops,
         grayscale=grayscale,
         shard=(worker, workers),
         deterministic=deterministic,

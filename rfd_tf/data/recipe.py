@@ -36,7 +36,9 @@ class Recipe:
     padding: int
     horizontal_flip: bool
     color_jitter: float
+    hue: float
     grayscale: float
+    crops: int
     shard: tuple[int, int]
     deterministic: bool
 
@@ -44,10 +46,10 @@ class Recipe:
     def local_size(self) -> int:
         return self.batch_size // self.shard[1]
 
-    def local(self, whole: tf.Tensor) -> tf.Tensor:
-        """Takes this shard's rows of what goes with a global batch."""
-        start = self.shard[0] * self.local_size
-        return whole[start : start + self.local_size]
+    def local(self, whole: tf.Tensor, each: int = 1) -> tf.Tensor:
+        """Takes this shard's rows of what goes with a global batch, `each` rows an image."""
+        start, count = self.shard[0] * self.local_size, self.local_size
+        return whole[start * each : (start + count) * each]
 
     def indices(self, step: tf.Tensor, num_images: int) -> tf.Tensor:
         """Returns which images this shard sees in a step: int64 `[local_size]`."""
@@ -61,8 +63,12 @@ class Recipe:
         )
 
     def draws(self, step: tf.Tensor) -> Batch:
-        """Returns the random numbers of a step, by their use, for this shard's rows."""
-        size, seed = self.batch_size, tf.stack([tf.constant(self.seed, tf.int64), step])
+        """Returns the random numbers of a step, by their use, for this shard's rows.
+
+        Each has `local_size * crops` rows, those of an image one after the other.
+        """
+        size = self.batch_size * self.crops
+        seed = tf.stack([tf.constant(self.seed, tf.int64), step])
 
         def seed_of(purpose: int) -> tf.Tensor:
             return augment.seed_for(seed, purpose)
@@ -76,9 +82,15 @@ class Recipe:
             draws["flip"] = augment.flip_draws(size, seed_of(2))
         if self.color_jitter:
             draws["jitter"] = augment.color_jitter_factors(size, seed_of(3), self.color_jitter)
+        if self.hue:
+            draws["hue"] = augment.hue_draws(size, seed_of(5), self.hue)
         if self.grayscale:
             draws["grey"] = augment.grayscale_draws(size, seed_of(4), self.grayscale)
-        return {use: self.local(values) for use, values in draws.items()}
+        return {use: self.local(values, self.crops) for use, values in draws.items()}
+
+    def each_crop(self, rows: tf.Tensor) -> tf.Tensor:
+        """Turns what belongs to images, `[n, ...]`, into what belongs to crops."""
+        return tf.repeat(rows, self.crops, axis=0) if self.crops > 1 else rows
 
     def windows(self, draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
         if self.crop == "window":
@@ -87,20 +99,25 @@ class Recipe:
         return augment.resized_crop_windows(draws, height, width, self.crop_area, self.crop_ratio)
 
     def finish(self, images: tf.Tensor, draws: Batch) -> tf.Tensor:
-        """Augments images that have their final size already."""
+        """Augments images `[local_size * crops, S, S, 3]` that have their final size already."""
         if "offset" in draws:
             images = augment.pad_and_crop(images, draws["offset"], self.padding, draws.get("flip"))
         elif "flip" in draws:
             images = augment.flip(images, draws["flip"])
         if "jitter" in draws:
             images = augment.color_jitter(images, draws["jitter"])
+        if "hue" in draws:
+            images = augment.turn_hue(images, draws["hue"])
         if "grey" in draws:
             images = augment.grayscale(images, draws["grey"])
         return images
 
     def batch(self, images: tf.Tensor, index: tf.Tensor) -> Batch:
-        size = self.image_size
+        """Makes the batch of augmented images `[local_size * crops, S, S, 3]`."""
+        shape = [self.image_size, self.image_size, 3]
+        if self.crops > 1:
+            shape = [self.crops, *shape]
         return {
-            "image": tf.ensure_shape(images, [self.local_size, size, size, 3]),
+            "image": tf.reshape(images, [self.local_size, *shape]),
             "index": tf.ensure_shape(index, [self.local_size]),
         }

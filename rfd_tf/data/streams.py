@@ -151,9 +151,10 @@ def train_on_array(source: ArraySource, recipe: Recipe) -> tf.data.Dataset:
     def make(step: tf.Tensor) -> Batch:
         index = recipe.indices(step, source.num_images)
         draws = recipe.draws(step)
-        batch = tf.gather(images, index)
+        batch = tf.gather(images, recipe.each_crop(index))
         if "window" in draws:
-            size = tf.fill([recipe.local_size], height), tf.fill([recipe.local_size], width)
+            count = recipe.local_size * recipe.crops
+            size = tf.fill([count], height), tf.fill([count], width)
             windows = recipe.windows(draws["window"], *size)
             batch = augment.crop_and_resize(batch, windows, recipe.image_size)
         else:
@@ -191,6 +192,28 @@ def evaluate_array(
 # Files -------------------------------------------------------------------------------------------
 
 
+def _by_image(rows: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """Gathers what belongs to crops, `[n * crops, k]`, into `[n, crops, k]`; one crop stays."""
+    if recipe.crops == 1:
+        return rows
+    return tf.reshape(rows, [-1, recipe.crops, rows.shape[1]])
+
+
+def _decode_windows(contents, kind, window, image_size: int, kinds) -> tf.Tensor:
+    """Decodes one window `[4]` of an image, or several `[crops, 4]` of them, stacked."""
+    if window.shape.rank == 1:
+        return decode_window(contents, kind, window, image_size, kinds)
+    several = [decode_window(contents, kind, one, image_size, kinds) for one in tf.unstack(window)]
+    return tf.stack(several)
+
+
+def _crops(images: tf.Tensor, recipe: Recipe) -> tf.Tensor:
+    """Lays out as many images as there are crops: `[n * crops, S, S, 3]`."""
+    if images.shape.rank == 4:
+        return recipe.each_crop(images)
+    return tf.reshape(images, [-1, *images.shape[2:]])
+
+
 class _Files:
     """The tensors that describe a folder's files."""
 
@@ -203,7 +226,14 @@ class _Files:
         self.orientations = tf.constant(source.orientations) if self.turned else None
 
     def windows(self, index: tf.Tensor, draws: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-        """Chooses windows of images as they are seen, in the pixels as they are stored."""
+        """Chooses windows of images as they are seen, in the pixels as they are stored.
+
+        Returns:
+            int32 `[n, 4]`, or `[n, crops, 4]` where there are several crops.
+        """
+        return _by_image(self._windows(recipe.each_crop(index), draws, recipe), recipe)
+
+    def _windows(self, index: tf.Tensor, draws: tf.Tensor, recipe: Recipe) -> tf.Tensor:
         sizes = tf.gather(self.sizes, index)
         if not self.turned:
             return recipe.windows(draws, sizes[:, 0], sizes[:, 1])
@@ -237,7 +267,7 @@ class _Files:
         contents = tf.io.read_file(tf.gather(self.paths, index))
         kind = tf.gather(self.kinds, index)
         if window is not None:
-            return decode_window(contents, kind, window, image_size, self.possible)
+            return _decode_windows(contents, kind, window, image_size, self.possible)
         return transform(decode(contents, kind, self.possible), image_size)
 
 
@@ -253,7 +283,8 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
             rows = (index, files.windows(index, draws["window"], recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
-            return recipe.batch(recipe.finish(files.upright(images, index), draws), index)
+            images = files.upright(_crops(images, recipe), recipe.each_crop(index))
+            return recipe.batch(recipe.finish(images, draws), index)
 
         load = functools.partial(files.load, recipe.image_size)
         return _one_step(step, index, rows, load, finish, failures)
@@ -297,7 +328,7 @@ def _load_record(
         return evaluation_transform(decode(contents, kind, KINDS), recipe.image_size)
     height, width = tf.unstack(shape_of(contents, kind, KINDS))
     window = recipe.windows(draws, height, width)
-    return decode_window(contents, kind, window, recipe.image_size, KINDS)
+    return _decode_windows(contents, kind, window, recipe.image_size, KINDS)
 
 
 def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
@@ -316,10 +347,12 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
     def make(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
         index, contents = (recipe.local(part) for part in batch)
         draws = recipe.draws(step)
-        rows = (contents, draws["window"]) if "window" in draws else (contents,)
+        rows = (contents,)
+        if "window" in draws:
+            rows = (contents, _by_image(draws["window"], recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
-            return recipe.batch(recipe.finish(images, draws), index)
+            return recipe.batch(recipe.finish(_crops(images, recipe), draws), index)
 
         load = functools.partial(_load_record, source, recipe)
         return _one_step(step, index, rows, load, finish, failures)

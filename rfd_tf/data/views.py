@@ -48,7 +48,8 @@ def rotate(images: Any, rotations: Sequence[int] = (0, 1, 2, 3)) -> Any:
     View `r` of an image equals `numpy.rot90(image, k=rotations[r])`.
 
     Args:
-        images: `[B, S, S, C]`, any dtype, square.
+        images: `[B, S, S, C]`, any dtype, square; or `[B, len(rotations), S, S, C]`, a crop of
+            its own for each rotation.
         rotations: the quarter turns to make, each of 0, 1, 2, 3, in the order wanted.
 
     Returns:
@@ -65,12 +66,22 @@ def rotate(images: Any, rotations: Sequence[int] = (0, 1, 2, 3)) -> Any:
     [[2, 4], [1, 3]]
     """
     images = ops.convert_to_tensor(images)
-    _check_square(images)
+    several = len(images.shape) == 5
+    _check_square(images[:, 0] if several else images)
     if not rotations or any(turn not in (0, 1, 2, 3) for turn in rotations):
         raise UserError(
             f"rotations must be quarter turns out of 0, 1, 2, 3, got {tuple(rotations)!r}"
         )
-    return ops.stack([_turn(images, int(turn)) for turn in rotations], axis=1)
+    if several and images.shape[1] != len(rotations):
+        raise UserError(
+            f"{images.shape[1]} crops of an image cannot be turned by {len(rotations)} rotations; "
+            f"give 1 or {len(rotations)} crops"
+        )
+    turned = [
+        _turn(images[:, place] if several else images, int(turn))
+        for place, turn in enumerate(rotations)
+    ]
+    return ops.stack(turned, axis=1)
 
 
 def flatten_views(views: Any) -> Any:

@@ -96,12 +96,14 @@ def export_backbone(
     output_dir = Path(output_dir).expanduser()
     _check_output(output_dir, overwrite)
 
-    from rfd_tf.applications.weights import WEIGHTS, find_weights
+    from rfd_tf.applications import pretrained
+    from rfd_tf.applications.weights import find_weights
     from rfd_tf.export import model_card
 
-    source = find_weights(weights)
-    if not licence and isinstance(weights, str) and weights in WEIGHTS:
-        licence = WEIGHTS[weights].licence
+    source = find_weights(weights, backbone)
+    shipped = pretrained.find(weights, backbone)
+    if shipped and not licence:
+        licence = shipped.licence
     with _float32(), _working_folder(output_dir) as work:
         model, record, assumed = _load(source, backbone, image_size)
         job = _Job.prepare(model, record, feature, tuple(dict.fromkeys(endpoints)), work, tolerance)

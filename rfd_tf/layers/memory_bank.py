@@ -11,6 +11,11 @@ from rfd_tf.layers import replicas
 INITIALIZATIONS = ("uniform", "unit")
 STORAGE_DTYPES = ("float32", "bfloat16")
 
+# Rows drawn in one piece, 64 MiB of them at 128 dimensions.
+_ROWS_AT_ONCE = 1 << 17
+# Far from the seeds of the layers beside.
+_SEED_STRIDE = 1_000_003
+
 
 @keras.saving.register_keras_serializable(package="rfd_tf")
 class MemoryBank(keras.layers.Layer):
@@ -76,12 +81,33 @@ class MemoryBank(keras.layers.Layer):
         self.built = True
 
     def _initial_rows(self, shape, dtype=None):
+        starts = range(0, shape[0], _ROWS_AT_ONCE)
+        if len(starts) == 1:
+            return ops.cast(self._draw_rows(shape, 0), dtype)
+        parts = (
+            ops.cast(self._draw_rows((min(_ROWS_AT_ONCE, shape[0] - start), shape[1]), part), dtype)
+            for part, start in enumerate(starts)
+        )
+        if keras.backend.backend() != "tensorflow":
+            return ops.concatenate(list(parts), axis=0)
+        import tensorflow as tf
+
+        with tf.init_scope():
+            rows = tf.zeros(shape, dtype)
+            for start, part in zip(starts, parts, strict=True):
+                # Written in place. Drawn and normalised as one, the bank would need three times
+                # its memory while it is made.
+                places = tf.range(start, start + part.shape[0])
+                rows = tf.raw_ops.InplaceUpdate(x=rows, i=places, v=part)
+        return rows
+
+    def _draw_rows(self, shape, part: int):
+        """Random rows; `part` tells apart those of a bank that is drawn in several parts."""
+        seed = self.seed + _SEED_STRIDE * part
         if self.initialization == "uniform":
             bound = (3.0 / self.dimensions) ** 0.5
-            rows = keras.random.uniform(shape, -bound, bound, "float32", seed=self.seed)
-        else:
-            rows = normalize(keras.random.normal(shape, dtype="float32", seed=self.seed))
-        return ops.cast(rows, dtype)
+            return keras.random.uniform(shape, -bound, bound, "float32", seed=seed)
+        return normalize(keras.random.normal(shape, dtype="float32", seed=seed))
 
     def get_config(self):
         config = super().get_config()

@@ -48,6 +48,19 @@ def gather(tensor):
     return tensor if context is None else context.all_gather(tensor, axis=0)
 
 
+def gather_with_gradient(tensor):
+    """Like `gather`, and gradients pass back to the replica that each row came from."""
+    context = _context()
+    if context is None:
+        return tensor
+    import tensorflow as tf
+
+    count, rows = context.num_replicas_in_sync, tf.shape(tensor)[0]
+    own = tf.one_hot(context.replica_id_in_sync_group, count, dtype=tensor.dtype)
+    spread = tf.reshape(own, [count] + [1] * len(tensor.shape)) * tensor[None]
+    return tf.reshape(all_sum(spread), tf.concat([[count * rows], tf.shape(tensor)[1:]], 0))
+
+
 def all_sum(tensor):
     """Sums a tensor over the replicas; differentiable."""
     context = _context()

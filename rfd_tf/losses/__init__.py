@@ -9,6 +9,7 @@ from rfd_tf.losses.distance import DISTANCES, rotation_irrelevance
 from rfd_tf.losses.instance_softmax import instance_softmax
 from rfd_tf.losses.nce import chance_level as nce_chance_level
 from rfd_tf.losses.nce import nce, nce_probabilities
+from rfd_tf.losses.view_contrast import view_contrast
 
 __all__ = [
     "DISTANCES",
@@ -20,4 +21,5 @@ __all__ = [
     "rotation_accuracy",
     "rotation_cross_entropy",
     "rotation_irrelevance",
+    "view_contrast",
 ]

@@ -36,6 +36,9 @@ class Method(keras.Model):
         UserError: for an endpoint that the backbone lacks.
     """
 
+    #: How many crops of an image a batch may hold.
+    crops: tuple[int, ...] = (1,)
+
     def __init__(
         self,
         backbone: keras.Model,

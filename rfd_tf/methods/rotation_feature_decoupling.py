@@ -11,12 +11,13 @@ from keras import ops
 from rfd_tf import losses
 from rfd_tf.data import views
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.layers import MemoryBank, NormalizingConstant
+from rfd_tf.layers import MemoryBank, NormalizingConstant, replicas
 from rfd_tf.layers.memory_bank import normalize
 from rfd_tf.methods.base import Method
 
 INSTANCE_LOSSES = ("nce", "softmax")
 NEGATIVES = ("shared", "per_image")
+INSTANCE_VIEWS = ("mean", "each")
 NUM_ROTATIONS = views.NUM_ROTATIONS
 
 
@@ -36,11 +37,19 @@ class RotationFeatureDecoupling(Method):
         num_images: images in the dataset, one row of the memory bank each.
         lambda_rotation, lambda_distance, lambda_instance: weights of the losses; a loss of weight
             0 is not computed, and without the instance loss there is no memory bank.
+        lambda_contrast: weight of a fourth loss, 0 in the paper: the projected f2 of each view
+            tells the other views of its image among those of the batch; see
+            `losses.view_contrast`. It wants a crop of its own for every rotation.
         decoupled: `False` uses the whole feature for every loss (the paper's ablation).
         split: share of the feature's dimensions that f1 gets, above 0 and below 1.
         projection_dimensions: length of the embedding in the bank.
+        projection_hidden: units of a hidden layer with ReLU between f2 and the embedding; 0 for
+            the paper's linear projection.
         temperature: divides the similarities.
         instance_loss: `nce`, or `softmax` (exact over the whole bank, for small sets).
+        instance_views: what must recognise the image's row: `mean`, the mean of f2 over the
+            rotations (the paper), or `each` rotation's f2 by itself. The bank holds the embedding
+            of the mean either way.
         negatives: `shared` (one set a batch) or `per_image`.
         num_negatives: K, negatives of the NCE; 4096, or half as many as there are images, if None.
         normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
@@ -56,7 +65,8 @@ class RotationFeatureDecoupling(Method):
         **kwargs: see `Method`.
 
     Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`. Images are
-    the augmented originals; the rotations are made here, on the device. An optional entry
+    the augmented originals; the rotations are made here, on the device. Images
+    `[batch, 4, size, size, 3]` give every rotation a crop of its own. An optional entry
     `"negatives": [batch, count] integers` prescribes the NCE's negatives instead of drawing them.
 
     What differs between paper and published program, and which is the default, stands in the
@@ -74,6 +84,8 @@ class RotationFeatureDecoupling(Method):
     ['distance_loss', 'instance_loss', 'rotation_accuracy']
     """
 
+    crops = (1, NUM_ROTATIONS)
+
     def __init__(
         self,
         backbone: keras.Model,
@@ -82,11 +94,14 @@ class RotationFeatureDecoupling(Method):
         lambda_rotation: float = 1.0,
         lambda_distance: float = 1.0,
         lambda_instance: float = 1.0,
+        lambda_contrast: float = 0.0,
         decoupled: bool = True,
         split: float = 0.5,
         projection_dimensions: int = 128,
+        projection_hidden: int = 0,
         temperature: float = 0.07,
         instance_loss: str = "nce",
+        instance_views: str = "mean",
         negatives: str = "shared",
         num_negatives: int | None = None,
         normalizer: str = "running",
@@ -105,18 +120,23 @@ class RotationFeatureDecoupling(Method):
             "rotation_loss": lambda_rotation,
             "distance_loss": lambda_distance,
             "instance_loss": lambda_instance,
+            "contrast_loss": lambda_contrast,
         }
         for name, value in weights.items():
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"weight {value} of {name} must be a number of at least 0")
         if not any(weights.values()):
-            raise UserError("all three loss weights are 0; nothing would be trained")
+            raise UserError("all loss weights are 0; nothing would be trained")
         if instance_loss not in INSTANCE_LOSSES:
             raise unknown("instance loss", instance_loss, INSTANCE_LOSSES)
+        if instance_views not in INSTANCE_VIEWS:
+            raise unknown("kind of instance views", instance_views, INSTANCE_VIEWS)
         if negatives not in NEGATIVES:
             raise unknown("kind of negatives", negatives, NEGATIVES)
         if distance not in losses.DISTANCES:
             raise unknown("distance", distance, losses.DISTANCES)
+        if projection_hidden < 0:
+            raise UserError(f"projection_hidden {projection_hidden} must be 0 or more units")
         if temperature <= 0:
             raise UserError(f"temperature {temperature} must be above 0")
         instance = lambda_instance > 0
@@ -134,6 +154,7 @@ class RotationFeatureDecoupling(Method):
         self.decoupled = bool(decoupled)
         self.temperature = float(temperature)
         self.instance_loss = instance_loss
+        self.instance_views = instance_views
         self.shared_negatives = negatives == "shared"
         self.num_negatives = int(num_negatives)
         self.exclude_positive = bool(exclude_positive)
@@ -152,11 +173,16 @@ class RotationFeatureDecoupling(Method):
             self.rotation_head = _linear(
                 NUM_ROTATIONS, self.split[0], "rotation_head", seed=seed + 10
             )
-        self.projection = self.normalizing_constant = None
+        self.projection = self.projection_hidden = self.normalizing_constant = None
+        if instance or lambda_contrast:
+            inputs = self.split[1]
+            if projection_hidden:
+                self.projection_hidden = _linear(
+                    projection_hidden, inputs, "projection_hidden", seed=seed + 13
+                )
+                inputs = projection_hidden
+            self.projection = _linear(projection_dimensions, inputs, "projection", seed=seed + 11)
         if instance:
-            self.projection = _linear(
-                projection_dimensions, self.split[1], "projection", seed=seed + 11
-            )
             self.memory_bank = MemoryBank(
                 num_images,
                 projection_dimensions,
@@ -233,16 +259,33 @@ class RotationFeatureDecoupling(Method):
         f2 = ops.reshape(f2, (-1, NUM_ROTATIONS, f2.shape[-1]))
         if "distance_loss" in self.loss_weights:
             outputs["distance_loss"] = losses.rotation_irrelevance(f2, self.distance)
+        if "contrast_loss" in self.loss_weights:
+            each = self.embed(f2)
+            outputs["contrast_loss"] = losses.view_contrast(
+                each,
+                self.temperature,
+                replicas.gather_with_gradient(each),
+                replicas.replica_index() * ops.shape(each)[0],
+            )
         if self.memory_bank is not None:
             embedding = self.embed(ops.mean(f2, axis=1))
             negatives = batch.get("negatives")
-            outputs["instance_loss"] = self._instance(embedding, index, negatives, training)
+            if self.instance_views == "each":
+                query = self.embed(views.flatten_views(f2))
+                rows = ops.repeat(index, NUM_ROTATIONS, axis=0)
+                if negatives is not None:
+                    negatives = ops.repeat(negatives, NUM_ROTATIONS, axis=0)
+            else:
+                query, rows = embedding, index
+            outputs["instance_loss"] = self._instance(query, rows, negatives, training)
             if training:
                 self.memory_bank.update(index, embedding)
         return outputs
 
     def embed(self, f2):
         """The embedding that the bank holds, `[batch, projection_dimensions]`, of length 1."""
+        if self.projection_hidden is not None:
+            f2 = ops.relu(self.projection_hidden(f2))
         return normalize(self.projection(f2))
 
     def rotation_weights(self, index):

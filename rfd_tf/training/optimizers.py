@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as the published programs run it."""
+"""The optimizers by name; stochastic gradient descent as the published programs run it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import keras
 from keras import ops
+
+from rfd_tf.errors import unknown
+
+OPTIMIZERS = ("sgd", "adam", "rmsprop")
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf", name="CoupledSGD")
@@ -73,3 +77,41 @@ class SGD(keras.optimizers.Optimizer):
             config[name] = getattr(self, name)
         config["undecayed"] = list(self.undecayed)
         return config
+
+
+def build(
+    name: str,
+    learning_rate,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+    undecayed: Sequence[str] = (),
+) -> keras.optimizers.Optimizer:
+    """Makes an optimizer by name.
+
+    Args:
+        name: `sgd` (`SGD` above), `adam` (Keras' AdamW) or `rmsprop` (Keras' RMSprop).
+        learning_rate: number or schedule.
+        momentum: of `sgd` and `rmsprop`; the decay of the first moment of `adam`.
+        nesterov: of `sgd`.
+        weight_decay: coupled for `sgd`; decoupled, times the learning rate, for the others.
+        undecayed: names of weights without decay.
+
+    Raises:
+        UserError: an unknown name.
+
+    >>> build("adam", 1e-3, weight_decay=0.05).name
+    'adam_w'
+    """
+    if name not in OPTIMIZERS:
+        raise unknown("optimizer", name, OPTIMIZERS)
+    if name == "sgd":
+        return SGD(learning_rate, momentum, nesterov, weight_decay, undecayed)
+    decay = weight_decay or None
+    if name == "adam":
+        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=decay, beta_1=momentum)
+    else:
+        optimizer = keras.optimizers.RMSprop(learning_rate, momentum=momentum, weight_decay=decay)
+    if undecayed and decay:
+        optimizer.exclude_from_weight_decay(var_names=list(undecayed))
+    return optimizer

@@ -27,7 +27,10 @@ class Augmentation:
         padding: pixels of `pad`'s border; an eighth of the image's side when None.
         horizontal_flip: mirror half of the images.
         color_jitter: strength of random brightness, contrast and saturation, 0 for none.
+        hue: largest random turn of the colours, a share of the circle up to 0.5, 0 for none.
         grayscale: share of images made grey.
+        crops: how often an image is cropped and changed anew for one step. With one crop for each
+            rotation, no two views of an image are turned copies of one another.
     """
 
     crop: str = "pad"
@@ -35,7 +38,9 @@ class Augmentation:
     padding: int | None = None
     horizontal_flip: bool = True
     color_jitter: float = 0.0
+    hue: float = 0.0
     grayscale: float = 0.0
+    crops: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +52,15 @@ class Optimization:
         batch_size: original images in a global batch (the views are more).
         steps_per_epoch: optimizer steps an epoch; as many as full batches when None.
         learning_rate, schedule, lr_table, warmup_epochs: see `schedules.build`.
-        momentum, nesterov, weight_decay, undecayed: see `optimizers.SGD`; the decay is coupled.
+        optimizer, momentum, nesterov, weight_decay, undecayed: see `optimizers.build`; the decay of
+            `sgd` is coupled.
         steps_per_execution: steps run by one call into TensorFlow.
     """
 
     epochs: int = 100
     batch_size: int = 128
     steps_per_epoch: int | None = None
+    optimizer: str = "sgd"
     learning_rate: float = 0.05
     schedule: str = "cosine"
     lr_table: str | None = None
@@ -137,7 +144,8 @@ class Pretraining:
             with dtype_policy(policy):
                 backbone = build_backbone()
             self.method = build_method(backbone)
-            self.optimizer = optimizers.SGD(
+            self.optimizer = optimizers.build(
+                optimization.optimizer,
                 schedules.build(
                     optimization.schedule,
                     rate=optimization.learning_rate,
@@ -148,11 +156,17 @@ class Pretraining:
                 ),
                 momentum=optimization.momentum,
                 nesterov=optimization.nesterov,
-                coupled_weight_decay=optimization.weight_decay,
+                weight_decay=optimization.weight_decay,
                 undecayed=optimization.undecayed,
             )
             self.method.compile(optimizer=self.optimizer, jit_compile=False)
             self.optimizer.build(self.method.trainable_variables)
+        if augmentation.crops not in self.method.crops:
+            options = " or ".join(str(count) for count in self.method.crops)
+            raise UserError(
+                f"{augmentation.crops} crops of an image do not suit the method "
+                f"{type(self.method).__name__}; give --crops={options}"
+            )
         strategies.check_batch(
             self.strategy, optimization.batch_size, self.method.gradient_accumulation
         )
@@ -161,7 +175,14 @@ class Pretraining:
         """This worker's batches, the first being that of step `start_step`."""
         options = dataclasses.asdict(self.augmentation)
         if not augmented:
-            options.update(crop="none", horizontal_flip=False, color_jitter=0.0, grayscale=0.0)
+            options.update(
+                crop="none",
+                horizontal_flip=False,
+                color_jitter=0.0,
+                hue=0.0,
+                grayscale=0.0,
+                crops=1,
+            )
         return pipeline.training_dataset(
             self.source,
             image_size=self.image_size,

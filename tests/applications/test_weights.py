@@ -14,6 +14,7 @@ from rfd_tf.applications import (
     SixLayer,
     build,
     load_backbone,
+    pretrained,
     read_record,
     save_backbone,
     weights,
@@ -245,21 +246,41 @@ def test_saving_refuses(tmp_path):
 
 def test_shipped_weights(tmp_path, six, monkeypatch):
     model, path = six
-    entry = weights.PretrainedWeights("six_layer", path.name, weights.sha256(path))
-    monkeypatch.setattr(weights, "SHIPPED", path.parent)
-    monkeypatch.setitem(weights.WEIGHTS, "six_layer.test", entry)
-    loaded, _ = load_backbone("six_layer.test")
-    np.testing.assert_array_equal(loaded(images_of(16)), model(images_of(16)))
-    with pytest.raises(UserError, match="unknown weights 'six'.*options: six_layer.test; or the"):
+
+    def ship(name, file=path.name, digest=None):
+        digest = digest or weights.sha256(path)
+        monkeypatch.setitem(
+            pretrained.WEIGHTS, name, pretrained.PretrainedWeights(name, file, digest)
+        )
+
+    monkeypatch.setattr(pretrained, "PLACES", (tmp_path, path.parent))
+    ship("six_layer.test")
+    for name in ("six_layer.test", "test"):
+        loaded, _ = load_backbone(name)
+        np.testing.assert_array_equal(loaded(images_of(16)), model(images_of(16)))
+    built = build("six_layer", 16, filters=[2, 3, 4, 5, 6, 7], weights="test")
+    np.testing.assert_array_equal(built(images_of(16)), model(images_of(16)))
+    with pytest.raises(UserError, match="unknown weights 'six'.*test, .*six_layer.test; or the"):
         load_backbone("six")
-    changed = weights.PretrainedWeights("six_layer", path.name, "0" * 64)
-    monkeypatch.setitem(weights.WEIGHTS, "six_layer.test", changed)
+    with pytest.raises(UserError, match="weights 'test' ship for six_layer, not for alexnet"):
+        build("alexnet", 64, weights="test")
+    ship("six_layer.test", digest="0" * 64)
     with pytest.raises(UserError, match="is not the file that shipped"):
         load_backbone("six_layer.test")
-    gone = weights.PretrainedWeights("six_layer", "gone.weights.h5", "0" * 64)
-    monkeypatch.setitem(weights.WEIGHTS, "six_layer.test", gone)
-    with pytest.raises(UserError, match="are missing"):
+    ship("six_layer.test", file="gone.weights.h5")
+    with pytest.raises(UserError, match="is missing"):
         load_backbone("six_layer.test")
+
+
+def test_a_tag_of_two_backbones_means_the_one_asked_for(monkeypatch):
+    entries = [
+        pretrained.PretrainedWeights(name, "file", "0")
+        for name in ("network_in_network.both", "six_layer.both")
+    ]
+    monkeypatch.setattr(pretrained, "WEIGHTS", {entry.name: entry for entry in entries})
+    assert pretrained.find("both", "six_layer") is entries[1]
+    assert pretrained.find("both") is entries[0]
+    assert pretrained.find("other") is None
 
 
 def test_file_of_a_compiled_model(tmp_path):

@@ -167,6 +167,22 @@ def test_strong_jitter_never_turns_negative():
     assert augment.color_jitter_factors(1000, SEED, 3.0).numpy().min() >= 0.0
 
 
+def test_hue_turns_as_colorsys_does():
+    import colorsys
+
+    images = tf.constant(np.random.default_rng(5).integers(0, 256, (3, 4, 4, 3), np.uint8))
+    turns = np.array([0.0, 0.25, -0.4], np.float32)
+    result = augment.turn_hue(images, tf.constant(turns)).numpy().astype(int)
+    np.testing.assert_array_equal(result[0], images[0])
+    for image, turned, turn in zip(images.numpy(), result, turns, strict=True):
+        for pixel, got in zip(image.reshape(-1, 3) / 255, turned.reshape(-1, 3), strict=True):
+            hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+            expected = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
+            np.testing.assert_allclose(got, 255 * np.array(expected), atol=0.51)
+    draws = augment.hue_draws(2000, SEED, 0.1).numpy()
+    assert abs(draws).max() <= 0.1 and abs(draws.mean()) < 0.01 and draws.std() > 0.05
+
+
 def test_grayscale_is_that_of_pillow():
     images = _images(4)
     result = augment.grayscale(images, tf.constant([True, True, False, False])).numpy()

@@ -113,3 +113,18 @@ def test_sixteen_bits_keep_the_upper_eight():
     values = np.random.default_rng(0).integers(0, 65536, (9, 9)).astype(np.uint16)
     result = decode.decode(tf.constant(_encode(values, "PNG")), PNG, (PNG,)).numpy()
     np.testing.assert_array_equal(result, np.repeat((values >> 8)[..., None], 3, -1))
+
+
+@pytest.mark.parametrize("shape", [(37, 50, 3), (2, 30, 7, 3), (1, 1, 3)])
+@pytest.mark.parametrize("size", [(22, 64), (37, 50), (90, 5)])
+def test_resizing_gives_the_pixels_of_tensorflow(shape, size):
+    images = np.random.default_rng(0).integers(0, 256, shape, "uint8")
+    images[..., :2, :] = 255
+    expected = decode.to_uint8(tf.cast(tf.image.resize(images, size, antialias=True), tf.float32))
+    np.testing.assert_array_equal(decode.resize(tf.constant(images), *size), expected)
+    anything = tf.TensorSpec([None] * (len(shape) - 1) + [3], tf.uint8)
+    number = tf.TensorSpec([], tf.int32)
+    compiled = tf.function(decode.resize, input_signature=[anything, number, number])
+    np.testing.assert_array_equal(compiled(images, *size), expected)
+    known = tf.function(lambda h, w: decode.resize(tf.constant(images), h, w))
+    np.testing.assert_array_equal(known(tf.constant(size[0]), tf.constant(size[1])), expected)

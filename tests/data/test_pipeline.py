@@ -24,7 +24,8 @@ SETTINGS = {
     "pad": {"crop": "pad"},
     "resized": {"crop": "resized", "crop_area": (0.3, 1.0)},
     "none": {"crop": "none", "horizontal_flip": False},
-    "colours": {"crop": "resized", "color_jitter": 0.4, "grayscale": 0.3},
+    "colours": {"crop": "resized", "color_jitter": 0.4, "hue": 0.1, "grayscale": 0.3},
+    "crops": {"crop": "resized", "crops": 3},
 }
 
 
@@ -59,8 +60,10 @@ def source(request):
         "array resized",
         "array none",
         "array colours",
+        "array crops",
         "folder pad",
         "folder resized",
+        "folder crops",
     ]
 )
 def case(request):
@@ -135,7 +138,7 @@ def test_shards_together_are_the_whole_batch(case):
     source, settings = case
     whole = _batches(source, 4, **settings)
     parts = [_batches(source, 4, shard=(i, 2), **settings) for i in range(2)]
-    assert parts[0][0]["image"].shape == (3, 16, 16, 3)
+    assert len(parts[0][0]["image"]) == 3
     together = [
         {key: np.concatenate([part[key] for part in step]) for key in ("image", "index")}
         for step in zip(*parts, strict=True)
@@ -190,7 +193,9 @@ def test_successive_epochs_are_not_alike():
         padding=0,
         horizontal_flip=False,
         color_jitter=0.0,
+        hue=0.0,
         grayscale=0.0,
+        crops=1,
         shard=(0, 1),
         deterministic=True,
     )
@@ -198,6 +203,18 @@ def test_successive_epochs_are_not_alike():
     assert all(len(set(order)) == 50_000 for order in orders)
     for one, other in itertools.pairwise(orders):
         assert abs(np.corrcoef(one, other)[0, 1]) < 0.03
+
+
+def test_each_crop_is_cut_anew_from_the_image_of_its_index(source):
+    settings = {"crop": "resized", "crop_area": (0.1, 0.3), "horizontal_flip": False}
+    (batch,) = _batches(source, 1, crops=3, **settings)
+    assert batch["image"].shape == (6, 3, 16, 16, 3)
+    several = batch["image"].astype(float)
+    assert (np.abs(several[:, 0] - several[:, 1]).mean(axis=(1, 2, 3)) > 1).all()
+    # Without a crop, all three are the image itself.
+    (batch,) = _batches(source, 1, crop="none", crops=3, horizontal_flip=False)
+    whole = load_images(source, 16)[batch["index"]]
+    np.testing.assert_array_equal(batch["image"], np.repeat(whole[:, None], 3, axis=1))
 
 
 def test_order_may_be_given_up(folder):
@@ -220,6 +237,8 @@ def test_order_may_be_given_up(folder):
         ({"crop_ratio": (2.0, 1.0)}, r"crop_ratio .* got \(2.0, 1.0\)"),
         ({"padding": -1}, "padding must be 0 or more pixels, got -1"),
         ({"color_jitter": -0.1}, "color_jitter must be 0 or more, got -0.1"),
+        ({"hue": 0.6}, "hue is a share of the colour circle from 0 to 0.5, got 0.6"),
+        ({"crops": 0}, "crops must be 1 or more, got 0"),
         ({"grayscale": 1.1}, "grayscale is a probability from 0 to 1, got 1.1"),
         ({"shard": (2, 2)}, r"shard must be \(i, n\) with 0 <= i < n, got \(2, 2\)"),
         ({"shard": (0, 4)}, "batch_size 6 cannot be divided by the 4 shards"),

@@ -40,6 +40,14 @@ def test_some_rotations_in_the_order_asked_for():
     np.testing.assert_array_equal(views[:, 1], images)
 
 
+def test_every_rotation_may_turn_its_own_crop():
+    crops = np.random.default_rng(1).integers(0, 256, (2, 4, 3, 3, 3))
+    turned = np.asarray(rotate(crops))
+    for place in range(4):
+        expected = np.rot90(crops[:, place], place, axes=(1, 2))
+        np.testing.assert_array_equal(turned[:, place], expected)
+
+
 def test_flattened_views_are_image_major():
     images = _images()
     views = rotate(images)
@@ -79,5 +87,7 @@ def test_what_cannot_be_rotated_is_told():
         rotate(np.zeros((4, 4, 3)))
     with pytest.raises(UserError, match=r"got \(4,\)"):
         rotate(_images(), rotations=(4,))
+    with pytest.raises(UserError, match="3 crops of an image .* give 1 or 4 crops"):
+        rotate(np.zeros((1, 3, 4, 4, 3)))
     with pytest.raises(UserError, match=r"\[batch, views, ...\]"):
         flatten_views(ops.zeros((4,)))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.errors import UserError
-from rfd_tf.layers import MemoryBank, NormalizingConstant
+from rfd_tf.layers import MemoryBank, NormalizingConstant, memory_bank
 
 
 def unit(rng, *shape):
@@ -124,3 +124,17 @@ def test_masked_entries_do_not_count_in_the_constant():
     valid = np.array([[1.0, 0.0]], "float32")
     value = constant(np.array([[0.0, 5.0]], "float32"), valid, training=True)
     assert float(value) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("initialization", ["unit", "uniform"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_large_bank_is_drawn_in_parts(monkeypatch, initialization, dtype):
+    arguments = {"initialization": initialization, "storage_dtype": dtype, "seed": 3}
+    first = MemoryBank(4, 64, **arguments).rows().numpy()
+    monkeypatch.setattr(memory_bank, "_ROWS_AT_ONCE", 4)
+    rows = MemoryBank(10, 64, **arguments).rows().numpy()
+    assert rows.shape == (10, 64)
+    np.testing.assert_array_equal(rows[:4], first)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=0.2)
+    # No two rows alike: each part has numbers of its own.
+    assert np.abs(rows @ rows.T - np.diag(np.sum(rows**2, axis=1))).max() < 0.6

@@ -126,3 +126,27 @@ def test_instance_softmax():
     x, bank, index = unit(rng, 5, 8), unit(rng, 30, 8), np.array([3, 0, 29, 7, 3])
     expected = -np.log(softmax(x @ bank.T / 0.2)[np.arange(5), index]).mean()
     np.testing.assert_allclose(losses.instance_softmax(x, bank, index, 0.2), expected, 1e-5)
+
+
+def test_view_contrast_tells_other_views_of_the_same_image():
+    e, temperature = unit(np.random.default_rng(0), 5, 3, 8), 0.3
+    flat, image = e.reshape(15, 8), np.repeat(np.arange(5), 3)
+    each = []
+    for anchor in range(15):
+        others = np.arange(15) != anchor
+        exponentials = np.exp(flat @ flat[anchor] / temperature)
+        positives = others & (image == image[anchor])
+        each.append(-np.log(exponentials[positives] / exponentials[others].sum()).mean())
+    value = losses.view_contrast(e, temperature)
+    np.testing.assert_allclose(value, np.mean(each), rtol=1e-5)
+    # Parts of a global batch together give the whole.
+    parts = [
+        losses.view_contrast(e[a:b], temperature, e, a) * (b - a) / 5 for a, b in ((0, 2), (2, 5))
+    ]
+    np.testing.assert_allclose(sum(float(part) for part in parts), value, rtol=1e-5)
+
+
+def test_view_contrast_starts_at_its_chance_level():
+    e = unit(np.random.default_rng(1), 64, 4, 128)
+    chance = np.log(64 * 4 - 1) + 1 / (2 * 128 * 0.5**2)
+    assert float(losses.view_contrast(e, 0.5)) == pytest.approx(chance, abs=0.05)

@@ -83,6 +83,11 @@ CASES = {
     },
     "exact softmax": {"instance_loss": "softmax"},
     "duplicate indices": {"duplicate": True},
+    "contrast over the global batch": {
+        "lambda_contrast": 1.0,
+        "projection_hidden": 6,
+        "instance_views": "each",
+    },
 }
 
 

@@ -71,6 +71,37 @@ def test_losses_and_bank_update_follow_the_formulas(batch):
     np.testing.assert_allclose(total, rotation + distance + softmax, rtol=1e-5)
 
 
+def test_each_view_may_have_to_recognise_its_image(batch):
+    method = make(instance_loss="softmax", instance_views="each")
+    images = applications.preprocess_input(batch["image"])
+    bank = np.asarray(method.memory_bank.rows())
+    losses = []
+    for turn in range(4):
+        f2 = np.asarray(method.features(np.rot90(images, turn, (1, 2))))[:, 6:]
+        x = np.asarray(method.embed(f2)) @ bank.T / 0.2
+        own = x[np.arange(5), batch["index"]]
+        losses.append(np.log(np.exp(x).sum(-1)) - own)
+    np.testing.assert_allclose(method(batch)["instance_loss"], np.mean(losses), rtol=1e-5)
+    # The bank still holds the embedding of the mean.
+    other = make(instance_loss="softmax")
+    other.backbone.set_weights(method.backbone.get_weights())
+    for one in (method, other):
+        one(batch, training=True)
+    np.testing.assert_allclose(method.memory_bank.rows(), other.memory_bank.rows(), atol=1e-6)
+
+
+@pytest.mark.parametrize("instance_views", ["mean", "each"])
+def test_a_crop_of_its_own_for_every_rotation(batch, instance_views):
+    method = make(instance_views=instance_views, instance_loss="softmax")
+    same = {**batch, "image": np.repeat(batch["image"][:, None], 4, axis=1)}
+    for name, value in method(batch).items():
+        np.testing.assert_allclose(method(same)[name], value, rtol=1e-5, err_msg=name)
+    other = same["image"].copy()
+    other[:, 2] = 255 - other[:, 2]
+    changed = method({**same, "image": other})
+    assert float(changed["distance_loss"]) != float(method(same)["distance_loss"])
+
+
 def test_training_reads_the_bank_before_it_moves_it(batch):
     method = make(instance_loss="softmax", lambda_rotation=0, lambda_distance=0)
     bank = np.asarray(method.memory_bank.rows())
@@ -163,13 +194,14 @@ def test_any_layer_can_be_split(batch):
     [
         ({"num_negatives": 40}, "40 images are too few for 40 negatives"),
         ({"instance_loss": "triplet"}, "options: nce, softmax"),
+        ({"instance_views": "all"}, "options: mean, each"),
         ({"negatives": "none"}, "options: shared, per_image"),
         ({"normalizer": "sum"}, "options: first_batch, running, analytic"),
         ({"distance": "cosine"}, "options: mean_squared, euclidean"),
         ({"temperature": 0.0}, "temperature 0.0"),
         ({"split": 0.0}, "split 0.0"),
         ({"lambda_instance": -1.0}, "instance_loss"),
-        ({"lambda_rotation": 0, "lambda_distance": 0, "lambda_instance": 0}, "all three"),
+        ({"lambda_rotation": 0, "lambda_distance": 0, "lambda_instance": 0}, "all loss weights"),
         ({"pu_weights": np.zeros((3, 4))}, r"\(40, 4\)"),
         ({"pu_weights": np.full((40, 4), 1.5)}, "no probabilities"),
         ({"feature_endpoint": "block9"}, "unknown endpoint 'block9'"),

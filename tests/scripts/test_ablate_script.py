@@ -44,7 +44,12 @@ def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
     found = by_name["f2", "rotated"]
     assert float(rows[1]["knn f2 rotated"]) == round(100 * found["value"], 2)
     assert float(rows[0]["knn f2 rotated"]) == round(100 * found["random_init"], 2)
-    assert "| instance only |" in (tmp_path / "out" / "ablations.md").read_text()
+    text = (tmp_path / "out" / "ablations.md").read_text()
+    assert text.startswith("| | random init | instance only |")
+    assert (
+        f"| knn f2 rotated | {100 * found['random_init']:.1f} | {100 * found['accuracy']:.1f}"
+        in text
+    )
     again = run(*arguments)
     assert again.returncode == 0 and "$ python" not in again.stdout
 
@@ -52,3 +57,21 @@ def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
 def test_an_unknown_variant_is_named(tmp_path):
     done = run("--variants=jigsaw", f"--output_dir={tmp_path}/out")
     assert done.returncode == 2 and "unknown variant 'jigsaw'" in done.stderr
+
+
+def test_figures_of_several_seeds_become_mean_and_spread(tmp_path):
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import ablate
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+    row = ablate.row("full", "full", [{"a": 50.0}, {"a": 53.0}, {"a": 56.0}])
+    assert row["a"] == 53.0 and row["a spread"] == 3.0 and row["runs"] == 3
+    random = ablate.row("random_init", "random init", [{"a": 10.0}])
+    text = ablate.write_tables([random, row], tmp_path)
+    assert text.splitlines()[-1] == "| a | 10.0 | 53.0 ± 3.0 |"
+
+
+def test_seeds_are_numbers(tmp_path):
+    done = run("--seeds=0,x", f"--output_dir={tmp_path}/out")
+    assert done.returncode == 2 and "not 'x'" in done.stderr

@@ -40,6 +40,26 @@ def test_optimizer_is_rebuilt_from_its_config():
     assert again.get_config() == optimizer.get_config()
 
 
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_goes_downhill_and_spares_the_undecayed(name):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    optimizer = optimizers.build(name, 0.01, weight_decay=0.1, undecayed=["bias"])
+    model.layers[0].bias.assign([1.0, 1.0])
+    optimizer.build(model.trainable_variables)
+    before = [np.array(w) for w in model.get_weights()]
+    zeros = [np.zeros_like(w) for w in before]
+    optimizer.apply_gradients(zip(zeros, model.trainable_variables, strict=True))
+    kernel, bias = model.get_weights()
+    assert np.abs(kernel).sum() < np.abs(before[0]).sum()
+    np.testing.assert_array_equal(bias, before[1])
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(UserError, match="options: sgd, adam, rmsprop"):
+        optimizers.build("lars", 0.1)
+
+
 def test_published_rfd_table_raises_the_rate_again_at_epoch_210():
     schedule = schedules.from_lookup_table(schedules.LOOKUP_TABLES["rfd_imagenet"], 10)
     epochs = [0, 89, 90, 129, 130, 190, 209, 210, 229, 230, 244, 400]

@@ -1,0 +1,98 @@
+"""The pretrained weights that come with the project: one record each."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rfd_tf.errors import UserError
+
+#: Folders in which the files may lie: a checkout's, and where an installed package keeps its data.
+PLACES = (
+    Path(__file__).resolve().parents[2] / "exported",
+    Path(sysconfig.get_path("data")) / "share" / "rfd_tf" / "exported",
+)
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    """A weights file that comes with the project, and all one must know to use it.
+
+    Attributes:
+        name: `<backbone>.<tag>`.
+        file: path below the folder of exported models.
+        sha256: hexadecimal digest of the file, compared before it is read.
+        preprocessing: `image_size` in pixels, and `mean` and `std` of the channels of pixels / 255.
+        config: the flag file it was trained with.
+        scores: name of a figure -> its value in percent, of the file as it is.
+        licence: terms of use of the weights, and what is known of the images they come from.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    preprocessing: dict = field(default_factory=dict)
+    config: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    licence: str = ""
+
+    @property
+    def backbone(self) -> str:
+        """Key of `rfd_tf.applications.BACKBONES` that the weights belong to."""
+        return self.name.partition(".")[0]
+
+    @property
+    def tag(self) -> str:
+        """The name without the backbone: what was trained on what."""
+        return self.name.partition(".")[2]
+
+
+_ALL: tuple[PretrainedWeights, ...] = ()
+
+#: Every shipped file by its full name. Of a tag that several backbones have, the first counts.
+WEIGHTS: dict[str, PretrainedWeights] = {entry.name: entry for entry in _ALL}
+
+
+def tags() -> list[str]:
+    """Returns the tags that there are, each once."""
+    return list(dict.fromkeys(entry.tag for entry in WEIGHTS.values()))
+
+
+def find(name: str | os.PathLike, backbone: str | None = None) -> PretrainedWeights | None:
+    """Returns the record of shipped weights, or None where no shipped weights have that name.
+
+    Args:
+        name: a full name (`six_layer.rfd_cifar10`) or a tag (`rfd_cifar10`).
+        backbone: key of `BACKBONES`, for which the weights are wanted; for a tag without one, the
+            first backbone in `WEIGHTS` that has the tag is taken.
+
+    Raises:
+        UserError: the tag exists, but not for this backbone.
+    """
+    if not isinstance(name, str):
+        return None
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    tagged = [entry for entry in WEIGHTS.values() if entry.tag == name]
+    if not tagged or backbone is None:
+        return tagged[0] if tagged else None
+    for entry in tagged:
+        if entry.backbone == backbone:
+            return entry
+    having = ", ".join(entry.backbone for entry in tagged)
+    raise UserError(f"weights '{name}' ship for {having}, not for {backbone}")
+
+
+def path_of(file: str) -> Path:
+    """Returns where a shipped file lies.
+
+    Raises:
+        UserError: it is in none of the places.
+    """
+    for place in PLACES:
+        if (place / file).is_file():
+            return place / file
+    places = " or ".join(f"'{place}'" for place in PLACES)
+    raise UserError(f"the shipped file {file} is missing: it is not in {places}")

@@ -1,0 +1,53 @@
+"""What fused layers and bfloat16 save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
+from rfd_tf.benchmarks.steps import RfdStep
+from rfd_tf.training.strategy import has_bfloat16_hardware
+
+BAR = 0.30
+TINY = {"backbone": "six_layer", "image_size": 16, "batch_size": 4, "num_images": 100}
+
+
+def precision(
+    rounds: int = 7,
+    backbone: str = "network_in_network",
+    image_size: int = 32,
+    batch_size: int = 128,
+    num_images: int = 50_000,
+) -> Iterator[Entry]:
+    """RFD step in the default precision / the same step with Keras' own layers in float32.
+
+    Also this package's layers in float32, which tells the two causes apart. The bar is one for
+    processors with bfloat16 in hardware; without, the figure is only reported.
+
+    Args:
+        rounds: how often each step is timed.
+        backbone, image_size, batch_size, num_images: see `RfdStep`.
+    """
+    case = (backbone, image_size, batch_size, num_images)
+    steps = {
+        "default": RfdStep(*case),
+        "stock": RfdStep(*case, policy="float32", stock=True),
+        "float32": RfdStep(*case, policy="float32"),
+    }
+    seconds = alternate(steps, rounds)
+    setting = f"{backbone} at {image_size}, {batch_size} images"
+    details = {f"{name}_ms": milliseconds(values) for name, values in seconds.items()}
+    yield Entry(
+        "precision/default",
+        paired_ratio(seconds["default"], seconds["stock"]),
+        f"RFD step in the default precision ({steps['default'].policy}) / with stock Keras layers "
+        f"in float32, {setting}",
+        at_most=BAR if has_bfloat16_hardware() else None,
+        details={**details, "policy": steps["default"].policy},
+    )
+    yield Entry(
+        "precision/float32",
+        paired_ratio(seconds["float32"], seconds["stock"]),
+        f"RFD step in float32 / with stock Keras layers in float32, {setting}",
+        details=details,
+    )

@@ -1,0 +1,127 @@
+"""The training steps that benchmarks time: RFD's, and the bare one of its backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf import applications, methods
+from rfd_tf.data import views
+from rfd_tf.training import optimizers
+from rfd_tf.training import strategy as strategies
+from rfd_tf.training.pretraining import dtype_policy
+
+
+def default_policy() -> str:
+    """The dtype policy that `--mixed_precision=auto` means on this machine."""
+    return strategies.precision_policy("auto")
+
+
+def optimizer() -> keras.optimizers.Optimizer:
+    """The optimizer that pretraining uses, with every part of it at work."""
+    return optimizers.SGD(0.01, momentum=0.9, nesterov=True, coupled_weight_decay=5e-4)
+
+
+class RfdStep:
+    """A training step of Rotation Feature Decoupling on one batch of random pixels.
+
+    Args:
+        backbone: name of a backbone.
+        image_size: side of the images, pixels.
+        batch_size: images, of which each is seen in four views.
+        num_images: rows of the memory bank.
+        policy: Keras dtype policy of the backbone; the default precision's when None.
+        stock: whether to use Keras' own layers in place of this package's.
+        backbone_options: further arguments of the backbone.
+        **arguments: of `rfd_tf.methods.RotationFeatureDecoupling`.
+
+    Calling it runs one step and returns the loss as a number, when the step is done.
+
+    >>> step = RfdStep("six_layer", 16, batch_size=2, num_images=10, num_negatives=4)
+    >>> step() > 0
+    True
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        image_size: int,
+        batch_size: int,
+        num_images: int,
+        *,
+        policy: str | None = None,
+        stock: bool = False,
+        backbone_options: dict[str, Any] | None = None,
+        **arguments: Any,
+    ):
+        self.policy = policy or default_policy()
+        with dtype_policy(self.policy):
+            network = applications.build(backbone, image_size, **(backbone_options or {}))
+        if stock:
+            if self.policy != "float32":
+                raise ValueError("stock layers are compared in float32")
+            network = applications.portable(network)
+        self.method = methods.METHODS["rfd"](network, num_images, **arguments)
+        self.method.compile(optimizer=optimizer(), jit_compile=False)
+        self.method.optimizer.build(self.method.trainable_variables)
+        self.batch = random_batch(batch_size, image_size, num_images)
+        self.function = tf.function(self.method.train_step)
+
+    def __call__(self) -> float:
+        return float(self.function(self.batch)["loss"])
+
+
+class BareStep:
+    """Forward pass, backward pass and update of a feature model, with no method around it.
+
+    The loss is the mean of the feature. The input are views that have been rotated and normalised
+    already.
+
+    Args:
+        step: the step whose backbone, precision and batch to take.
+
+    >>> step = RfdStep("six_layer", 16, batch_size=2, num_images=10, num_negatives=4)
+    >>> isinstance(BareStep(step)(), float)
+    True
+    """
+
+    def __init__(self, step: RfdStep):
+        with dtype_policy(step.policy):
+            self.model = keras.models.clone_model(step.method.feature_model)
+        self.optimizer = optimizer()
+        self.optimizer.build(self.model.trainable_variables)
+        images = views.rotate(step.method.preprocess(step.batch["image"]))
+        self.views = tf.identity(views.flatten_views(images))
+        self.function = tf.function(self._step)
+
+    def _step(self, images: tf.Tensor) -> tf.Tensor:
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.cast(self.model(images, training=True), tf.float32))
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    def __call__(self) -> float:
+        return float(self.function(self.views))
+
+
+def random_batch(batch_size: int, image_size: int, num_images: int) -> dict[str, tf.Tensor]:
+    """A batch of random pixels, of images spread over the whole memory bank."""
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (batch_size, image_size, image_size, 3), "uint8")
+    index = np.linspace(0, num_images - 1, batch_size).astype("int64")
+    return {"image": tf.constant(pixels), "index": tf.constant(index)}
+
+
+def timed(step: Callable[[tf.Tensor], Any], *arguments: tf.Tensor) -> Callable[[], None]:
+    """Makes of a TensorFlow function something that returns when its work is done."""
+
+    def run() -> None:
+        for value in tf.nest.flatten(step(*arguments)):
+            value.numpy()
+
+    return run
