@@ -130,6 +130,29 @@ flags.DEFINE_list(
     "sheet_features", None, "Features with a picture sheet. Default: f, f1, f2, or the last."
 )
 
+# voc_classification, detection, segmentation.
+flags.DEFINE_string("voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout.")
+flags.DEFINE_string("voc_train_split", None, "List in ImageSets. Default: split by name.")
+flags.DEFINE_string("voc_test_split", None, "List in ImageSets. Default: split by name.")
+flags.DEFINE_string("voc_test_dir", None, "Folder of the test pictures, where it is another.")
+flags.DEFINE_list(
+    "voc_protocols", None, "Of voc_classification: svm, fc8, fc6-8, all layers. Default: all."
+)
+flags.DEFINE_integer("voc_epochs", 30, "Epochs of fc8, fc6-8 and all layers.", 1)
+flags.DEFINE_float("voc_learning_rate", 0.01, "Highest learning rate of these.", 0.0)
+flags.DEFINE_integer("voc_batch_size", 32, "Pictures a step of these.", 1)
+flags.DEFINE_float("voc_weight_decay", 5e-4, "Coupled weight decay of these.", 0.0)
+flags.DEFINE_integer("voc_test_crops", 10, "Random crops averaged for a test picture.", 1)
+flags.DEFINE_list(
+    "svm_costs", ["0.001", "0.01", "0.1", "1", "10"], "Costs to choose from by cross-validation."
+)
+
+_VOC = {
+    "voc_dir": "voc_dir",
+    "train_split": "voc_train_split",
+    "test_split": "voc_test_split",
+    "test_dir": "voc_test_dir",
+}
 _RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
 
 #: Task -> option of its constructor -> the flag that sets it.
@@ -186,11 +209,21 @@ OPTIONS: dict[str, dict[str, str]] = {
         "neighbours": "sheet_neighbours",
         "sheets": "sheet_features",
     },
+    "voc_classification": {
+        **_VOC,
+        "protocols": "voc_protocols",
+        "epochs": "voc_epochs",
+        "learning_rate": "voc_learning_rate",
+        "batch_size": "voc_batch_size",
+        "weight_decay": "voc_weight_decay",
+        "test_crops": "voc_test_crops",
+        "costs": "svm_costs",
+    },
 }
 
 # Options of tasks that are told of the progress bar apart from the evaluation.
 _SHOW_PROGRESS = ("linear", "rotated")
-_LISTS_OF_NUMBERS = ("per_class", "precision_at")
+_LISTS_OF_NUMBERS = {"per_class": int, "precision_at": int, "svm_costs": float}
 
 
 def options(task: str) -> dict[str, Any]:
@@ -208,11 +241,12 @@ def _value(flag: str) -> Any:
     return _numbers(flag, value) if flag in _LISTS_OF_NUMBERS else value
 
 
-def _numbers(flag: str, texts: list[str]) -> list[int]:
+def _numbers(flag: str, texts: list[str]) -> list[float]:
     from rfd_tf.errors import UserError
 
+    kind = _LISTS_OF_NUMBERS[flag]
     try:
-        return [int(text) for text in texts]
+        return [kind(text) for text in texts]
     except ValueError:
-        given = ",".join(texts)
-        raise UserError(f"--{flag} needs whole numbers such as 1,5,20; got {given}") from None
+        what = "whole numbers such as 1,5,20" if kind is int else "numbers such as 0.1,1,10"
+        raise UserError(f"--{flag} needs {what}; got {','.join(texts)}") from None

@@ -20,6 +20,7 @@ from rfd_tf.evaluation.retrieval import Retrieval
 from rfd_tf.evaluation.rotated import RotatedClassification
 from rfd_tf.evaluation.rotation import Rotation
 from rfd_tf.evaluation.runner import evaluate, table
+from rfd_tf.evaluation.voc_classification import VocClassification
 
 #: Task's name -> its class, or a function that makes it of its options.
 TASKS: dict[str, Callable[..., Task]] = {
@@ -32,6 +33,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "invariance": Invariance,
     "retrieval": Retrieval,
     "rotation": Rotation,
+    "voc_classification": VocClassification,
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "Settings",
     "Subject",
     "Task",
+    "VocClassification",
     "default_k",
     "evaluate",
     "extract_features",
