@@ -245,7 +245,14 @@ def flip(images: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
     Returns:
         `[B, H, W, 3]`, the dtype of `images`.
     """
-    return _change(images, chosen, lambda some: tf.reverse(some, axis=[2]))
+    return _change(images, chosen, _mirror)
+
+
+def _mirror(images: tf.Tensor) -> tf.Tensor:
+    # Of three axes; TensorFlow reverses the third of four several times slower.
+    width, channels = images.shape[2], images.shape[3]
+    rows = tf.reverse(tf.reshape(images, [-1, width, channels]), axis=[1])
+    return tf.reshape(rows, tf.shape(images))
 
 
 def upright(images: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -266,7 +273,7 @@ def upright(images: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         return tf.reduce_any(tf.equal(code[:, None], values), axis=1)
 
     images = _change(images, code >= 5, lambda some: tf.transpose(some, [0, 2, 1, 3]))
-    images = _change(images, any_of(2, 3, 6, 7), lambda some: tf.reverse(some, axis=[2]))
+    images = _change(images, any_of(2, 3, 6, 7), _mirror)
     return _change(images, any_of(3, 4, 7, 8), lambda some: tf.reverse(some, axis=[1]))
 
 
