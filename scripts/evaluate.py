@@ -36,7 +36,21 @@ def tasks() -> list:
     for name in names or [""]:
         if name not in TASKS:
             raise unknown("task", name, TASKS)
+    if FLAGS.voc_tfds:
+        unpack_voc()
     return [TASKS[name](**evaluate_flags.options(name)) for name in names]
+
+
+def unpack_voc() -> None:
+    """Writes the TFDS dataset that --voc_tfds names into --voc_dir, unless it is there."""
+    from rfd_tf.data import voc_tfds
+    from rfd_tf.errors import UserError
+
+    if not FLAGS.voc_dir:
+        raise UserError("--voc_tfds needs --voc_dir, the folder to write the pictures to")
+    counts = voc_tfds.unpack(FLAGS.voc_tfds, FLAGS.voc_dir, FLAGS.tfds_dir, FLAGS.tfds_download)
+    found = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
+    print(f"{FLAGS.voc_tfds} in {FLAGS.voc_dir}; splits: {found}")
 
 
 def place() -> tuple[Path | None, dict]:

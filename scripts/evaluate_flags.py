@@ -132,6 +132,9 @@ flags.DEFINE_list(
 
 # voc_classification, detection, segmentation.
 flags.DEFINE_string("voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout.")
+flags.DEFINE_string(
+    "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to be written out into --voc_dir."
+)
 flags.DEFINE_string("voc_train_split", None, "List in ImageSets. Default: split by name.")
 flags.DEFINE_string("voc_test_split", None, "List in ImageSets. Default: split by name.")
 flags.DEFINE_string("voc_test_dir", None, "Folder of the test pictures, where it is another.")
