@@ -16,6 +16,7 @@ and .json in the folder --output, or suites/NAME.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -179,7 +180,7 @@ def compare() -> None:
 
 def main() -> None:
     from rfd_tf.errors import UserError
-    from rfd_tf.evaluation.runner import evaluate, table
+    from rfd_tf.evaluation.runner import evaluate, table, with_earlier
 
     if FLAGS.suite:
         compare()
@@ -191,8 +192,12 @@ def main() -> None:
     output = Path(FLAGS.output).expanduser() if FLAGS.output else None
     if output is None and folder is not None:
         output = folder / "evaluation.json"
+    earlier = None
     if output is not None:
         writable(output)
+        # The figures of other tasks on the same images stay in the file.
+        with contextlib.suppress(OSError, ValueError):
+            earlier = json.loads(output.read_text(encoding="utf-8"))
     # A wrong name of weights is told before the images are read.
     from rfd_tf.applications import read_record
 
@@ -215,6 +220,7 @@ def main() -> None:
     )
     print(f"\n{describe(report)}\n\n{table(report)}\n")
     if output is not None:
+        report = with_earlier(report, earlier)
         partial = output.with_name(f".{output.name}.{os.getpid()}")
         partial.write_text(json.dumps(report, indent=2) + "\n")
         os.replace(partial, output)

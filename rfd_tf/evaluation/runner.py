@@ -20,7 +20,7 @@ from rfd_tf.evaluation.base import Data, Evaluator, Result, Settings, Subject, T
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.table import table
 
-__all__ = ["evaluate", "table"]
+__all__ = ["evaluate", "table", "with_earlier"]
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
@@ -136,6 +136,36 @@ def evaluate(
     }
     partial.remove()
     return report
+
+
+def with_earlier(report: dict[str, Any], earlier: Any) -> dict[str, Any]:
+    """Adds to a report the other tasks of an earlier one, where both judge the same.
+
+    Args:
+        report: of `evaluate`.
+        earlier: what was read from its file before; anything else is passed over.
+
+    Returns:
+        The report with the protocols and results of the earlier one's tasks that it lacks; as it
+        is where weights, images, endpoints, seed or versions differ.
+    """
+    try:
+        if any(earlier[key] != report[key] for key in ("sha256", "endpoints", "versions")):
+            return report
+        known = earlier["data"]
+        if any(known.get(key, value) != value for key, value in report["data"].items()):
+            return report
+        kept = [task for task in earlier["protocol"] if task not in report["protocol"]]
+        results = [row for row in earlier["results"] if row["task"] in kept]
+        protocols = {task: earlier["protocol"][task] for task in kept}
+    except (KeyError, TypeError, AttributeError):
+        return report
+    return {
+        **report,
+        "data": {**known, **report["data"]},
+        "protocol": {**protocols, **report["protocol"]},
+        "results": [*results, *report["results"]],
+    }
 
 
 def _data(

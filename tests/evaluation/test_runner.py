@@ -121,3 +121,24 @@ def test_features_that_cannot_fit_are_refused_beforehand(weights, monkeypatch):
     )
     with pytest.raises(UserError, match="--max_train_images"):
         runner.evaluate(weights, [KNearestNeighbours()], source(60))
+
+
+def test_figures_of_other_tasks_on_the_same_images_stay():
+    def report(task, **changes):
+        rows = [{"task": task, "value": 0.5}]
+        base = {"sha256": "a", "endpoints": None, "versions": {}, "data": {"test": "t"}}
+        return {**base, "protocol": {task: {"k": 1}}, "results": rows, **changes}
+
+    both = runner.with_earlier(report("linear"), report("knn"))
+    assert list(both["protocol"]) == ["knn", "linear"]
+    assert [row["task"] for row in both["results"]] == ["knn", "linear"]
+    again = runner.with_earlier(report("knn", results=[{"task": "knn", "value": 0.7}]), both)
+    assert [(row["task"], row["value"]) for row in again["results"]] == [
+        ("linear", 0.5),
+        ("knn", 0.7),
+    ]
+    new = report("linear")
+    for other in ({"sha256": "b"}, {"data": {"test": "u"}}, {"endpoints": ["block1"]}):
+        assert runner.with_earlier(new, report("knn", **other)) == new
+    assert runner.with_earlier(new, None) == new
+    assert runner.with_earlier(new, {"sha256": "a"}) == new
