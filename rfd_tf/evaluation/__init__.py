@@ -7,6 +7,7 @@ A new task is one file with a `Task` (or an `Evaluator`, on frozen features) and
 from collections.abc import Callable
 
 from rfd_tf.evaluation.base import Data, Evaluator, ImageSet, Result, Settings, Subject, Task
+from rfd_tf.evaluation.detection import Detection
 from rfd_tf.evaluation.features import FeatureExtractor, extract_features, feature_tensors
 from rfd_tf.evaluation.finetune import FineTuning
 from rfd_tf.evaluation.invariance import Invariance
@@ -34,11 +35,13 @@ TASKS: dict[str, Callable[..., Task]] = {
     "retrieval": Retrieval,
     "rotation": Rotation,
     "voc_classification": VocClassification,
+    "detection": Detection,
 }
 
 __all__ = [
     "TASKS",
     "Data",
+    "Detection",
     "Evaluator",
     "FeatureExtractor",
     "FineTuning",

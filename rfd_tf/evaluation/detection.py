@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -81,8 +82,7 @@ class Detection(Task):
 
     Args:
         voc_dir: folder in VOC's layout; see `rfd_tf.data.voc.voc_folder`.
-        train_split, test_split: lists in `ImageSets/Main`. In a folder without `ImageSets` they
-            do not matter: it is split by the pictures' names.
+        train_split, test_split: lists in `ImageSets/Main`; both None split the folder by name.
         test_dir: folder of the test pictures, where it is another.
         image_size: side in pixels that pictures are resized to, a multiple of 32, 64 or more.
         epochs: passes over the pictures.
@@ -103,8 +103,8 @@ class Detection(Task):
     def __init__(
         self,
         voc_dir: str | os.PathLike | None = None,
-        train_split: str | None = "train",
-        test_split: str | None = "test",
+        train_split: str | None = None,
+        test_split: str | None = None,
         test_dir: str | os.PathLike | None = None,
         image_size: int = 256,
         epochs: int = 30,
@@ -122,8 +122,6 @@ class Detection(Task):
             )
         if not 1 <= max_boxes <= 1000:
             raise UserError(f"max boxes are 1 to 1000; got {max_boxes}")
-        if test_dir is None and not os.path.isdir(os.path.join(voc_dir, "ImageSets")):
-            train_split = test_split = None
         self.train_set, self.test_set = voc.train_and_test(
             voc_dir, train_split, test_split, test_dir
         )
@@ -142,6 +140,7 @@ class Detection(Task):
             "published": "papers on self-supervision report Fast or Faster R-CNN on VOC2007; this "
             "is another detector, so that figures compare with one another and not with theirs",
             "pyramid": self._origins or "see the backbone's endpoints",
+            "anchors": "sides of 32 to 813 pixels, ratios of 1 to 2, 1 to 1 and 2 to 1",
             "pictures": f"resized to {self.image_size} x {self.image_size} pixels, aspect not "
             "kept; half of those to learn from mirrored",
             "optimizer": f"Adam, gradients clipped to a global norm of {_CLIP_NORM:g}",
@@ -237,15 +236,18 @@ class Detection(Task):
                 range(done, self.epochs),
                 settings.seed,
             )
-            model.fit(
-                batches.repeat(),
-                initial_epoch=done,
-                epochs=self.epochs,
-                steps_per_epoch=steps,
-                verbose=2 if settings.progress else 0,
-                shuffle=False,
-                callbacks=[_AfterEpoch(state, kept)],
-            )
+            with warnings.catch_warnings():
+                # keras-cv hands its model a tensor where the model names its input.
+                warnings.filterwarnings("ignore", message="The structure of `inputs`")
+                model.fit(
+                    batches.repeat(),
+                    initial_epoch=done,
+                    epochs=self.epochs,
+                    steps_per_epoch=steps,
+                    verbose=2 if settings.progress else 0,
+                    shuffle=False,
+                    callbacks=[_AfterEpoch(state, kept)],
+                )
         state.remove()
 
     def _detect(self, model: keras.Model) -> list[metrics.Detections]:
@@ -254,7 +256,7 @@ class Detection(Task):
 
         @tf.function(reduce_retracing=True)
         def detect(pixels):
-            return model.decode_predictions(model(pixels, training=False), pixels)
+            return model.decode_predictions(model({"images": pixels}, training=False), pixels)
 
         images, kinds = self.test_set.images, self._read()["test"]
         found: list[metrics.Detections] = []

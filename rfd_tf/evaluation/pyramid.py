@@ -30,29 +30,6 @@ class Pyramid(NamedTuple):
     origins: dict[str, str]
 
 
-def network_at(subject: Subject, image_size: int) -> keras.Model:
-    """Returns the network under judgement, with the weights to be judged, for another image size.
-
-    Raises:
-        UserError: the backbone cannot be built for that size, or its weights depend on the size.
-    """
-    network = subject.network()
-    if image_size == subject.image_size:
-        return network
-    other = applications.build(
-        subject.record["backbone"], image_size, **subject.record["arguments"]
-    )
-    shapes, wanted = ([w.shape for w in model.weights] for model in (network, other))
-    if shapes != wanted:
-        raise UserError(
-            f"backbone {subject.record['backbone']} of {subject.image_size} pixels cannot take "
-            f"images of {image_size} pixels: its weights depend on the size; choose an image size "
-            f"of {subject.image_size}"
-        )
-    other.set_weights(network.get_weights())
-    return other
-
-
 def feature_pyramid(subject: Subject, image_size: int, seed: int = 0) -> Pyramid:
     """Puts a network's feature maps at strides 8, 16 and 32.
 
@@ -68,7 +45,8 @@ def feature_pyramid(subject: Subject, image_size: int, seed: int = 0) -> Pyramid
         seed: of new convolutions; Keras' global seed is set to it.
 
     Raises:
-        UserError: see `network_at`; a network without any feature map.
+        UserError: the backbone cannot be built for that size, its weights depend on the size, or
+            it has no feature map.
 
     >>> import os, tempfile
     >>> record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 32}
@@ -80,11 +58,7 @@ def feature_pyramid(subject: Subject, image_size: int, seed: int = 0) -> Pyramid
     >>> pyramid.origins["P3"]
     '1 new convolution of stride 2 on block6'
     """
-    network = network_at(subject, image_size)
-    maps = _maps(network, image_size)
-    if not maps:
-        raise UserError(f"backbone {subject.record['backbone']} has no endpoint with a feature map")
-    trunk = applications.feature_extractor(network, sorted(set(maps.values())))
+    trunk, maps = _trunk(subject, image_size)
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     x = applications.preprocess_input(pixels, mean=subject.mean, std=subject.std)
@@ -105,9 +79,34 @@ def feature_pyramid(subject: Subject, image_size: int, seed: int = 0) -> Pyramid
             origins[name] = f"{maps[coarser]}, enlarged"
             tensors[level] = tensors[coarser]
         levels[name] = _fitted(tensors[level], image_size // stride, name)
-    model = keras.Model(pixels, list(levels.values()), name=f"{network.name}_pyramid")
+    model = keras.Model(pixels, list(levels.values()), name=f"{trunk.name}_pyramid")
     model.pyramid_level_inputs = {name: _layer(name) for name in STRIDES}
     return Pyramid(model, origins)
+
+
+def _trunk(subject: Subject, image_size: int) -> tuple[keras.Model, dict[int, str]]:
+    """The network under judgement up to its last map, for an image size; and `_maps` of it."""
+    backbone, arguments = subject.record["backbone"], subject.record["arguments"]
+    judged = network = subject.network()
+    if image_size != subject.image_size:
+        network = applications.build(backbone, image_size, **arguments)
+    maps = _maps(network, image_size)
+    if not maps:
+        raise UserError(f"backbone {backbone} has no endpoint with a feature map")
+    trunk = applications.feature_extractor(network, list(maps.values()))
+    if network is not judged:
+        # (By place: Keras numbers the names of some layers anew in each network.)
+        places = [layer.name for layer in network.layers]
+        names = [judged.layers[places.index(name)].name for name in maps.values()]
+        source = applications.feature_extractor(judged, names)
+        if [w.shape for w in source.weights] != [w.shape for w in trunk.weights]:
+            raise UserError(
+                f"backbone {backbone} of {subject.image_size} pixels cannot take images of "
+                f"{image_size} pixels: its weights depend on the size; choose "
+                f"{subject.image_size} pixels"
+            )
+        trunk.set_weights(source.get_weights())
+    return trunk, maps
 
 
 def _maps(network: keras.Model, image_size: int) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """Detection: figures worked by hand, boxes that follow their pictures, a detector that learns."""
 
+import dataclasses
 import json
 import re
 
@@ -163,26 +164,27 @@ def test_boxes_follow_resizing_and_mirroring(rectangles):
     "backbone, size, origins",
     [
         ("six_layer", 64, ["1 new convolution of stride 2 on block6", "on P3", "on P4"]),
-        ("resnet18", 64, ["block", "block", "block"]),
-        ("alexnet", 256, ["", "", ""]),
+        ("resnet18", 64, ["block2", "block3", "block4"]),
+        ("alexnet", 256, ["conv", "conv", "1 new convolution of stride 2 on conv5"]),
     ],
 )
 def test_every_backbone_gets_three_levels(backbone, size, origins, tmp_path):
-    subject = subject_of(backbone, tmp_path, 64 if backbone != "alexnet" else 224)
+    subject = subject_of(backbone, tmp_path, 96 if backbone != "alexnet" else 224)
     found = pyramid.feature_pyramid(subject, size)
     sides = [tensor.shape[1] for tensor in found.model.outputs]
     assert sides == [size // 8, size // 16, size // 32]
     for origin, part in zip(found.origins.values(), origins, strict=True):
         assert part in origin
-    ours = {w.shape: np.array(w) for w in subject.network().weights[:1]}
-    kept = [w for w in found.model.weights if w.shape in ours]
-    assert any(np.array_equal(np.array(w), ours[w.shape]) for w in kept)
+    # The weights under judgement are in it, for another image size too.
+    first = np.array(subject.network().weights[0])
+    assert any(np.array_equal(np.array(weight), first) for weight in found.model.weights)
 
 
-def test_a_detector_is_trained_and_judged(rectangles, tmp_path):
+def test_a_detector_learns_what_it_is_shown(rectangles, tmp_path):
     subject = subject_of("six_layer", tmp_path)
-    task = Detection(rectangles, image_size=64, epochs=2, batch_size=4, max_boxes=5)
+    task = Detection(rectangles, image_size=64, epochs=40, batch_size=6, learning_rate=1e-3)
     assert (len(task.train_set.images), len(task.test_set.images)) == (6, 2)
+    task.test_set = task.train_set
     task.check(subject, None)
     results = list(task.run(subject, None, Settings(output=tmp_path / "out")))
     assert [result.metric for result in results] == [
@@ -192,21 +194,16 @@ def test_a_detector_is_trained_and_judged(rectangles, tmp_path):
         "COCO AP50",
         "COCO AP75",
     ]
-    assert all(0 <= result.value <= 1 for result in results)
+    found = {result.metric: result.value for result in results}
+    assert found["mean AP (11-point)"] > 0.5
+    assert found["COCO AP50"] > 0.5
     written = json.loads((tmp_path / "out" / "detection_pretrained.json").read_text())
-    assert set(written["classes"]["mean AP (11-point)"]) == {"green", "red"}
+    by_class = written["classes"]["mean AP (11-point)"]
+    assert sum(by_class.values()) / 2 == pytest.approx(found["mean AP (11-point)"])
+    assert set(by_class) == {"green", "red"}
     assert not list((tmp_path / "out").glob("unfinished*"))
     protocol = json.dumps(task.protocol(None))
     assert "1 new convolution of stride 2 on block6" in protocol and "Fast" in protocol
-
-
-def test_a_detector_learns_what_it_is_shown(rectangles, tmp_path):
-    subject = subject_of("six_layer", tmp_path)
-    task = Detection(rectangles, image_size=64, epochs=40, batch_size=6, learning_rate=1e-3)
-    task.test_set = task.train_set
-    found = {result.metric: result.value for result in task.run(subject, None, Settings())}
-    assert found["mean AP (11-point)"] > 0.5
-    assert found["COCO AP50"] > 0.5
 
 
 def test_mistakes_are_named(rectangles, tmp_path):
@@ -225,8 +222,6 @@ def test_mistakes_are_named(rectangles, tmp_path):
 def test_broken_pictures_are_named(rectangles):
     images = list(voc.voc_folder(rectangles).images)
     (path := rectangles / "images" / "broken.png").write_bytes(images[0].image.read_bytes()[:-80])
-    import dataclasses
-
     try:
         images[3] = dataclasses.replace(images[3], image=path)
         with pytest.raises(UserError, match=re.escape(f"'{path}' cannot be decoded")):
