@@ -150,6 +150,13 @@ flags.DEFINE_list(
     "svm_costs", ["0.001", "0.01", "0.1", "1", "10"], "Costs to choose from by cross-validation."
 )
 
+# detection.
+flags.DEFINE_integer("detection_size", 256, "Side of the detector's images, a multiple of 32.", 64)
+flags.DEFINE_integer("detection_epochs", 30, "Epochs of the detector.", 1)
+flags.DEFINE_float("detection_learning_rate", 1e-4, "Highest learning rate of the detector.", 0.0)
+flags.DEFINE_integer("detection_batch_size", 8, "Pictures a step of the detector.", 1)
+flags.DEFINE_integer("detection_max_boxes", 100, "Boxes of a picture learnt from, or judged.", 1)
+
 _VOC = {
     "voc_dir": "voc_dir",
     "train_split": "voc_train_split",
@@ -221,6 +228,14 @@ OPTIONS: dict[str, dict[str, str]] = {
         "weight_decay": "voc_weight_decay",
         "test_crops": "voc_test_crops",
         "costs": "svm_costs",
+    },
+    "detection": {
+        **_VOC,
+        "image_size": "detection_size",
+        "epochs": "detection_epochs",
+        "batch_size": "detection_batch_size",
+        "learning_rate": "detection_learning_rate",
+        "max_boxes": "detection_max_boxes",
     },
 }
 
