@@ -130,7 +130,7 @@ flags.DEFINE_list(
     "sheet_features", None, "Features with a picture sheet. Default: f, f1, f2, or the last."
 )
 
-# voc_classification, detection, segmentation.
+# voc_classification, detection.
 flags.DEFINE_string("voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout.")
 flags.DEFINE_string(
     "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to be written out into --voc_dir."
@@ -156,6 +156,19 @@ flags.DEFINE_integer("detection_epochs", 30, "Epochs of the detector.", 1)
 flags.DEFINE_float("detection_learning_rate", 1e-4, "Highest learning rate of the detector.", 0.0)
 flags.DEFINE_integer("detection_batch_size", 8, "Pictures a step of the detector.", 1)
 flags.DEFINE_integer("detection_max_boxes", 100, "Boxes of a picture learnt from, or judged.", 1)
+
+# segmentation; it takes --voc_dir too.
+flags.DEFINE_string(
+    "segmentation_train_split",
+    "train",
+    "List in ImageSets/Segmentation. Both splits empty: split by name.",
+)
+flags.DEFINE_string("segmentation_test_split", "val", "List in ImageSets/Segmentation, likewise.")
+flags.DEFINE_integer("segmentation_size", 256, "Side that pictures and masks are resized to.", 1)
+flags.DEFINE_integer("segmentation_epochs", 50, "Epochs of segmentation.", 1)
+flags.DEFINE_integer("segmentation_batch_size", 16, "Pictures a step of segmentation.", 1)
+flags.DEFINE_float("segmentation_learning_rate", 0.01, "Highest rate of segmentation.", 0.0)
+flags.DEFINE_integer("segmentation_skips", 1, "Earlier endpoints that are scored too.", 0, 2)
 
 _VOC = {
     "voc_dir": "voc_dir",
@@ -236,6 +249,16 @@ OPTIONS: dict[str, dict[str, str]] = {
         "batch_size": "detection_batch_size",
         "learning_rate": "detection_learning_rate",
         "max_boxes": "detection_max_boxes",
+    },
+    "segmentation": {
+        "voc_dir": "voc_dir",
+        "train_split": "segmentation_train_split",
+        "test_split": "segmentation_test_split",
+        "image_size": "segmentation_size",
+        "epochs": "segmentation_epochs",
+        "batch_size": "segmentation_batch_size",
+        "learning_rate": "segmentation_learning_rate",
+        "skips": "segmentation_skips",
     },
 }
 

@@ -21,6 +21,7 @@ from rfd_tf.evaluation.retrieval import Retrieval
 from rfd_tf.evaluation.rotated import RotatedClassification
 from rfd_tf.evaluation.rotation import Rotation
 from rfd_tf.evaluation.runner import evaluate, table
+from rfd_tf.evaluation.segmentation import Segmentation
 from rfd_tf.evaluation.voc_classification import VocClassification
 
 #: Task's name -> its class, or a function that makes it of its options.
@@ -35,6 +36,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "retrieval": Retrieval,
     "rotation": Rotation,
     "voc_classification": VocClassification,
+    "segmentation": Segmentation,
     "detection": Detection,
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "Retrieval",
     "RotatedClassification",
     "Rotation",
+    "Segmentation",
     "Settings",
     "Subject",
     "Task",
