@@ -204,29 +204,34 @@ def test_training_beats_the_most_frequent_class(rfd_subject, voc, tmp_path):
 
 def test_an_interrupted_training_goes_on(rfd_subject, voc, tmp_path, monkeypatch):
     monkeypatch.setattr("rfd_tf.evaluation.segmentation._SAVE_AFTER", 0.0)
-    options = {"image_size": 16, "epochs": 3, "batch_size": 3, "skips": 0}
+    options = {"image_size": SIDE, "epochs": 6, "batch_size": 3, "learning_rate": 0.05}
 
     def run(output):
         keras.utils.set_random_seed(0)
         task = Segmentation(voc, **options)
-        return [r.value for r in task.run(rfd_subject, None, Settings(output=output))]
+        found = list(task.run(rfd_subject, None, Settings(output=output)))
+        report = json.loads((output / "segmentation_pretrained.json").read_text())
+        return [result.value for result in found], report["counts"]
 
-    whole = run(None)
+    whole, counts = run(tmp_path / "whole")
+    assert np.count_nonzero(np.sum(counts, axis=0)) > 1  # it has learnt more than one class
     judge = Segmentation._judge
     calls = []
 
     def interrupted(*args):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return judge(*args)
 
     monkeypatch.setattr(Segmentation, "_judge", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
+        run(tmp_path / "broken")
     monkeypatch.setattr(Segmentation, "_judge", judge)
-    assert list(tmp_path.glob("unfinished*"))
-    assert run(tmp_path) == pytest.approx(whole, abs=1e-6)
+    assert list((tmp_path / "broken").glob("unfinished*"))
+    values, counts_again = run(tmp_path / "broken")
+    assert values == pytest.approx(whole, abs=0.01)
+    np.testing.assert_allclose(counts_again, counts, atol=20)
 
 
 def test_wrong_masks_are_named(rfd_subject, voc):
