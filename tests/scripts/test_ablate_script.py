@@ -47,8 +47,7 @@ def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
     text = (tmp_path / "out" / "ablations.md").read_text()
     assert text.startswith("| | random init | instance only |")
     assert (
-        f"| knn f2 rotated | {100 * found['random_init']:.1f} | {100 * found['value']:.1f}"
-        in text
+        f"| knn f2 rotated | {100 * found['random_init']:.1f} | {100 * found['value']:.1f}" in text
     )
     again = run(*arguments)
     assert again.returncode == 0 and "$ python" not in again.stdout
