@@ -288,7 +288,8 @@ def scores_of(source: Path) -> dict[str, Any] | None:
         and isinstance(report.get("results"), list)
         and all(isinstance(row, dict) and keys <= set(row) for row in report["results"])
     )
-    return report if fits else None
+    # (Where the weights lay when they were judged is nobody's business.)
+    return {key: value for key, value in report.items() if key != "weights"} if fits else None
 
 
 def _scores_text(report: Mapping[str, Any]) -> str:
