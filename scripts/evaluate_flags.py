@@ -146,6 +146,9 @@ flags.DEFINE_float("voc_learning_rate", 0.01, "Highest learning rate of these.",
 flags.DEFINE_integer("voc_batch_size", 32, "Pictures a step of these.", 1)
 flags.DEFINE_float("voc_weight_decay", 5e-4, "Coupled weight decay of these.", 0.0)
 flags.DEFINE_integer("voc_test_crops", 10, "Random crops averaged for a test picture.", 1)
+flags.DEFINE_integer(
+    "voc_evaluate_every", 5, "Epochs between two judgements of these; the last is always judged.", 1
+)
 flags.DEFINE_list(
     "svm_costs", ["0.001", "0.01", "0.1", "1", "10"], "Costs to choose from by cross-validation."
 )
@@ -156,6 +159,12 @@ flags.DEFINE_integer("detection_epochs", 30, "Epochs of the detector.", 1)
 flags.DEFINE_float("detection_learning_rate", 1e-4, "Highest learning rate of the detector.", 0.0)
 flags.DEFINE_integer("detection_batch_size", 8, "Pictures a step of the detector.", 1)
 flags.DEFINE_integer("detection_max_boxes", 100, "Boxes of a picture learnt from, or judged.", 1)
+flags.DEFINE_integer(
+    "detection_evaluate_every",
+    5,
+    "Epochs between two judgements of the detector; the last is always judged.",
+    1,
+)
 
 # segmentation; it takes --voc_dir too.
 flags.DEFINE_string(
@@ -240,6 +249,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "batch_size": "voc_batch_size",
         "weight_decay": "voc_weight_decay",
         "test_crops": "voc_test_crops",
+        "evaluate_every": "voc_evaluate_every",
         "costs": "svm_costs",
     },
     "detection": {
@@ -249,6 +259,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "batch_size": "detection_batch_size",
         "learning_rate": "detection_learning_rate",
         "max_boxes": "detection_max_boxes",
+        "evaluate_every": "detection_evaluate_every",
     },
     "segmentation": {
         "voc_dir": "voc_dir",

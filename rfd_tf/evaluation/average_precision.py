@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-ELEVEN_POINT, ALL_POINT = "mean AP (11-point)", "mean AP (all-point)"
+ELEVEN_POINT, NON_INTERPOLATED = "mean AP (11-point)", "mean AP (non-interpolated)"
+#: Metric's name -> what it is, for protocols.
+DEFINITIONS = {
+    ELEVEN_POINT: "VOC2007's: mean over the recalls 0, 0.1, ... 1 of the highest precision at that "
+    "recall or a higher one",
+    NON_INTERPOLATED: "scikit-learn's average_precision_score: the precision at every recall that "
+    "is reached, weighed by the step to it; not VOC2010's, which interpolates",
+}
 
 
 def eleven_point(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -31,14 +38,14 @@ def eleven_point(positive: np.ndarray, scores: np.ndarray) -> float:
     return float(np.where(reached, precision[None], 0.0).max(axis=1).mean())
 
 
-def all_point(positive: np.ndarray, scores: np.ndarray) -> float:
-    """Average precision over every recall, not interpolated: scikit-learn's definition.
+def non_interpolated(positive: np.ndarray, scores: np.ndarray) -> float:
+    """Average precision over every recall that is reached, not interpolated: scikit-learn's.
 
     Args:
         positive: bool `[N]`; at least one True.
         scores: `[N]`.
 
-    >>> round(all_point(np.array([True, False, True]), np.array([3.0, 2.0, 1.0])), 4)
+    >>> round(non_interpolated(np.array([True, False, True]), np.array([3.0, 2.0, 1.0])), 4)
     0.8333
     """
     from sklearn.metrics import average_precision_score
@@ -59,7 +66,7 @@ def per_class(
     Returns:
         Metric's name -> `[C]`; NaN for a class without a positive picture.
     """
-    values = {ELEVEN_POINT: eleven_point, ALL_POINT: all_point}
+    values = {ELEVEN_POINT: eleven_point, NON_INTERPOLATED: non_interpolated}
     result = {name: np.full(scores.shape[1], np.nan) for name in values}
     for column in range(scores.shape[1]):
         counted = ~ignored[:, column]

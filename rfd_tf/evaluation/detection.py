@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,11 +15,25 @@ from rfd_tf.data import voc
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import detection_data as pictures
 from rfd_tf.evaluation import detection_metrics as metrics
-from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.base import (
+    BEST_EPOCH,
+    LAST_EPOCH,
+    Data,
+    Result,
+    Settings,
+    Subject,
+    Task,
+)
 from rfd_tf.evaluation.files import folder, write_json
-from rfd_tf.evaluation.finetune import check_training
+from rfd_tf.evaluation.finetune import (
+    BATCH_NORMALISATION,
+    check_every,
+    check_training,
+    reported,
+)
 from rfd_tf.evaluation.pyramid import STRIDES, feature_pyramid
-from rfd_tf.evaluation.training_state import TrainingState
+from rfd_tf.evaluation.supervised import Progress
+from rfd_tf.evaluation.training_state import AfterEpoch, TrainingState, is_judged
 from rfd_tf.training import schedules
 
 _BOXES = "xyxy"
@@ -28,8 +41,6 @@ _LOWEST_SCORE = 0.01
 _OVERLAP = 0.5
 _CLIP_NORM = 10.0
 _COARSEST = max(STRIDES.values())
-# Seconds between two states on disk: a short training is not worth one.
-_SAVE_AFTER = 30.0
 
 
 def retinanet(
@@ -75,10 +86,11 @@ class Detection(Task):
     """Task: mean average precision of a RetinaNet that starts from the pretrained backbone.
 
     All layers are trained. The random twin goes through the same training: that is the detector
-    trained from scratch. Results: the mean average precision of VOC, 11-point and all-point, at
-    an intersection over union of 0.5 with difficult objects not counted, and COCO's average
-    precisions, after the last epoch. With an output folder, the average precision of every class
-    is written to `detection_pretrained.json` and `detection_random_init.json`.
+    trained from scratch. Results: the mean average precision of VOC, 11-point (VOC2007) and
+    all-point interpolated (VOC2010 and later), at an intersection over union of 0.5 with difficult
+    objects not counted, and COCO's average precisions, after the last and the best epoch. With an
+    output folder, the average precision of every class after the last epoch and the figures of
+    all judged epochs are written to `detection_pretrained.json` and `detection_random_init.json`.
 
     Args:
         voc_dir: folder in VOC's layout; see `rfd_tf.data.voc.voc_folder`.
@@ -90,6 +102,7 @@ class Detection(Task):
         learning_rate: highest rate of the cosine schedule of Adam.
         max_boxes: objects of a picture that are learnt from (the largest), and detections that
             are judged (the surest), at most.
+        evaluate_every: epochs between two judgements; the last epoch is always judged.
 
     Raises:
         UserError: options out of range, or a folder that cannot be read.
@@ -111,6 +124,7 @@ class Detection(Task):
         batch_size: int = 8,
         learning_rate: float = 1e-4,
         max_boxes: int = 100,
+        evaluate_every: int = 5,
     ):
         if not voc_dir:
             raise UserError("task detection needs a folder in VOC's layout: --voc_dir")
@@ -122,21 +136,25 @@ class Detection(Task):
             )
         if not 1 <= max_boxes <= 1000:
             raise UserError(f"max boxes are 1 to 1000; got {max_boxes}")
+        check_every(evaluate_every)
         self.train_set, self.test_set = voc.train_and_test(
             voc_dir, train_split, test_split, test_dir
         )
         self.image_size, self.max_boxes = image_size, max_boxes
+        self.evaluate_every = evaluate_every
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
         self._kinds: dict[str, np.ndarray] | None = None
         self._origins: dict[str, str] = {}
 
     def protocol(self, data: Data | None) -> dict:
         return {
-            "train": f"{self.train_set.name}, {len(self.train_set.images)} pictures",
-            "test": f"{self.test_set.name}, {len(self.test_set.images)} pictures",
+            "train": self.train_set.name,
+            "test": self.test_set.name,
+            "num_train": len(self.train_set.images),
+            "num_test": len(self.test_set.images),
             "classes": list(self.train_set.class_names),
-            "detector": "RetinaNet of keras-cv, focal and smooth L1 losses, all layers trained, "
-            "batch normalisation too",
+            "detector": "RetinaNet of keras-cv, focal and smooth L1 losses, all layers trained",
+            "batch_normalisation": BATCH_NORMALISATION,
             "published": "papers on self-supervision report Fast or Faster R-CNN on VOC2007; this "
             "is another detector, so that figures compare with one another and not with theirs",
             "pyramid": self._origins or "see the backbone's endpoints",
@@ -147,12 +165,15 @@ class Detection(Task):
             "learning_rate": f"{self.learning_rate:g}, cosine to 0",
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "difficult": "objects not learnt from; in COCO's figures handed over as crowds",
+            "difficult": "objects are neither learnt from nor background: places on them have no "
+            "part in the loss; pictures that show no others are not learnt from; in VOC's figures "
+            "they count neither for nor against, COCO gets them as crowds",
+            "average_precision": {f"mean AP ({m})": metrics.METHODS[m] for m in metrics.METHODS},
             "detections": f"the surest {self.max_boxes} of a picture with scores above "
             f"{_LOWEST_SCORE:g}, one class a box, after non-maximum suppression over all classes "
             f"at {_OVERLAP:g}",
             "max_boxes": self.max_boxes,
-            "reported": "last epoch",
+            "reported": reported(self.evaluate_every),
             "random_init": "the same detector trained from scratch in the same way",
         }
 
@@ -164,13 +185,27 @@ class Detection(Task):
         self._read()
 
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
-        classes = self.train_set.class_names
         model, self._origins = retinanet(
-            subject, len(classes), self.image_size, self.max_boxes, settings.seed
+            subject, len(self.train_set.class_names), self.image_size, self.max_boxes, settings.seed
         )
-        self._train(model, subject, settings)
-        found = self._detect(model)
-        images = self.test_set.images
+        judged = self._train(model, subject, settings)
+        last = judged[-1]
+        if settings.output is not None:
+            name = re.sub(r"\W+", "_", subject.title)
+            epochs = [{"epoch": each["epoch"], **each["values"]} for each in judged]
+            write_json(
+                folder(settings.output) / f"detection_{name}.json",
+                {**last["values"], "classes": last["classes"], "epochs": epochs},
+            )
+        for metric, value in last["values"].items():
+            best = max(each["values"][metric] for each in judged)
+            yield Result("all layers", value, metric=metric, when=LAST_EPOCH)
+            yield Result("all layers", best, metric=metric, when=BEST_EPOCH)
+
+    def _judge(self, detect: Callable) -> dict[str, Any]:
+        """Metric -> value, and metric -> class -> value, of the detector as it is."""
+        found = self._detections(detect)
+        images, classes = self.test_set.images, self.train_set.class_names
         truth = [metrics.Objects(image.boxes, image.labels, image.difficult) for image in images]
         by_class = {
             f"mean AP ({method})": metrics.voc_average_precisions(
@@ -181,14 +216,7 @@ class Detection(Task):
         values = {metric: float(np.nanmean(each)) for metric, each in by_class.items()}
         sizes = [(image.width, image.height) for image in images]
         values |= metrics.coco_average_precisions(truth, found, sizes, len(classes))
-        if settings.output is not None:
-            name = re.sub(r"\W+", "_", subject.title)
-            write_json(
-                folder(settings.output) / f"detection_{name}.json",
-                {**values, "classes": _tables(by_class, classes)},
-            )
-        for metric, value in values.items():
-            yield Result("all layers", value, metric=metric)
+        return {"values": values, "classes": _tables(by_class, classes)}
 
     def _read(self) -> dict[str, np.ndarray]:
         """Kinds of the pictures to learn from and to judge, each read once."""
@@ -198,7 +226,10 @@ class Detection(Task):
             self._kinds = {side: pictures.check_pictures(some) for side, some in sides.items()}
         return self._kinds
 
-    def _train(self, model: keras.Model, subject: Subject, settings: Settings) -> None:
+    def _train(
+        self, model: keras.Model, subject: Subject, settings: Settings
+    ) -> list[dict[str, Any]]:
+        """Trains the detector; returns what `_judge` says of it, and "epoch", each time."""
         images, kinds = pictures.trainable(self.train_set.images), self._read()["train"]
         batch_size = min(self.batch_size, len(images))
         steps = len(images) // batch_size
@@ -221,11 +252,21 @@ class Detection(Task):
             "seed": settings.seed,
         }
         state = TrainingState(settings.output, f"detection {subject.title}", identity)
-        saved, done = state.load(), 0
+        saved, done, history = state.load(), 0, {"judged": []}
         if saved is not None:
-            done, arrays, _ = saved
+            done, arrays, history = saved
             for variable, array in zip(kept, arrays, strict=True):
                 variable.assign(array)
+        detect = _detecting(model)
+
+        def after_epoch(epoch: int) -> None:
+            if is_judged(epoch, self.epochs, self.evaluate_every):
+                history["judged"].append({"epoch": epoch, **self._judge(detect)})
+
+        callbacks = [AfterEpoch("the detector", state, kept, history, after_epoch)]
+        if settings.progress:
+            total = self.epochs * steps
+            callbacks.append(Progress(f"{subject.title}, {self.name}", done * steps, total))
         if done < self.epochs:
             batches = pictures.training_batches(
                 images,
@@ -244,20 +285,15 @@ class Detection(Task):
                     initial_epoch=done,
                     epochs=self.epochs,
                     steps_per_epoch=steps,
-                    verbose=2 if settings.progress else 0,
+                    verbose=0,
                     shuffle=False,
-                    callbacks=[_AfterEpoch(state, kept)],
+                    callbacks=callbacks,
                 )
         state.remove()
+        return history["judged"]
 
-    def _detect(self, model: keras.Model) -> list[metrics.Detections]:
+    def _detections(self, detect: Callable) -> list[metrics.Detections]:
         """What the detector finds in each test picture, in that picture's own pixels."""
-        import tensorflow as tf
-
-        @tf.function(reduce_retracing=True)
-        def detect(pixels):
-            return model.decode_predictions(model({"images": pixels}, training=False), pixels)
-
         images, kinds = self.test_set.images, self._read()["test"]
         found: list[metrics.Detections] = []
         for batch in pictures.judging_batches(images, kinds, self.image_size, self.batch_size):
@@ -276,6 +312,17 @@ class Detection(Task):
         return found
 
 
+def _detecting(model: keras.Model) -> Callable:
+    """The compiled function from pixels `[B, S, S, 3]` to keras-cv's dict of detections."""
+    import tensorflow as tf
+
+    @tf.function(reduce_retracing=True)
+    def detect(pixels):
+        return model.decode_predictions(model({"images": pixels}, training=False), pixels)
+
+    return detect
+
+
 def _tables(by_class: dict[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
     """Metric -> class -> value; None for classes without an object that counts."""
     return {
@@ -285,21 +332,3 @@ def _tables(by_class: dict[str, np.ndarray], classes: Sequence[str]) -> dict[str
         }
         for metric, values in by_class.items()
     }
-
-
-class _AfterEpoch(keras.callbacks.Callback):
-    def __init__(self, state: TrainingState, kept: list):
-        super().__init__()
-        self._state, self._kept, self._saved = state, kept, time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        loss = (logs or {}).get("loss", 0.0)
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the training of the detector has diverged: its loss is {loss} in epoch "
-                f"{epoch + 1}; choose a lower learning rate"
-            )
-        if time.monotonic() - self._saved >= _SAVE_AFTER:
-            arrays = [keras.ops.convert_to_numpy(variable) for variable in self._kept]
-            self._state.save(epoch + 1, arrays, {})
-            self._saved = time.monotonic()

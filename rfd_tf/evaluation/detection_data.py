@@ -10,8 +10,8 @@ from rfd_tf.data import image_files
 from rfd_tf.data.voc import VocImage
 from rfd_tf.errors import UserError
 
-# What keras-cv takes for "no box".
-_NONE = -1.0
+# What keras-cv takes for "no box", and the class whose anchors it leaves out of the loss.
+_NONE, _IGNORED = -1.0, -2.0
 
 
 def check_pictures(images: Sequence[VocImage]) -> np.ndarray:
@@ -57,25 +57,34 @@ def trainable(images: Sequence[VocImage]) -> list[VocImage]:
 def padded_boxes(
     images: Sequence[VocImage], image_size: int, max_boxes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the objects that are not difficult, the largest `max_boxes` of each picture.
+    """Returns the objects of each picture: the largest that are not difficult, then difficult ones.
+
+    keras-cv's label encoder passes a class on to the anchors that match its box, and leaves
+    anchors of class -2 out of the loss; so do the difficult objects become neither object nor
+    background.
 
     Args:
         images: N pictures.
         image_size: side in pixels of the square that each picture is resized to.
-        max_boxes: M.
+        max_boxes: M, of objects that are not difficult.
 
     Returns:
-        float32 `[N, M, 4]`, left, top, right, bottom in pixels of the square; float32 `[N, M]`,
-        classes. -1 where there is no object.
+        float32 `[N, M', 4]`, left, top, right, bottom in pixels of the square; float32 `[N, M']`,
+        classes, -2 of a difficult object. -1 where there is no object. M' is M and the largest
+        number of difficult objects in a picture.
     """
-    boxes = np.full((len(images), max_boxes, 4), _NONE, np.float32)
-    labels = np.full((len(images), max_boxes), _NONE, np.float32)
+    most = max_boxes + max((int(image.difficult.sum()) for image in images), default=0)
+    boxes = np.full((len(images), most, 4), _NONE, np.float32)
+    labels = np.full((len(images), most), _NONE, np.float32)
     for row, image in enumerate(images):
-        found = image.boxes[~image.difficult] * scale_to(image, image_size)
+        found = image.boxes * scale_to(image, image_size)
         areas = np.prod(found[:, 2:] - found[:, :2], axis=1)
-        kept = np.argsort(-areas, kind="stable")[:max_boxes]
+        kept = np.argsort(-areas, kind="stable")
+        clear, hard = kept[~image.difficult[kept]][:max_boxes], kept[image.difficult[kept]]
+        kept = np.concatenate([clear, hard])
         boxes[row, : len(kept)] = found[kept]
-        labels[row, : len(kept)] = image.labels[~image.difficult][kept]
+        labels[row, : len(clear)] = image.labels[clear]
+        labels[row, len(clear) : len(kept)] = _IGNORED
     return boxes, labels
 
 

@@ -11,8 +11,13 @@ import numpy as np
 
 from rfd_tf.errors import UserError
 
-#: The ways of turning a precision-recall curve into one number.
-METHODS = ("11-point", "all-point")
+#: The ways of turning a precision-recall curve into one number, and what each is.
+METHODS = {
+    "11-point": "VOC2007's: mean over the recalls 0, 0.1, ... 1 of the highest precision at that "
+    "recall or a higher one",
+    "all-point interpolated": "that of VOC2010 and later: area under the curve whose precision is "
+    "the highest at that recall or a higher one",
+}
 _COCO = ("COCO AP", "COCO AP50", "COCO AP75")
 
 
@@ -76,8 +81,8 @@ def average_precision(right: np.ndarray, num_objects: int, method: str = "11-poi
         right: bool `[n]`, whether each detection is right.
         num_objects: how many were to be found, 1 or more.
         method: `"11-point"`: mean over the recalls 0, 0.1, ... 1 of the highest precision at that
-            recall or a higher one (VOC2007); `"all-point"`: area under the curve whose precision
-            is the highest at that recall or a higher one (VOC2010 and later).
+            recall or a higher one (VOC2007); `"all-point interpolated"`: area under the curve
+            whose precision is the highest at that recall or a higher one (VOC2010 and later).
 
     Returns:
         0 to 1.
@@ -85,7 +90,7 @@ def average_precision(right: np.ndarray, num_objects: int, method: str = "11-poi
     Source: Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.2,
     and the development kit of VOC2012.
 
-    >>> average_precision(np.array([True, False, True]), 2, "all-point")
+    >>> average_precision(np.array([True, False, True]), 2, "all-point interpolated")
     0.8333333333333333
     """
     right = np.asarray(right, bool)
@@ -93,7 +98,7 @@ def average_precision(right: np.ndarray, num_objects: int, method: str = "11-poi
     precision = found / np.arange(1, len(right) + 1)
     # The highest precision at the recall of each detection or a higher one.
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    if method == "all-point":
+    if method == "all-point interpolated":
         return float(best[right].sum() / num_objects)
     # Whole numbers: 3 of 10 is a recall of 0.3, which floating point may miss.
     heights = [best[found * 10 >= tenth * num_objects].max(initial=0.0) for tenth in range(11)]

@@ -12,6 +12,13 @@ from rfd_tf.errors import UserError
 from rfd_tf.evaluation import supervised
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.protocols import Training
+from rfd_tf.layers import limit_momentum
+
+#: What a protocol says of batch normalisation where layers of the backbone are trained.
+BATCH_NORMALISATION = (
+    "trained layers follow the batches; moving statistics with a momentum of at most 0.9, also "
+    "where the network's own is higher"
+)
 
 
 def classifier(subject: Subject, num_classes: int, endpoint: str | None = None) -> keras.Model:
@@ -24,12 +31,12 @@ def classifier(subject: Subject, num_classes: int, endpoint: str | None = None) 
 
     Returns:
         A model from normalised images `[B, S, S, 3]` to logits `[B, 1, num_classes]`, all of it
-        trainable.
+        trainable; moving statistics have a momentum of at most 0.9.
 
     Raises:
         UserError: an endpoint that the network lacks.
     """
-    backbone = applications.pooled_feature_model(subject.network(), endpoint)
+    backbone = applications.pooled_feature_model(limit_momentum(subject.network()), endpoint)
     # From zero, so that the first steps do not disturb the backbone by a random classifier.
     dense = keras.layers.Dense(num_classes, kernel_initializer="zeros")
     logits = dense(ops.cast(backbone.output, "float32"))
@@ -72,6 +79,7 @@ class FineTuning(Task):
         return {
             "trained": "all layers, and a dense layer on the globally averaged feature",
             "endpoint": self.endpoint or "the last",
+            "batch_normalisation": BATCH_NORMALISATION,
             "random_init": "the same network trained from scratch in the same way",
             **self.training.describe(),
         }
@@ -109,3 +117,29 @@ def check_training(
         raise UserError(f"the batch size is 1 or more; got {batch_size}")
     if weight_decay < 0:
         raise UserError(f"the weight decay is 0 or more; got {weight_decay}")
+
+
+def check_every(evaluate_every: int) -> None:
+    """Raises `UserError` for an interval of judgements that there cannot be.
+
+    >>> check_every(0)
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: evaluate_every is 1 or more; got 0
+    """
+    if evaluate_every < 1:
+        raise UserError(f"evaluate_every is 1 or more; got {evaluate_every}")
+
+
+def reported(evaluate_every: int) -> str:
+    """Returns what a protocol says of the epochs that are reported.
+
+    >>> reported(5)
+    'last epoch, and for each figure the best of epochs 5, 10, ... and the last on the test images'
+    """
+    if evaluate_every == 1:
+        return "last epoch, and for each figure the best of all epochs on the test images"
+    return (
+        f"last epoch, and for each figure the best of epochs {evaluate_every}, "
+        f"{2 * evaluate_every}, ... and the last on the test images"
+    )

@@ -11,6 +11,7 @@ import numpy as np
 
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Evaluator, Features, Result
+from rfd_tf.evaluation.training_state import is_judged
 
 _ROWS = 2048  # rows turned to float32 at a time where a whole set is gone through
 
@@ -46,7 +47,8 @@ class Probe:
         learning_rate: before division by the square root of the number of features.
         momentum, weight_decay: of the optimiser.
         seed: of the order of the images.
-        keep_epochs: whether the weights after every epoch are kept, for `accuracies`.
+        keep_every: for `accuracies`, weights are kept after every so many epochs, and after the
+            last; None keeps the last only.
 
     >>> features, labels = np.array([[0.0], [0.1], [0.9], [1.0]]), np.array([0, 0, 1, 1])
     >>> Probe(epochs=20).fit(features, labels, num_classes=2).predict(features)
@@ -61,10 +63,10 @@ class Probe:
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         seed: int = 0,
-        keep_epochs: bool = False,
+        keep_every: int | None = None,
     ):
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
-        self.keep_epochs = keep_epochs
+        self.keep_every = keep_every
         self.learning_rate, self.momentum = learning_rate, momentum
         self.weight_decay = weight_decay
 
@@ -99,7 +101,7 @@ class Probe:
                 velocity *= self.momentum
                 velocity += gradient
                 weights -= np.float32(rate) * (gradient + self.momentum * velocity)
-            if self.keep_epochs or epoch == epochs - 1:
+            if is_judged(epoch + 1, epochs, self.keep_every or epochs):
                 self._epochs.append(weights.copy())
             if after_epoch:
                 after_epoch()
@@ -226,7 +228,7 @@ class LinearProbes(Evaluator):
         )
 
         def train_one(name: str) -> Probe:
-            probe = Probe(epochs, seed=self.seed, keep_epochs=True)
+            probe = Probe(epochs, seed=self.seed, keep_every=1)
             return probe.fit(train[name], labels, num_classes, after_epoch=bar.update)
 
         # Probes do not touch one another, so each runs in a thread; the widest goes first.

@@ -9,14 +9,16 @@ import numpy as np
 
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import supervised
-from rfd_tf.evaluation.base import LAST_EPOCH, Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor
-from rfd_tf.evaluation.finetune import check_training, classifier
+from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_training, classifier
 from rfd_tf.evaluation.linear import Probe
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import Training
 
 MODES = ("frozen", "fine-tuned")
+# How often a training is judged, so that there is a best epoch.
+_JUDGED = 10
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
@@ -89,8 +91,7 @@ class LowShot(Task):
         self.per_class = tuple(sorted(set(int(n) for n in per_class)))
         self.draws, self.modes, self.steps = draws, tuple(modes), steps
         self.probe_size = probe_size
-        # Judged ten times, so that there is a best epoch.
-        parts = min(10, steps)
+        parts = min(_JUDGED, steps)
         self.training = Training(
             parts, float(learning_rate), batch_size, steps_per_epoch=max(1, steps // parts)
         )
@@ -118,9 +119,12 @@ class LowShot(Task):
                 "features": f"maps max-pooled to at most {self.probe_size} x {self.probe_size}",
                 "steps": self.steps,
                 "classifier": "softmax regression as of the task linear, protocol cached",
+                "reported": f"last epoch, and for each draw the best of about {_JUDGED} on the "
+                "test images",
             },
             "fine-tuned": {
                 "random_init": "the same network trained from scratch on the same images",
+                "batch_normalisation": BATCH_NORMALISATION,
                 **self.training.describe(),
             },
         }
@@ -161,10 +165,12 @@ class LowShot(Task):
                     rows = np.searchsorted(wanted, places)
                     batch_size = min(64, len(rows))
                     epochs = max(1, round(self.steps / (len(rows) // batch_size)))
-                    probe = Probe(epochs, batch_size, seed=settings.seed)
+                    every = max(1, epochs // _JUDGED)
+                    probe = Probe(epochs, batch_size, seed=settings.seed, keep_every=every)
                     probe.fit(train[name][rows], labels[rows], data.num_classes)
-                    accuracies.append(np.mean(probe.predict(test[name]) == test_labels))
-                yield _summary(name, accuracies, number, LAST_EPOCH)
+                    accuracies.append(probe.accuracies(test[name], test_labels))
+                yield _summary(name, [each[-1] for each in accuracies], number, LAST_EPOCH)
+                yield _summary(name, [each.max() for each in accuracies], number, BEST_EPOCH)
 
     def _fine_tuned(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         partial = PartialResults(settings.output, f"lowshot_{subject.title.replace(' ', '_')}")

@@ -11,6 +11,7 @@ from rfd_tf import applications
 from rfd_tf.applications.endpoints import endpoint_output
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.subject import Subject
+from rfd_tf.layers import limit_momentum
 
 #: Level of a feature pyramid -> image pixels a cell.
 STRIDES = {"P3": 8, "P4": 16, "P5": 32}
@@ -21,7 +22,8 @@ class Pyramid(NamedTuple):
     """A backbone at three strides.
 
     Attributes:
-        model: pixels 0 to 255 `[B, S, S, 3]` to three maps; attribute `pyramid_level_inputs`
+        model: pixels 0 to 255 `[B, S, S, 3]` to three maps, all of it trainable, moving
+            statistics with a momentum of at most 0.9; attribute `pyramid_level_inputs`
             tells keras-cv the layer of each level.
         origins: level -> in words, where its map comes from.
     """
@@ -59,6 +61,7 @@ def feature_pyramid(subject: Subject, image_size: int, seed: int = 0) -> Pyramid
     '1 new convolution of stride 2 on block6'
     """
     trunk, maps = _trunk(subject, image_size)
+    limit_momentum(trunk)
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((image_size, image_size, 3), name="pixels")
     x = applications.preprocess_input(pixels, mean=subject.mean, std=subject.std)

@@ -19,10 +19,11 @@ from rfd_tf import applications
 from rfd_tf.data import image_files
 from rfd_tf.data.voc import IGNORED, VocImage, VocSet, train_and_test
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation import training_state
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.files import folder, write_json
-from rfd_tf.evaluation.finetune import check_training
-from rfd_tf.evaluation.training_state import TrainingState
+from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_training
+from rfd_tf.layers import limit_momentum
 from rfd_tf.training import schedules
 from rfd_tf.training.optimizers import SGD
 
@@ -30,8 +31,6 @@ BACKGROUND = "background"
 METRIC = "mean IoU"
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 _MOST_SKIPS = 2
-# Seconds between two states on disk: a short training is not worth one.
-_SAVE_AFTER = 30.0
 # Pillow decodes and resizes outside Python's lock.
 _READERS = 2
 
@@ -76,7 +75,7 @@ def segmentation_network(
     network = applications.build(record["backbone"], image_size, **record["arguments"])
     names = scored_endpoints(network, skips)
     # Layers after the last map (dense ones, which would fix the image's size) are left behind.
-    trunk = applications.feature_extractor(network, names)
+    trunk = limit_momentum(applications.feature_extractor(network, names))
     trunk.set_weights(applications.feature_extractor(judged, names).get_weights())
 
     scores = None
@@ -310,6 +309,8 @@ class Segmentation(Task):
             "schedule": "half a cosine",
             "momentum": MOMENTUM,
             "weight_decay": WEIGHT_DECAY,
+            "batch_normalisation": BATCH_NORMALISATION,
+            "reported": "last epoch, and the best of all epochs on the test images",
             "judged": "scores resized bilinearly to each image's own size; background is a class; "
             "classes that neither occur nor are predicted are left out of the mean",
             "random_init": "the same network trained from scratch in the same way",
@@ -358,7 +359,9 @@ class Segmentation(Task):
 
         kept = [*model.weights, *optimizer.variables]
         identity = [self.protocol(None), subject.sha256, subject.title, settings.seed]
-        state = TrainingState(settings.output, f"{self.name} {subject.title}", identity)
+        state = training_state.TrainingState(
+            settings.output, f"{self.name} {subject.title}", identity
+        )
         done, history, found = 0, [], state.load()
         if found is not None:
             done, arrays, kept_history = found
@@ -383,13 +386,9 @@ class Segmentation(Task):
                 ):
                     loss = float(model.train_on_batch(images, masks))
                     bar.update(1)
-                if not np.isfinite(loss):
-                    raise UserError(
-                        f"the training of {self.name} has diverged: its loss is {loss} in epoch "
-                        f"{epoch + 1}; choose a lower learning rate"
-                    )
+                training_state.check_loss(loss, self.name, epoch + 1)
                 history.append(self._judge(model, test.images, num_classes))
-                if time.monotonic() - saved >= _SAVE_AFTER:
+                if time.monotonic() - saved >= training_state.SAVE_AFTER:
                     arrays = [ops.convert_to_numpy(variable) for variable in kept]
                     counts = [counts.tolist() for counts in history]
                     state.save(epoch + 1, arrays, {"counts": counts})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +11,6 @@ from keras import ops
 
 from rfd_tf import applications
 from rfd_tf.data.views import rotate_each
-from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import (
     BEST_EPOCH,
     LAST_EPOCH,
@@ -24,13 +22,10 @@ from rfd_tf.evaluation.base import (
 )
 from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.protocols import Training
-from rfd_tf.evaluation.training_state import TrainingState
+from rfd_tf.evaluation.training_state import AfterEpoch, TrainingState
 from rfd_tf.layers import BatchNormalization
 from rfd_tf.training import schedules
 from rfd_tf.training.optimizers import SGD
-
-# Seconds between two states on disk: a short training is not worth one.
-_SAVE_AFTER = 30.0
 
 
 def fan_out_normal(fan_out: int, seed: int):
@@ -154,9 +149,15 @@ def train(
         for variable, array in zip(kept, arrays, strict=True):
             variable.assign(array)
     judge = _Judge(model, subject, data.test, images)
-    callbacks = [_AfterEpoch(judge, history, state, kept, title)]
+
+    def after_epoch(epoch: int) -> None:
+        for kind, accuracies in judge().items():
+            history[kind].append(accuracies)
+
+    callbacks = [AfterEpoch(title, state, kept, history, after_epoch)]
     if settings.progress:
-        callbacks.append(_Progress(f"{subject.title}, {title}", done * steps, steps, training))
+        total = training.epochs * steps
+        callbacks.append(Progress(f"{subject.title}, {title}", done * steps, total))
     if done < training.epochs:
         trained.fit(
             _stream(train_set, training, batch_size, seed, done * steps, train_rotated),
@@ -268,33 +269,19 @@ class _Judge:
         return accuracies
 
 
-class _AfterEpoch(keras.callbacks.Callback):
-    def __init__(self, judge: _Judge, history: dict, state: TrainingState, kept: list, title: str):
-        super().__init__()
-        self._judge, self._history, self._state = judge, history, state
-        self._kept, self._title, self._saved = kept, title, time.monotonic()
+class Progress(keras.callbacks.Callback):
+    """Keras callback: a bar of the steps of the whole training.
 
-    def on_epoch_end(self, epoch, logs=None):
-        loss = (logs or {}).get("loss", 0.0)
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the training of {self._title} has diverged: its loss is {loss} in epoch "
-                f"{epoch + 1}; choose a lower learning rate"
-            )
-        for kind, accuracies in self._judge().items():
-            self._history[kind].append(accuracies)
-        if time.monotonic() - self._saved >= _SAVE_AFTER:
-            arrays = [ops.convert_to_numpy(variable) for variable in self._kept]
-            self._state.save(epoch + 1, arrays, self._history)
-            self._saved = time.monotonic()
+    Args:
+        title: before the bar.
+        done: steps that an earlier call finished.
+        total: steps of the whole training.
+    """
 
-
-class _Progress(keras.callbacks.Callback):
-    def __init__(self, title: str, done: int, steps: int, training: Training):
+    def __init__(self, title: str, done: int, total: int):
         from tqdm import tqdm
 
         super().__init__()
-        total = steps * training.epochs
         # (None: no bar in a log file.)
         self._bar = tqdm(total=total, initial=done, desc=title, unit="step", disable=None)
 

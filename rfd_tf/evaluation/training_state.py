@@ -6,14 +6,19 @@ import hashlib
 import json
 import os
 import re
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from rfd_tf.errors import UserError
+
+# Seconds between two states on disk: a short training is not worth one.
+SAVE_AFTER = 30.0
 
 
 class TrainingState:
@@ -76,3 +81,63 @@ class TrainingState:
         """Removes the file, once its training's results are kept elsewhere."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
+
+
+class AfterEpoch(keras.callbacks.Callback):
+    """Keras callback: after each epoch looks at the loss, has the network judged, keeps the state.
+
+    Args:
+        title: of the training, for messages.
+        state: where to keep it, at most every `SAVE_AFTER` seconds.
+        variables: that the training changes.
+        history: ready for JSON; kept with the variables.
+        judge: is told the number of epochs done, and puts what it finds into the history.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        state: TrainingState,
+        variables: Sequence[Any],
+        history: dict,
+        judge: Callable[[int], None],
+    ):
+        super().__init__()
+        self._title, self._state, self._variables = title, state, variables
+        self._history, self._judge, self._saved = history, judge, time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        check_loss((logs or {}).get("loss", 0.0), self._title, epoch + 1)
+        self._judge(epoch + 1)
+        if time.monotonic() - self._saved >= SAVE_AFTER:
+            arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
+            self._state.save(epoch + 1, arrays, self._history)
+            self._saved = time.monotonic()
+
+
+def check_loss(loss: float, title: str, epoch: int) -> None:
+    """Raises `UserError` where a training's loss is no longer finite.
+
+    >>> check_loss(float("nan"), "fc8", 3)
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: the training of fc8 has diverged: its loss is nan in epoch 3; choose
+    a lower learning rate
+    """
+    if not np.isfinite(loss):
+        raise UserError(
+            f"the training of {title} has diverged: its loss is {loss} in epoch {epoch}; choose a "
+            "lower learning rate"
+        )
+
+
+def is_judged(epoch: int, epochs: int, every: int) -> bool:
+    """Whether the network is judged after so many epochs: after each `every`-th, and the last.
+
+    >>> [epoch for epoch in range(1, 8) if is_judged(epoch, 7, every=3)]
+    [3, 6, 7]
+    """
+    return epoch % every == 0 or epoch == epochs

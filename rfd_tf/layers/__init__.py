@@ -1,7 +1,7 @@
 """Layers: fused batch normalisation, the memory bank, the normalising constant, pooling."""
 
 from rfd_tf.layers.adaptive_pooling import adaptive_average_pool, adaptive_max_pool
-from rfd_tf.layers.batch_norm import BatchNormalization
+from rfd_tf.layers.batch_norm import BatchNormalization, limit_momentum
 from rfd_tf.layers.memory_bank import MemoryBank
 from rfd_tf.layers.normalizer import NORMALIZERS, NormalizingConstant
 
@@ -12,4 +12,5 @@ __all__ = [
     "NormalizingConstant",
     "adaptive_average_pool",
     "adaptive_max_pool",
+    "limit_momentum",
 ]

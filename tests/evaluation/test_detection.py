@@ -6,12 +6,13 @@ import re
 
 import numpy as np
 import pytest
+from keras_cv import bounding_box
 from PIL import Image, ImageDraw
 
 from rfd_tf import applications
 from rfd_tf.data import voc
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import detection_data, pyramid
+from rfd_tf.evaluation import detection, detection_data, pyramid, training_state
 from rfd_tf.evaluation import detection_metrics as metrics
 from rfd_tf.evaluation.base import Settings, Subject
 from rfd_tf.evaluation.detection import Detection
@@ -43,7 +44,9 @@ def test_average_precision_by_hand():
     right = np.array([True, False, True])
     # Recalls 0 to 0.3 have precision 1 (4 of them), 0.4 to 0.6 have 2/3 (3), the rest 0.
     assert metrics.average_precision(right, 3) == pytest.approx((4 + 3 * 2 / 3) / 11)
-    assert metrics.average_precision(right, 3, "all-point") == pytest.approx((1 + 2 / 3) / 3)
+    assert metrics.average_precision(right, 3, "all-point interpolated") == pytest.approx(
+        (1 + 2 / 3) / 3
+    )
     # 3 of 10 is a recall of 0.3: four of the eleven recalls are reached.
     assert metrics.average_precision(np.ones(3, bool), 10) == pytest.approx(4 / 11)
     for method in metrics.METHODS:
@@ -65,7 +68,7 @@ def test_matching_is_that_of_the_development_kit():
         ),
     ]
     # Class 0, surest first: right, wrong, wrong, right of two objects.
-    found_ap = metrics.voc_average_precisions(truth, found, 3, "all-point")
+    found_ap = metrics.voc_average_precisions(truth, found, 3, "all-point interpolated")
     np.testing.assert_allclose(found_ap, [(1 + 0.5) / 2, 0, np.nan])
     eleven = metrics.voc_average_precisions(truth, found, 3)
     np.testing.assert_allclose(eleven, [(6 + 5 * 0.5) / 11, 0, np.nan])
@@ -84,7 +87,7 @@ def test_without_difficult_objects_vocs_area_is_close_to_cocos():
         truth.append(objects(*shown))
         found.append(detections(*seen))
     coco = metrics.coco_average_precisions(truth, found, [(64, 64)] * 60, 2)
-    voc_ap = metrics.voc_average_precisions(truth, found, 2, "all-point").mean()
+    voc_ap = metrics.voc_average_precisions(truth, found, 2, "all-point interpolated").mean()
     assert 0.3 < voc_ap < 0.95
     assert voc_ap == pytest.approx(coco["COCO AP50"], abs=0.01)  # (COCO samples 101 recalls)
     assert coco["COCO AP50"] > coco["COCO AP"] > 0
@@ -182,28 +185,96 @@ def test_every_backbone_gets_three_levels(backbone, size, origins, tmp_path):
 
 def test_a_detector_learns_what_it_is_shown(rectangles, tmp_path):
     subject = subject_of("six_layer", tmp_path)
-    task = Detection(rectangles, image_size=64, epochs=40, batch_size=6, learning_rate=1e-3)
+    options = {"batch_size": 6, "learning_rate": 1e-3, "evaluate_every": 25}
+    task = Detection(rectangles, image_size=64, epochs=40, **options)
     assert (len(task.train_set.images), len(task.test_set.images)) == (6, 2)
     task.test_set = task.train_set
     task.check(subject, None)
     results = list(task.run(subject, None, Settings(output=tmp_path / "out")))
-    assert [result.metric for result in results] == [
+    assert [result.when for result in results] == ["last epoch", "best epoch"] * 5
+    assert [result.metric for result in results[::2]] == [
         "mean AP (11-point)",
-        "mean AP (all-point)",
+        "mean AP (all-point interpolated)",
         "COCO AP",
         "COCO AP50",
         "COCO AP75",
     ]
-    found = {result.metric: result.value for result in results}
+    found = {result.metric: result.value for result in results[::2]}
     assert found["mean AP (11-point)"] > 0.5
     assert found["COCO AP50"] > 0.5
     written = json.loads((tmp_path / "out" / "detection_pretrained.json").read_text())
     by_class = written["classes"]["mean AP (11-point)"]
     assert sum(by_class.values()) / 2 == pytest.approx(found["mean AP (11-point)"])
     assert set(by_class) == {"green", "red"}
+    assert [each["epoch"] for each in written["epochs"]] == [25, 40]
+    for last, best in zip(results[::2], results[1::2], strict=True):
+        assert best.value == max(each[best.metric] for each in written["epochs"])
+        assert last.value == written["epochs"][-1][last.metric]
     assert not list((tmp_path / "out").glob("unfinished*"))
     protocol = json.dumps(task.protocol(None))
     assert "1 new convolution of stride 2 on block6" in protocol and "Fast" in protocol
+
+
+def test_an_interrupted_training_goes_on(rectangles, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
+    subject, judge, judged = subject_of("six_layer", tmp_path), Detection._judge, []
+
+    def interrupted(self, detect):
+        judged.append(1)
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        return judge(self, detect)
+
+    def run():
+        task = Detection(rectangles, image_size=64, epochs=3, evaluate_every=1)
+        return list(task.run(subject, None, Settings(output=tmp_path / "out")))
+
+    monkeypatch.setattr(Detection, "_judge", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert list((tmp_path / "out").glob("unfinished*"))
+    run()
+    assert len(judged) == 2 + 2  # the first epoch was not trained again
+    written = json.loads((tmp_path / "out" / "detection_pretrained.json").read_text())
+    assert [each["epoch"] for each in written["epochs"]] == [1, 2, 3]
+    assert not list((tmp_path / "out").glob("unfinished*"))
+
+
+def test_difficult_objects_are_neither_learnt_nor_background(rectangles, tmp_path):
+    image = voc.voc_folder(rectangles).images[0]
+    boxes = np.array([[0, 0, 32, 32], [32, 32, 64, 64], [0, 32, 32, 64]], np.float32)
+    image = dataclasses.replace(
+        image,
+        width=64,
+        height=64,
+        boxes=boxes,
+        labels=np.array([1, 0, 1]),
+        difficult=np.array([False, True, False]),
+    )
+    found, labels = detection_data.padded_boxes([image], 64, 1)
+    np.testing.assert_array_equal(found, boxes[None, :2])
+    np.testing.assert_array_equal(labels, [[1, -2]])
+
+    model, _ = detection.retinanet(subject_of("six_layer", tmp_path), 2, 64)
+    encoder = model.label_encoder
+    shown = {"boxes": found, "classes": labels}
+    shown = bounding_box.convert_format(
+        shown, source="xyxy", target=encoder.bounding_box_format, images=np.zeros((1, 64, 64, 3))
+    )
+    _, classes = encoder(np.zeros((1, 64, 64, 3), "float32"), shown)
+    classes = np.array(classes)[0]
+    anchors = np.concatenate(
+        [np.array(a) for a in encoder.anchor_generator(image_shape=(64, 64, 3)).values()]
+    )
+    anchors = bounding_box.convert_format(
+        anchors, source=encoder.anchor_generator.bounding_box_format, target="xyxy"
+    )
+    overlaps = metrics.intersection_over_union(np.array(anchors), boxes)
+    clear, hard = overlaps[:, 0] >= 0.5, overlaps[:, 1] >= 0.5
+    assert clear.any() and (classes[clear] == 1).all()
+    assert hard.any() and (classes[hard] == -2).all()
+    far = overlaps[:, :2].max(axis=1) < 0.4
+    assert far.any() and (classes[far] == -1).all()
 
 
 def test_mistakes_are_named(rectangles, tmp_path):
@@ -215,6 +286,8 @@ def test_mistakes_are_named(rectangles, tmp_path):
         Detection(rectangles, epochs=0)
     with pytest.raises(UserError, match="max boxes are 1 to 1000; got 0"):
         Detection(rectangles, max_boxes=0)
+    with pytest.raises(UserError, match="evaluate_every is 1 or more; got 0"):
+        Detection(rectangles, evaluate_every=0)
     with pytest.raises(UserError, match="no such folder"):
         Detection(tmp_path / "gone")
 

@@ -2,10 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from rfd_tf import data
+from rfd_tf import applications, data
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.base import Data, Settings
+from rfd_tf.evaluation import multi_label
+from rfd_tf.evaluation.base import Data, Settings, Subject
 from rfd_tf.evaluation.finetune import FineTuning, classifier
+from rfd_tf.evaluation.pyramid import feature_pyramid
+from rfd_tf.evaluation.segmentation import Segmentation, segmentation_network
 
 
 def test_the_whole_network_is_trained_from_its_weights(rfd_subject):
@@ -18,6 +21,31 @@ def test_the_whole_network_is_trained_from_its_weights(rfd_subject):
     assert not np.array(model(x, training=False)).any()  # the classifier starts from zero
     scratch = classifier(rfd_subject.random_twin(0), 10)
     assert np.abs(np.array(scratch.weights[0]) - np.array(model.weights[0])).max() > 0.01
+
+
+def test_moving_statistics_arrive_in_short_trainings(tmp_path):
+    arguments = {"alpha": 0.35}
+    network = applications.build("mobilenet_v2", 64, **arguments)
+    record = {"format": 1, "backbone": "mobilenet_v2", "arguments": arguments, "image_size": 64}
+    path = applications.save_backbone(network, tmp_path / "backbone.weights.h5", record)
+    subject = Subject.pretrained(path)
+
+    def momenta(model):
+        for layer in model.layers:
+            yield from momenta(layer) if hasattr(layer, "layers") else []
+            if isinstance(layer, keras.layers.BatchNormalization):
+                yield layer.momentum
+
+    assert max(momenta(subject.network())) == 0.999
+    for model in (
+        classifier(subject, 3),
+        multi_label.classifier(subject, "all layers", 3),
+        segmentation_network(subject, 3, 64),
+        feature_pyramid(subject, 96).model,
+    ):
+        assert set(momenta(model)) == {0.9}, model.name
+    for task in (FineTuning(), Segmentation("x")):
+        assert "at most 0.9" in task.protocol(None)["batch_normalisation"]
 
 
 def test_fine_tuning_learns_the_digits(rfd_subject):

@@ -63,7 +63,7 @@ def test_best_epoch_is_the_best_of_all(digits_features):
     found = list(task.score({"f": test["pooled"]}, test_labels))
     # The rate follows a cosine over all epochs, so shorter trainings are no prefixes: the
     # weights after each epoch are asked for while they are being trained.
-    probe, accuracies = Probe(6, keep_epochs=True), []
+    probe, accuracies = Probe(6, keep_every=1), []
 
     def judge():
         accuracies.append(np.mean(probe.predict(test["pooled"]) == test_labels))

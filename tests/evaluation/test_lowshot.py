@@ -22,12 +22,21 @@ def test_frozen_figures_are_mean_and_spread_over_draws(rfd_subject, small_digits
 
     task = LowShot(per_class=[2, 5], draws=3, modes=["frozen"], steps=40)
     settings = Settings(endpoints=["block3"], seed=4)
-    found = {(r.feature, r.images): r for r in task.run(rfd_subject, small_digits, settings)}
-    assert set(found) == {
-        (name, f"{number} per class")
-        for name in ("block3", "pooled", "f", "f1", "f2")
-        for number in (2, 5)
-    }
+    results = list(task.run(rfd_subject, small_digits, settings))
+    found = {(r.feature, r.images): r for r in results if r.when == "last epoch"}
+    best = {(r.feature, r.images): r for r in results if r.when == "best epoch"}
+    assert len(found) + len(best) == len(results)
+    assert all(best[key].value >= last.value for key, last in found.items())
+    assert any(best[key].value > last.value for key, last in found.items())
+    assert (
+        set(found)
+        == set(best)
+        == {
+            (name, f"{number} per class")
+            for name in ("block3", "pooled", "f", "f1", "f2")
+            for number in (2, 5)
+        }
+    )
     backbone = rfd_subject.network()
     tensor = rfd_subject.feature_tensors(backbone)["f2"]
     train, test = (

@@ -203,7 +203,7 @@ def test_training_beats_the_most_frequent_class(rfd_subject, voc, tmp_path):
 
 
 def test_an_interrupted_training_goes_on(rfd_subject, voc, tmp_path, monkeypatch):
-    monkeypatch.setattr("rfd_tf.evaluation.segmentation._SAVE_AFTER", 0.0)
+    monkeypatch.setattr("rfd_tf.evaluation.training_state.SAVE_AFTER", 0.0)
     options = {"image_size": SIDE, "epochs": 6, "batch_size": 3, "learning_rate": 0.05}
 
     def run(output):

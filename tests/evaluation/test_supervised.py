@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from rfd_tf import applications, data
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import supervised
+from rfd_tf.evaluation import supervised, training_state
 from rfd_tf.evaluation.base import Data, Settings, Subject
 from rfd_tf.evaluation.features import extract_features
 from rfd_tf.evaluation.protocols import Training
@@ -113,7 +113,7 @@ def test_an_interrupted_training_goes_on_to_the_same_figures(
     model, _ = heads_on(subject, ["block4"])
     expected = figures(model, ["block4"], training, subject, images)
 
-    monkeypatch.setattr(supervised, "_SAVE_AFTER", 0)
+    monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
     judge, judged = supervised._Judge.__call__, []
 
     def interrupted(self):
@@ -137,7 +137,7 @@ def test_an_interrupted_training_goes_on_to_the_same_figures(
 
 
 def test_another_training_s_state_is_not_taken_up(subject, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(supervised, "_SAVE_AFTER", 0)
+    monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
     monkeypatch.setattr(supervised.TrainingState, "remove", lambda self: None)
     settings = Settings(seed=1, output=tmp_path)
     for rate in (0.1, 0.001):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rfd_tf.layers import BatchNormalization
+from rfd_tf.layers import BatchNormalization, limit_momentum
 
 SHAPES = [(8, 5, 5, 3), (16, 6), (4, 2, 3, 4, 5)]
 
@@ -92,3 +92,21 @@ def test_saves_and_loads(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.layers[1].get_config() == model.layers[1].get_config()
+
+
+def test_a_bounded_momentum_lets_statistics_arrive():
+    def network(momentum):
+        inner = keras.Sequential([keras.Input((3,)), BatchNormalization(momentum=momentum)])
+        stock = keras.layers.BatchNormalization(momentum=0.999, trainable=False)
+        return keras.Sequential([keras.Input((3,)), inner, stock])
+
+    x = np.random.default_rng(0).normal(5, 1, (256, 3)).astype("float32")
+    means = []
+    for model in (network(0.999), limit_momentum(network(0.999)), limit_momentum(network(0.5))):
+        model.compile(optimizer="sgd", loss="mse")
+        model.fit(x, x, batch_size=8, epochs=1, verbose=0)
+        means.append(np.array(model.layers[0].layers[0].moving_mean))
+    assert (means[0] < 0.5).all()
+    np.testing.assert_allclose(means[1:], 5, atol=1)
+    assert [layer.momentum for layer in model.layers[0].layers] == [0.5]
+    assert model.layers[1].momentum == 0.9
