@@ -4,6 +4,7 @@
     python scripts/evaluate.py --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
     python scripts/evaluate.py --task=lowshot,finetune --weights=runs/x --per_class=5,20,100
     python scripts/evaluate.py --suite=cifar10 --runs=runs/x,runs/y
+    python scripts/evaluate.py --suite=voc --runs=runs/x,runs/y --voc_dir=VOCdevkit/VOC2007
 
 Prints a table, accuracies and precisions in percent, and writes the same with each protocol's
 settings as JSON: to --output, or evaluation.json in the run folder. Figures, caches and finished
@@ -157,7 +158,11 @@ def compare() -> None:
     for run_folder in FLAGS.runs:
         read_record(run_folder)
     output = Path(FLAGS.output or f"suites/{FLAGS.suite}").expanduser()
-    train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
+    train = test = None
+    if suite.find(FLAGS.suite).needs_images:
+        train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
+    elif FLAGS.voc_tfds:
+        unpack_voc()
     comparison = suite.run_suite(
         FLAGS.suite,
         FLAGS.runs,

@@ -13,7 +13,7 @@ flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of s
 flags.DEFINE_string(
     "suite",
     None,
-    "Judge several --runs by the same tasks and write one table: cifar10, imagenet, features.",
+    "Judge several --runs by the same tasks and write one table: cifar10, imagenet, features, voc.",
 )
 flags.DEFINE_list("runs", [], "Of --suite: run folders, .weights.h5 files or shipped names.")
 

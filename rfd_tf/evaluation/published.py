@@ -1,7 +1,9 @@
 """Figures that papers report, and the protocol each belongs to.
 
-Only what was read in the papers themselves. A figure is shown beside one's own only where task,
-protocol, network and numbers of images and classes are the same (`comparable`).
+Figures whose source says "at second hand" were read in notes on the paper or in another paper's
+table, the others in the paper itself. A figure is shown beside one's own only where task, protocol,
+network and numbers of images and classes are the same (`comparable`); where a part of the protocol
+is another, as in detection, `differs` says which.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 from rfd_tf.applications.registry import default_arguments
 from rfd_tf.applications.weights import WITHOUT_WEIGHTS
+from rfd_tf.data.voc import VOC_CLASSES
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH
 
 CIFAR10 = {"num_classes": 10, "num_train": 50_000, "num_test": 10_000}
@@ -33,7 +36,9 @@ class Published:
         backbone, arguments: the network, by its name and the options that differ from its own.
         values: feature -> figure, in the metric's unit: accuracies from 0 to 1.
         random_init: feature -> figure of the network with random weights, where it was reported.
-        images, metric, when: see `rfd_tf.evaluation.Result`.
+        images, metric, when: see `rfd_tf.evaluation.Result`; `when` is None where it was not
+            said after which epoch, so that the figure belongs beside every one.
+        differs: what of the protocol is not the same; empty where all is.
     """
 
     method: str
@@ -48,7 +53,8 @@ class Published:
     random_init: Mapping[str, float] = dataclasses.field(default_factory=dict)
     images: str = "upright"
     metric: str = "accuracy"
-    when: str = BEST_EPOCH
+    when: str | None = BEST_EPOCH
+    differs: str = ""
 
 
 def _layers(prefix: str, *percent: float) -> dict[str, float]:
@@ -65,10 +71,22 @@ def _resnet50(*percent: float) -> dict[str, float]:
 
 _ROTNET = "Gidaris, Singh, Komodakis, ICLR 2018"
 _PIRL = "Misra, van der Maaten, CVPR 2020"
+_RFD = "Feng, Xu, Tao, CVPR 2019, at second hand"
+_AET = "Zhang, Qi, Wang, Luo, CVPR 2019, at second hand"
+_NPID = "Wu, Xiong, Yu, Lin, CVPR 2018, at second hand"
+_JIGSAW = "Noroozi, Favaro, ECCV 2016, at second hand"
+_DEEP_CLUSTER = "Caron, Bojanowski, Joulin, Douze, ECCV 2018, at second hand"
 # (None: the option must not have been given.)
 _HIDDEN = {"protocol": "rotnet_cifar10_hidden", "epochs": 100, "hidden": None}
 _CONV = {"protocol": "rotnet_cifar10_conv", "epochs": 100}
 _GOYAL = {"protocol": "goyal_imagenet", "epochs": 28}
+_GOYAL_PLACES = {"protocol": "goyal_places205", "epochs": 14}
+_LINEAR = {"protocol": "rfd_imagenet", "epochs": 65}
+_VOC2007 = {"num_train": 5011, "num_test": 4952, "classes": list(VOC_CLASSES)}
+_VOC2012 = {"num_test": 1449, "classes": ["background", *VOC_CLASSES]}
+_OWN_PROBE = "the probe's training, its authors' own"
+_SOBEL = "edges (Sobel) as input"
+_ONE_LAYER = "of one layer, which it is not said"
 
 
 def _rotnet_blocks(blocks: int, *percent: float) -> Published:
@@ -83,6 +101,182 @@ def _rotnet_blocks(blocks: int, *percent: float) -> Published:
         _layers("block", *percent),
         {"blocks": blocks},
     )
+
+
+def _alexnet_linear(
+    method: str,
+    source: str,
+    *percent: float,
+    data: Mapping[str, int] = IMAGENET,
+    bigger: bool = False,
+    images: str = "upright",
+    differs: str = "",
+    random_init: Mapping[str, float] | None = None,
+) -> Published:
+    return Published(
+        method,
+        "AlexNet, bigger" if bigger else "AlexNet",
+        source,
+        "linear",
+        _LINEAR,
+        data,
+        "alexnet",
+        _layers("conv", *percent),
+        {"bigger": True} if bigger else {},
+        random_init or {},
+        images,
+        when=None,
+        differs=differs,
+    )
+
+
+def _voc(
+    method: str,
+    source: str,
+    classification: Mapping[str, float],
+    detection: float | None = None,
+    segmentation: float | None = None,
+    bigger: bool = False,
+    differs: str = "",
+    random: tuple[Mapping[str, float], float] | None = None,
+) -> Iterator[Published]:
+    """An AlexNet on VOC2007 (classification, detection) and VOC2012 (segmentation), in percent."""
+    random_classification, random_detection = random or ({}, None)
+    tasks = (
+        (
+            "voc_classification",
+            _VOC2007,
+            classification,
+            random_classification,
+            "mean AP (11-point)",
+            "schedule and crops of its own; which average precision is not said",
+        ),
+        (
+            "detection",
+            _VOC2007,
+            {"all layers": detection},
+            {"all layers": random_detection},
+            "mean AP (11-point)",
+            "Fast R-CNN, here RetinaNet",
+        ),
+        (
+            "segmentation",
+            _VOC2012,
+            {"all layers": segmentation},
+            {},
+            "mean IoU",
+            "fc6 and fc7 in the network; training images not known to be the same",
+        ),
+    )
+    for task, protocol, values, random_values, metric, other in tasks:
+        if all(value is not None for value in values.values()) and values:
+            yield Published(
+                method,
+                "AlexNet, bigger" if bigger else "AlexNet",
+                f"{source}, {task.removeprefix('voc_')} on VOC",
+                task,
+                protocol,
+                {},
+                "alexnet",
+                _shares(values),
+                {"bigger": True} if bigger else {},
+                _shares(random_values),
+                metric=metric,
+                when=None,
+                differs="; ".join(filter(None, [other, differs])),
+            )
+
+
+def _shares(percent: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: round(v / 100, 6) for name, v in percent.items() if v is not None}
+
+
+def _resnet50_voc(method: str, svm: float, *coco: float) -> Iterator[Published]:
+    yield Published(
+        method,
+        "ResNet-50",
+        f"{_PIRL}, linear SVM on VOC07",
+        "voc_classification",
+        _VOC2007,
+        {},
+        "resnet50",
+        {"svm, conv5_block3_out": round(svm / 100, 6)},
+        metric="mean AP (11-point)",
+        when="",
+        differs=f"{_ONE_LAYER}, nor which average precision; costs to choose from",
+    )
+    for metric, value in zip(("COCO AP", "COCO AP50", "COCO AP75"), coco, strict=False):
+        yield Published(
+            method,
+            "ResNet-50",
+            f"{_PIRL}, detection on VOC07",
+            "detection",
+            _VOC2007,
+            {},
+            "resnet50",
+            {"all layers": round(value / 100, 6)},
+            metric=metric,
+            when=None,
+            differs="Faster R-CNN (C4), batch normalisation fixed, here RetinaNet",
+        )
+
+
+def _places_resnet50(method: str, percent: float) -> Published:
+    return Published(
+        method,
+        "ResNet-50",
+        f"{_PIRL}, linear classifiers on Places205",
+        "linear",
+        _GOYAL_PLACES,
+        PLACES205,
+        "resnet50",
+        {"conv5_block3_out": round(percent / 100, 6)},
+        when=None,
+        differs=_ONE_LAYER,
+    )
+
+
+def _neighbours(
+    network: str,
+    backbone: str,
+    percent: float,
+    data: Mapping[str, int],
+    temperature: float,
+    arguments: Mapping[str, Any] | None = None,
+) -> Published:
+    return Published(
+        "NPID",
+        network,
+        f"{_NPID}, nearest neighbours",
+        "knn",
+        {"k": 200, "temperature": temperature},
+        data,
+        backbone,
+        {"embedding": round(percent / 100, 6)},
+        arguments or {},
+        when="",
+        differs="the epoch that is best on the test images",
+    )
+
+
+def _aet_nin(method: str, hidden: float, conv: float) -> Iterator[Published]:
+    for protocol, value, random, head in (
+        (_HIDDEN, hidden, {}, "one hidden layer as its program has it, here two; "),
+        (_CONV, conv, {"block2": 0.7250}, ""),
+    ):
+        yield Published(
+            method,
+            "NIN, 4 blocks",
+            f"{_AET}, CIFAR-10",
+            "nonlinear",
+            protocol,
+            CIFAR10,
+            "network_in_network",
+            {"block2": round(value / 100, 6)},
+            {"blocks": 4},
+            random_init=random,
+            differs=f"{head}200 epochs, rate 0.1, a tenth of it from 100 and from 150",
+        )
 
 
 def _pirl_layers(method: str, *percent: float) -> Published:
@@ -149,6 +343,156 @@ PUBLISHED: tuple[Published, ...] = (
     _pirl_layers("PIRL (Jigsaw)", 6.2, 30.0, 40.1, 56.6, 63.6),
     _pirl_layers("Jigsaw", 12.4, 28.0, 39.9, 45.7, 34.2),
     _pirl_layers("NPID++", 6.6, 27.4, 38.5, 53.1, 59.0),
+    _alexnet_linear(
+        "RFD",
+        f"{_RFD}, linear classifiers on ImageNet",
+        *(19.3, 33.3, 40.8, 41.8, 44.3),
+        random_init=_layers("conv", 11.6, 17.1, 16.9, 16.3, 14.1),
+    ),
+    _alexnet_linear(
+        "RFD",
+        f"{_RFD}, linear classifiers on ImageNet",
+        *(20.8, 35.2, 41.8, 44.3, 44.4),
+        bigger=True,
+    ),
+    _alexnet_linear(
+        "RFD",
+        f"{_RFD}, linear classifiers on ImageNet",
+        *(22.2, 38.2, 45.7, 48.7, 48.3),
+        bigger=True,
+        images="10 crops",
+    ),
+    _alexnet_linear(
+        "RFD",
+        f"{_RFD}, linear classifiers on Places205",
+        *(22.9, 32.4, 36.6, 37.3, 38.6),
+        data=PLACES205,
+    ),
+    _alexnet_linear(
+        "RFD",
+        f"{_RFD}, linear classifiers on Places205",
+        *(24.0, 33.8, 37.5, 39.3, 38.9),
+        data=PLACES205,
+        bigger=True,
+    ),
+    _alexnet_linear(
+        "RFD",
+        f"{_RFD}, linear classifiers on Places205",
+        *(25.5, 36.0, 40.1, 42.2, 41.3),
+        data=PLACES205,
+        bigger=True,
+        images="10 crops",
+    ),
+    _alexnet_linear(
+        "AET",
+        f"{_AET}, linear classifiers on ImageNet",
+        *(19.2, 32.8, 40.6, 39.7, 37.7),
+    ),
+    _alexnet_linear(
+        "AET",
+        f"{_AET}, linear classifiers on ImageNet",
+        *(19.3, 35.4, 44.0, 43.6, 42.4),
+        images="10 crops",
+    ),
+    _alexnet_linear(
+        "AET",
+        f"{_AET}, linear classifiers on Places205",
+        *(22.1, 32.9, 37.1, 36.2, 34.7),
+        data=PLACES205,
+    ),
+    Published(
+        "AET",
+        "AlexNet",
+        f"{_AET}, non-linear classifiers on ImageNet",
+        "nonlinear",
+        {"protocol": "rfd_imagenet", "epochs": 40, "hidden": None},
+        IMAGENET,
+        "alexnet",
+        {"conv4": 0.532, "conv5": 0.470},
+        random_init={"conv4": 0.271, "conv5": 0.120},
+        when=None,
+        differs="50 epochs",
+    ),
+    *_aet_nin("AET (affine)", 90.23, 91.95),
+    *_aet_nin("AET (projective)", 90.59, 92.18),
+    _alexnet_linear(
+        "NPID",
+        f"{_NPID}, in the table of Feng, Xu, Tao, CVPR 2019",
+        *(16.8, 26.5, 31.8, 34.1, 35.6),
+        differs=_OWN_PROBE,
+    ),
+    _alexnet_linear(
+        "Jigsaw",
+        f"{_JIGSAW}, in the table of Feng, Xu, Tao, CVPR 2019",
+        *(18.2, 28.8, 34.0, 33.9, 27.1),
+        differs=f"grouped convolutions; {_OWN_PROBE}",
+    ),
+    _alexnet_linear(
+        "DeepCluster",
+        f"{_DEEP_CLUSTER}, linear classifiers on ImageNet",
+        *(12.9, 29.2, 38.2, 39.8, 36.1),
+        bigger=True,
+        differs=f"{_SOBEL}; {_OWN_PROBE}",
+    ),
+    _alexnet_linear(
+        "DeepCluster",
+        f"{_DEEP_CLUSTER}, linear classifiers on ImageNet",
+        *(13.4, 32.3, 41.0, 39.6, 38.2),
+        bigger=True,
+        images="10 crops",
+        differs=f"{_SOBEL}; {_OWN_PROBE}",
+    ),
+    _alexnet_linear(
+        "DeepCluster",
+        f"{_DEEP_CLUSTER}, linear classifiers on Places205",
+        *(18.6, 30.8, 37.0, 37.5, 33.1),
+        data=PLACES205,
+        bigger=True,
+        differs=f"{_SOBEL}; {_OWN_PROBE}",
+    ),
+    _alexnet_linear(
+        "ImageNet labels",
+        f"in the table of {_RFD}",
+        *(19.3, 36.3, 44.2, 48.3, 50.5),
+    ),
+    *_voc(
+        "RFD",
+        _RFD,
+        {"fc6-8": 72.3, "all layers": 74.3},
+        57.5,
+        45.3,
+        random=({"all layers": 53.3}, 43.4),
+    ),
+    *_voc("RFD", _RFD, {"fc6-8": 72.5, "all layers": 74.7}, 58.0, 45.9, bigger=True),
+    *_voc("RotNet", _ROTNET, {"fc6-8": 70.87, "all layers": 72.97}, 54.4, 39.1),
+    *_voc("AET", _AET, {}, 57.4),
+    *_voc("NPID", _NPID, {}, 48.1),
+    *_voc("Jigsaw", _JIGSAW, {"all layers": 67.6}, 53.2, 37.6, differs="grouped convolutions"),
+    *_voc(
+        "DeepCluster",
+        _DEEP_CLUSTER,
+        {"fc6-8": 72.0, "all layers": 73.7},
+        55.4,
+        45.1,
+        bigger=True,
+        differs=_SOBEL,
+    ),
+    *_voc(
+        "ImageNet labels",
+        f"in the table of {_RFD}",
+        {"fc6-8": 78.9, "all layers": 79.9},
+        59.1,
+        48.0,
+    ),
+    *_resnet50_voc("PIRL (Jigsaw)", 81.1, 44.7, 73.4, 47.0),
+    *_resnet50_voc("NPID++", 76.6),
+    *_resnet50_voc("ImageNet labels", 87.5, 43.8, 74.5, 45.9),
+    _places_resnet50("PIRL (Jigsaw)", 49.8),
+    _places_resnet50("NPID++", 46.4),
+    _places_resnet50("ImageNet labels", 51.5),
+    _neighbours("ResNet-18", "resnet18", 80.4, CIFAR10, 0.1, {"cifar_stem": True}),
+    _neighbours("ResNet-18", "resnet18", 41.0, IMAGENET, 0.07),
+    _neighbours("ResNet-50", "resnet50", 46.8, IMAGENET, 0.07),
 )
 
 
@@ -166,7 +510,7 @@ def comparable(
     >>> protocol = {"protocol": "rotnet_cifar10_conv", "epochs": 100, "momentum": 0.9}
     >>> network = {"backbone": "network_in_network", "arguments": {}}
     >>> [p.values["block2"] for p in comparable("nonlinear", protocol, CIFAR10, network)]
-    [0.9116]
+    [0.9116, 0.9195, 0.9218]
     >>> list(comparable("nonlinear", {**protocol, "epochs": 5}, CIFAR10, network))
     []
     """

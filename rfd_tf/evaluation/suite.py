@@ -55,11 +55,13 @@ class Suite:
         title: of the table.
         entries: what is run, in the order of the table.
         dataset: name of the images that are taken where neither the user nor the runs name any.
+        needs_images: False where its tasks bring their own.
     """
 
     title: str
     entries: tuple[Entry, ...]
     dataset: str | None = None
+    needs_images: bool = True
 
 
 _ROTATION = Entry("rotation", "rotation", {}, ("f1", "f2", "f", "pooled"), (ALL,), ("accuracy",))
@@ -98,6 +100,15 @@ SUITES: dict[str, Suite] = {
             Entry("invariance", "invariance", metrics=(RATIO,)),
             _ROTATION,
         ),
+    ),
+    "voc": Suite(
+        "PASCAL VOC",
+        (
+            Entry("classification", "voc_classification"),
+            Entry("detection", "detection"),
+            Entry("segmentation", "segmentation"),
+        ),
+        needs_images=False,
     ),
 }
 
@@ -216,6 +227,8 @@ def run_suite(
                 data = None
                 if task.needs_labels:
                     data = images(subject, task)
+                # First: some learn from it what their protocol tells of this network.
+                task.check(subject, data)
                 wanted = {
                     "sha256": subject.sha256,
                     "protocol": _json(task.protocol(data)),
@@ -227,7 +240,6 @@ def run_suite(
                     say(f"{title}, {entry.label}: reused")
                     reports[title][entry.label] = found
                     continue
-                task.check(subject, data)
             except UserError as error:
                 notes.append(f"{title}, {entry.label}: {error}")
                 say(f"left out: {notes[-1]}")
@@ -397,7 +409,9 @@ def _compare(
                     for part in ("value", "spread", "random_init", "random_init_spread")
                 }
                 for other in same:
-                    if key[1:] != (other.images, other.metric, other.when):
+                    if key[1:3] != (other.images, other.metric):
+                        continue
+                    if other.when not in (None, key[3]):
                         continue
                     if key[0] in other.values:
                         shown = _published(other, key[0])
@@ -449,4 +463,5 @@ def _published(entry: published.Published, feature: str) -> dict[str, Any]:
         "value": entry.values[feature],
         "random_init": entry.random_init.get(feature),
         "source": entry.source,
+        "differs": entry.differs,
     }

@@ -29,7 +29,7 @@ def write(comparison: Mapping[str, Any], folder: Path) -> None:
         file.write(markdown(comparison))
     with write_text(folder / f"{_STEM}.csv") as file:
         writer = csv.DictWriter(
-            file, [*_COLUMNS, "run", "network", "value", "spread", "published", "source"]
+            file, [*_COLUMNS, "run", "network", "value", "spread", "published", "source", "differs"]
         )
         writer.writeheader()
         writer.writerows(long_rows(comparison))
@@ -39,6 +39,8 @@ def write(comparison: Mapping[str, Any], folder: Path) -> None:
 
 def table(comparison: Mapping[str, Any]) -> list[list[str]]:
     """Returns head and rows of the table as text; random init in brackets.
+
+    An asterisk marks a published figure of a protocol that is not quite the same.
 
     Columns: task, feature, and images, metric and when where they are not the same everywhere; one
     of every run; one of every published method.
@@ -57,7 +59,9 @@ def table(comparison: Mapping[str, Any]) -> list[list[str]]:
         cells = [row["entry" if name == "task" else name] for name in labels]
         cells += [_cell(row["runs"].get(title), row["metric"]) for title in titles]
         beside = {_method(other): other for other in row["published"]}
-        cells += [_cell(beside.get(method), row["metric"]) for method in methods]
+        for method in methods:
+            mark = " *" if beside.get(method, {}).get("differs") else ""
+            cells.append(_cell(beside.get(method), row["metric"]) + mark)
         lines.append(cells)
     return lines
 
@@ -95,18 +99,20 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     lines += ["", "Shares in percent; in brackets the same network with random weights."]
     if any(row["when"] == "best epoch" for row in comparison["rows"]):
         lines.append("Best epoch: the best of all on the test images themselves, so flattering.")
-    sources = dict.fromkeys(
-        f"- {_method(other)}: {other['source']}."
-        for row in comparison["rows"]
-        for other in row["published"]
-    )
-    if sources:
-        lines += ["", "Published, not measured here (same protocol, network and images):"]
-        lines += ["", *sources]
+    others = [other for row in comparison["rows"] for other in row["published"]]
+    if others:
+        lines += ["", "Published, not measured here (same protocol, network and images"]
+        lines[-1] += "; *: but for what is said):" if any(o["differs"] for o in others) else "):"
+        lines += ["", *dict.fromkeys(_source(other) for other in others)]
     if comparison["notes"]:
         lines += ["", "Left out:", "", *(f"- {note}" for note in comparison["notes"])]
     lines += ["", f"{comparison['date']}. The protocols' settings are in {_STEM}.json.", ""]
     return "\n".join(lines)
+
+
+def _source(other: Mapping[str, Any]) -> str:
+    differs = f" * Not the same: {other['differs']}." if other["differs"] else ""
+    return f"- {_method(other)}: {other['source']}.{differs}"
 
 
 def _about(comparison: Mapping[str, Any]) -> list[str]:
@@ -117,6 +123,15 @@ def _about(comparison: Mapping[str, Any]) -> list[str]:
             f"{data['num_test']:,} test images ({data['test']}), learnt from "
             f"{data['num_train']:,} ({data['train']}), {data['num_classes']} classes."
         )
+    for entry in comparison["entries"]:
+        # Tasks that bring their own pictures.
+        own = entry["protocol"] or {}
+        if {"num_train", "num_test"} <= set(own):
+            train, test = (own.get(side) or own.get(f"{side}_split") for side in ("train", "test"))
+            lines.append(
+                f"- {entry['label']}: {own['num_test']:,} test pictures ({test}), learnt from "
+                f"{own['num_train']:,} ({train})"
+            )
     for run in comparison["runs"]:
         options = "".join(f", {key}={value}" for key, value in run["arguments"].items())
         method = f"{run['method']}, " if run["method"] else ""
@@ -152,6 +167,7 @@ def long_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
                             "value": other[value],
                             "published": "yes",
                             "source": other["source"],
+                            "differs": other["differs"],
                         }
                     )
     return found

@@ -151,10 +151,11 @@ class VocClassification(Task):
         sides = [side.presence() for side in (self.train_set, self.test_set)]
         told = [(clear.any(0) & ~(clear | unclear).all(0)) for clear, unclear in sides]
         if not (told[0] & told[1]).any():
+            shown = np.flatnonzero(sides[0][0].any(0) | sides[1][0].any(0))
             raise UserError(
                 "nothing can be told apart: there is no class that some pictures show and others "
-                f"do not, both in '{self.train_set.name}' and in '{self.test_set.name}' (classes: "
-                f"{', '.join(self.train_set.class_names)})"
+                f"do not, both in '{self.train_set.name}' and in '{self.test_set.name}' (shown: "
+                f"{', '.join(self.train_set.class_names[c] for c in shown) or 'none'})"
             )
 
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:

@@ -1,4 +1,6 @@
+import numpy as np
 import pytest
+from PIL import Image
 
 from rfd_tf.evaluation import TASKS, published
 from rfd_tf.evaluation.published import CIFAR10, IMAGENET, PUBLISHED, comparable
@@ -11,27 +13,96 @@ def found(task="nonlinear", protocol=None, data=CIFAR10, network=NIN):
     return list(comparable(task, protocol or HIDDEN.protocol(None), data, network))
 
 
-@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: f"{entry.source} {entry.network}")
-def test_each_figure_belongs_to_a_protocol_that_there_is(entry):
-    # The task, run as published, must lead to its figures.
-    protocol = TASKS[entry.task](protocol=entry.protocol["protocol"]).protocol(None)
-    network = {"backbone": entry.backbone, "arguments": dict(entry.arguments)}
-    assert entry in list(comparable(entry.task, protocol, entry.data, network))
-    shares = [*entry.values.values(), *entry.random_init.values()]
-    assert all(0 < share < 1 for share in shares)
+@pytest.fixture(scope="module")
+def voc_protocols(tmp_path_factory, rfd_subject):
+    """What VOC's tasks say of a small folder, as they would of VOC itself."""
+    root = tmp_path_factory.mktemp("voc")
+    lists = "ImageSets/Main", "ImageSets/Segmentation"
+    for name in ("JPEGImages", "Annotations", "SegmentationClass", *lists):
+        (root / name).mkdir(parents=True)
+    for name in lists:
+        (root / name / "train.txt").write_text("0\n1\n2\n3\n")
+        (root / name / "val.txt").write_text("4\n5\n")
+    for number in range(6):
+        Image.new("RGB", (64, 64)).save(root / "JPEGImages" / f"{number}.jpg")
+        mask = np.full((64, 64), number % 2, np.uint8)
+        Image.fromarray(mask).save(root / "SegmentationClass" / f"{number}.png")
+        (root / "Annotations" / f"{number}.xml").write_text(
+            "<annotation><size><width>64</width><height>64</height></size><object><name>"
+            f"{'cat' if number % 2 else 'dog'}</name><bndbox><xmin>1</xmin><ymin>1</ymin>"
+            "<xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+        )
+    found = {}
+    for name in ("voc_classification", "detection", "segmentation"):
+        task = TASKS[name](root, train_split="train", test_split="val")
+        task.check(rfd_subject, None)
+        found[name] = task.protocol(None)
+    return found
+
+
+def protocol_of(entry, voc_protocols):
+    if entry.task in voc_protocols:
+        counts = {key: entry.protocol[key] for key in entry.protocol if key.startswith("num_")}
+        assert set(counts) <= set(voc_protocols[entry.task])
+        return {**voc_protocols[entry.task], **counts}
+    if entry.task == "knn":
+        return TASKS["knn"](**entry.protocol).settings(50_000)
+    return TASKS[entry.task](protocol=entry.protocol["protocol"]).protocol(None)
+
+
+def test_each_figure_belongs_to_a_protocol_that_there_is(voc_protocols):
+    for entry in PUBLISHED:
+        # The task, run as published, must lead to its figures.
+        protocol = protocol_of(entry, voc_protocols)
+        metrics = protocol.get("average_precision")
+        assert metrics is None or entry.metric in metrics or entry.metric.startswith("COCO")
+        network = {"backbone": entry.backbone, "arguments": dict(entry.arguments)}
+        assert entry in list(comparable(entry.task, protocol, entry.data, network)), entry
+        shares = [*entry.values.values(), *entry.random_init.values()]
+        assert shares and all(0 < share < 1 for share in shares), entry
 
 
 def test_layers_are_those_of_the_network():
     from rfd_tf import applications
 
+    sizes = {"network_in_network": 32, "alexnet": 224, "resnet50": 64, "resnet18": 32}
+    layers = {}
     for entry in PUBLISHED:
-        size = {"network_in_network": 32, "alexnet": 224, "resnet50": 64}[entry.backbone]
-        network = applications.build(entry.backbone, size, **entry.arguments)
-        assert set(entry.values) <= {layer.name for layer in network.layers}, entry
+        key = entry.backbone, tuple(entry.arguments.items())
+        if key not in layers:
+            network = applications.build(entry.backbone, sizes[entry.backbone], **entry.arguments)
+            layers[key] = {layer.name for layer in network.layers}
+        heads = {"fc6-8", "all layers", "embedding"}
+        values = {name.removeprefix("svm, ") for name in entry.values}
+        assert values <= layers[key] | heads, entry
+        assert set(entry.random_init) <= set(entry.values), entry
+
+
+def test_rfds_tables():
+    values = {
+        (
+            entry.network,
+            entry.task,
+            entry.images,
+            entry.data.get("num_classes"),
+            entry.metric,
+        ): entry
+        for entry in PUBLISHED
+        if entry.method == "RFD"
+    }
+    assert len(values) == sum(entry.method == "RFD" for entry in PUBLISHED)
+    linear = values["AlexNet", "linear", "upright", 1000, "accuracy"]
+    assert list(linear.values.values()) == [0.193, 0.333, 0.408, 0.418, 0.443]
+    assert linear.random_init["conv5"] == 0.141
+    crops = values["AlexNet, bigger", "linear", "10 crops", 205, "accuracy"]
+    assert crops.values["conv4"] == 0.422
+    detection = values["AlexNet", "detection", "upright", None, "mean AP (11-point)"]
+    assert detection.values == {"all layers": 0.575} and "Fast R-CNN" in detection.differs
+    assert detection.random_init == {"all layers": 0.434}
 
 
 def test_rotnets_table_1():
-    (entry,) = found()
+    (entry,) = [entry for entry in found() if entry.method == "RotNet"]
     assert entry.network == "NIN, 4 blocks"
     assert entry.values == {"block1": 0.8507, "block2": 0.8906, "block3": 0.8621, "block4": 0.6173}
     (three,) = found(network={**NIN, "arguments": {"blocks": 3, "fused_batch_norm": False}})
@@ -52,6 +123,10 @@ def test_only_what_is_comparable_is_shown():
 
 
 def test_sources_are_named():
-    assert all("ICLR" in entry.source or "CVPR" in entry.source for entry in PUBLISHED)
-    assert {entry.when for entry in PUBLISHED if entry.method == "RotNet"} == {"best epoch"}
+    for entry in PUBLISHED:
+        assert any(place in entry.source for place in ("ICLR 20", "CVPR 20", "ECCV 20")), entry
+        # Another detector, or another's probe, is told.
+        assert entry.differs or entry.task in ("linear", "nonlinear"), entry
+    own = [e for e in PUBLISHED if e.method == "RotNet" and e.task in ("linear", "nonlinear")]
+    assert {entry.when for entry in own} == {"best epoch"}
     assert published.LAST_EPOCH == "last epoch"

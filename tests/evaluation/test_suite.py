@@ -4,11 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from rfd_tf import applications
 from rfd_tf.data import ArraySource
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import TASKS, KNearestNeighbours, runner, suite, suite_table
-from rfd_tf.evaluation.published import CIFAR10
+from rfd_tf.evaluation.base import Result
+from rfd_tf.evaluation.published import CIFAR10, IMAGENET
 
 OPTIONS = {"rotation": {"fit_images": 50}, "retrieval": {"queries": 2}}
 
@@ -156,23 +159,130 @@ def test_published_figures_stand_beside_what_is_comparable(rfd_subject, tmp_path
         [],
     )
     last, best = comparison["rows"]
+    methods = ["RotNet", "AET (affine)", "AET (projective)"]
     assert last["published"] == [] and best["published"][0]["value"] == 0.9116
+    assert [other["method"] for other in best["published"]] == methods
     suite_table.write(comparison, tmp_path)
     text = (tmp_path / "comparison.md").read_text()
     assert "| task | feature | when | mine | RotNet (NIN, 4 blocks), published |" in text
     assert "| convolutional | block2 | last epoch | 85.0 ± 1.0 (60.0) |  |" in text
-    assert "| convolutional | block2 | best epoch | 86.0 ± 1.0 (60.0) | 91.2 (72.5) |" in text
+    best_row = "| convolutional | block2 | best epoch | 86.0 ± 1.0 (60.0) | 91.2 (72.5) |"
+    assert f"{best_row} 92.0 (72.5) * | 92.2 (72.5) * |" in text
+    assert "at second hand, CIFAR-10. * Not the same: 200 epochs" in text
     assert "ICLR 2018, table 3" in text and "Published, not measured here" in text
     with open(tmp_path / "comparison.csv", newline="") as file:
         table = list(csv.DictReader(file))
     stars = [r for r in table if r["published"] == "yes"]
-    assert [float(r["value"]) for r in stars] == [0.9116, 0.725]
-    assert all("table 3" in r["source"] for r in stars) and len(table) == 6
+    assert [float(r["value"]) for r in stars[:2]] == [0.9116, 0.725]
+    assert all("table 3" in r["source"] and not r["differs"] for r in stars[:2])
+    assert len(stars) == 6 and len(table) == 10 and all(r["differs"] for r in stars[2:])
     axes = suite_table.figure(comparison).axes[0]
     points = {
         float(np.ravel(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "*"
     }
-    assert sorted(points) == pytest.approx([72.5, 91.16])
+    assert sorted(points) == pytest.approx([72.5, 91.16, 91.95, 92.18])
+
+
+def test_a_figure_of_no_stated_epoch_stands_beside_both(rfd_subject):
+    rows = [
+        {"task": "linear", "name": "conv5", "images": "10 crops", "metric": "accuracy",
+         "when": when, "value": 0.4, "spread": None, "random_init": 0.1}
+        for when in ("last epoch", "best epoch")
+    ]  # fmt: skip
+    report = {
+        "protocol": TASKS["linear"]("rfd_imagenet", ten_crops=True).protocol(None),
+        "data": {**IMAGENET, "train": "imagenet", "test": "imagenet"},
+        "backbone": {"backbone": "alexnet", "arguments": {"bigger": True}},
+        "results": rows,
+    }
+    entry = suite.Entry("linear", "linear")
+    title = {"mine": ("runs/mine", rfd_subject)}
+    found = suite._compare(
+        "imagenet", suite.SUITES["imagenet"], [entry], title, {"mine": {"linear": report}}, []
+    )
+    for row in found["rows"]:
+        values = {other["method"]: other["value"] for other in row["published"]}
+        assert values == {"RFD": 0.483, "DeepCluster": 0.382}
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Ten pictures of a dark or a light square, annotated."""
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / "voc" / name).mkdir(parents=True)
+    (tmp_path / "voc/ImageSets/Main/train.txt").write_text("\n".join("01234567"))
+    (tmp_path / "voc/ImageSets/Main/test.txt").write_text("8\n9\n")
+    for number in range(10):
+        name, grey = ("cat", 40) if number % 2 else ("dog", 220)
+        image = Image.new("RGB", (64, 64), (128, 128, 128))
+        image.paste((grey, grey, grey), (8, 8, 56, 56))
+        image.save(tmp_path / "voc" / "JPEGImages" / f"{number}.jpg")
+        (tmp_path / "voc" / "Annotations" / f"{number}.xml").write_text(
+            "<annotation><size><width>64</width><height>64</height></size><object><name>"
+            f"{name}</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>56</xmax><ymax>56</ymax>"
+            "</bndbox></object></annotation>"
+        )
+    return tmp_path / "voc"
+
+
+def test_the_voc_suite_brings_its_own_pictures(voc, rfd_run, tmp_path):
+    own = {"voc_dir": voc, "train_split": "train", "test_split": "test"}
+    options = {
+        "voc_classification": {**own, "protocols": ["svm"], "costs": [1.0]},
+        "detection": {**own, "image_size": 64, "epochs": 1},
+        "segmentation": own,
+    }
+    said = []
+
+    def run():
+        said.clear()
+        return suite.run_suite(
+            "voc",
+            [rfd_run],
+            output=tmp_path / "out",
+            only=["classification", "segmentation"],
+            options=options,
+            endpoints=["block6"],
+            say=said.append,
+        )
+
+    comparison = run()
+    assert {row["entry"] for row in comparison["rows"]} == {"classification"}
+    assert said[0].startswith("left out: rfd, segmentation") and "Segmentation" in said[0]
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "- classification: 2 test pictures (voc/test), learnt from 8 (voc/train)" in text
+    assert "mean AP (11-point)" in text
+    run()
+    assert "rfd, classification: reused" in said
+
+
+def test_what_a_network_s_protocol_says_is_its_own(voc, rfd_run, tmp_path, monkeypatch):
+    # The levels of a detector's pyramid are told in the protocol and not the same for all networks.
+    network = applications.build("resnet18", 64)
+    record = {"format": 1, "backbone": "resnet18", "arguments": {}, "image_size": 64}
+    path = applications.save_backbone(network, tmp_path / "other.weights.h5", record)
+    monkeypatch.setattr(TASKS["detection"], "run", lambda *_: iter([Result("all layers", 0.5)]))
+    said = []
+    for _ in range(2):
+        said.clear()
+        found = suite.run_suite(
+            "voc",
+            [rfd_run, path],
+            output=tmp_path / "out",
+            only=["detection"],
+            options={"detection": {"voc_dir": voc, "image_size": 64, "epochs": 1}},
+            say=said.append,
+        )
+    assert said == ["rfd, detection: reused", "other, detection: reused"]
+    assert "all layers" == found["rows"][0]["feature"]
+    reports = [
+        json.loads((tmp_path / "out" / "runs" / title / "detection.json").read_text())
+        for title in ("rfd", "other")
+    ]
+    assert [report["protocol"]["pyramid"]["P3"] for report in reports] == [
+        "1 new convolution of stride 2 on block6",
+        "block2",
+    ]
 
 
 def test_every_suites_tasks_can_be_made():
@@ -180,7 +290,11 @@ def test_every_suites_tasks_can_be_made():
         labels = [entry.label for entry in found.entries]
         assert len(set(labels)) == len(labels), name
         for entry in found.entries:
-            assert suite._task(entry, {}).name == entry.task
+            if found.needs_images:
+                assert suite._task(entry, {}).name == entry.task
+            else:
+                with pytest.raises(UserError, match="--voc_dir"):
+                    suite._task(entry, {})
 
 
 def test_two_runs_of_one_name_are_told_apart(rfd_run):

@@ -161,7 +161,7 @@ def test_pictures_that_all_show_the_same_are_refused(folder, subject, tmp_path):
         text = re.sub("dog|cat|cow", "raccoon", path.read_text())
         path.write_text(text.replace("<difficult>1", "<difficult>0"))
     task = VocClassification(tmp_path / "same", "trainval", "test")
-    with pytest.raises(UserError, match="same/trainval' and in .*same/test' .classes: raccoon"):
+    with pytest.raises(UserError, match="same/trainval' and in .*same/test' .shown: raccoon."):
         task.check(subject, None)
 
 
