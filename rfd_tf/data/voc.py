@@ -212,12 +212,25 @@ def train_and_test(
         return split_by_name(train)
     test = voc_folder(test_root or root, test_split, masks=masks)
     if train.class_names != test.class_names:
-        here, there = set(train.class_names), set(test.class_names)
+        here, there = _shown(train), _shown(test)
         raise UserError(
-            f"classes differ: only '{train.name}' has {_listed(here - there)}; "
-            f"only '{test.name}' has {_listed(there - here)}"
+            f"classes differ: only '{train.name}' has {_classes(here, there)}; "
+            f"only '{test.name}' has {_classes(there, here)}"
         )
     return train, test
+
+
+def _shown(voc_set: VocSet) -> dict[str, str]:
+    """Class -> name of the first picture that shows it."""
+    shown: dict[str, str] = {}
+    for image in voc_set.images:
+        for label in image.labels:
+            shown.setdefault(voc_set.class_names[label], image.name)
+    return shown
+
+
+def _classes(shown: dict[str, str], other: dict[str, str]) -> str:
+    return _listed(f"{name} ('{shown[name]}.xml')" for name in shown if name not in other)
 
 
 def _name(root: Path, split: str | None) -> str:

@@ -327,15 +327,26 @@ class Segmentation(Task):
 
         Raises:
             UserError: a mask or an image that is missing, unreadable or unlike the other (see
-                `read_mask`), a network without the skips, an image too small for it. The message
-                names the file.
+                `read_mask`), masks to learn from that show one class only, a network without the
+                skips, an image too small for it. The message names the file.
         """
         segmentation_network(subject, len(self._class_names), self.image_size, self.skips)
-        content = hashlib.sha256()
+        content, shown = hashlib.sha256(), set()
         for voc_set in self._sets:
             for image in voc_set.images:
+                mask = read_mask(image, len(self._class_names))
                 content.update(image.name.encode())
-                content.update(read_mask(image, len(self._class_names)).tobytes())
+                content.update(mask.tobytes())
+                if voc_set is self._sets[0]:
+                    shown.update(np.unique(mask).tolist())
+        shown.discard(IGNORED)
+        if len(shown) < 2:
+            what = " ".join(self._class_names[number] for number in shown) or "ignored pixels"
+            folder_of_masks = self._sets[0].images[0].mask.parent
+            raise UserError(
+                f"the masks to learn from in '{folder_of_masks}' show {what} only; there are two "
+                "classes at least, background counted"
+            )
         self._fingerprint = content.hexdigest()[:16]
 
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:

@@ -276,6 +276,16 @@ def test_mistakes_are_named(rfd_subject, voc):
         Segmentation(voc, train_split="trainval").check(rfd_subject, None)
 
 
+def test_one_class_only_is_told(rfd_subject, voc):
+    for name in TRAIN:
+        path = voc / "SegmentationClass" / f"{name}.png"
+        with Image.open(path) as picture:
+            mask = np.asarray(picture)
+        save_mask(path, np.where(mask == 255, 255, 0))
+    with pytest.raises(UserError, match="SegmentationClass' show background only"):
+        Segmentation(voc, image_size=16).check(rfd_subject, None)
+
+
 def test_all_pixels_ignored_is_told(rfd_subject, voc):
     for name in VAL:
         path = voc / "SegmentationClass" / f"{name}.png"

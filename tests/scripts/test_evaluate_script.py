@@ -172,6 +172,11 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
         "--runs goes with --suite": [weights, labelled, "--runs=a"],
         "leave --weights out": [weights, "--suite=features", "--runs=a"],
         "give --runs": ["--suite=features"],
+        "task voc_classification needs a folder in VOC's layout": [
+            "--suite=voc",
+            f"--runs={run_folder / 'plain.weights.h5'}",
+        ],
+        "task detection needs a folder in VOC's layout": [weights, "--task=detection"],
         "unknown suite 'cifar'": ["--suite=cifar", "--runs=a"],
         "unknown weights 'a'": ["--suite=features", "--runs=a", labelled],
         "--eval_list goes with --train_list": [weights, f"--eval_list={lists[0]}"],
