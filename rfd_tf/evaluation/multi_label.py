@@ -188,6 +188,7 @@ def loss(targets, logits):
     >>> round(float(loss(np.array([[1.0, -1.0]]), np.zeros((1, 2)))[0]), 4)  # log 2
     0.6931
     """
+    logits = ops.cast(logits, "float32")
     counted = ops.cast(targets >= 0, "float32")
     losses = ops.softplus(logits) - logits * ops.cast(targets, "float32")
     return ops.sum(counted * losses, axis=-1)
