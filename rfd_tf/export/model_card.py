@@ -314,9 +314,15 @@ def _scores_text(report: Mapping[str, Any]) -> str:
         for row in report["results"]
     ]
     header = ("task", "feature", "test images", "figure", "value", "untrained network")
+    protocols = report.get("protocol") or {}
+    remarks = "".join(
+        f"\n\n`{task}`: {protocols[task]['published']}."
+        for task in dict.fromkeys(row["task"] for row in report["results"])
+        if "published" in (protocols.get(task) or {})
+    )
     return (
         f"Frozen or fine-tuned as each task says, accuracies and precisions in percent{where}; "
-        f"beside it the same network without training.\n\n{_table(header, rows)}"
+        f"beside it the same network without training.\n\n{_table(header, rows)}{remarks}"
     )
 
 

@@ -117,3 +117,12 @@ def test_scores_of_other_weights_are_left_out(run_folder, tmp_path):
         assert model_card.scores_of(weights) is None
     (tmp_path / "evaluation.json").write_text("{")
     assert model_card.scores_of(weights) is None
+
+
+def test_what_papers_did_another_way_is_told():
+    row = {"task": "detection", "name": "all layers", "images": "upright", "metric": "COCO AP",
+           "when": "last epoch", "value": 0.3, "random_init": 0.2}  # fmt: skip
+    protocol = {"published": "papers report Fast R-CNN", "epochs": 8}
+    text = model_card._scores_text({"results": [row], "protocol": {"detection": protocol}})
+    assert text.endswith("| 30.0 | 20.0 |\n\n`detection`: papers report Fast R-CNN.")
+    assert "`detection`" not in model_card._scores_text({"results": [row]})
