@@ -45,41 +45,34 @@ def channel_values(name: str, default) -> tuple[float, ...]:
     return values
 
 
-def rfd_arguments(source) -> dict:
-    """Arguments of the method `rfd` besides the backbone."""
-    names = (
-        "lambda_rotation",
-        "lambda_distance",
-        "lambda_instance",
-        "lambda_contrast",
-        "decoupled",
-        "split",
-        "projection_dimensions",
-        "projection_hidden",
-        "temperature",
-        "instance_loss",
-        "instance_views",
-        "negatives",
-        "num_negatives",
-        "normalizer",
-        "exclude_positive",
-        "bank_momentum",
-        "bank_initialization",
-        "bank_dtype",
-        "distance",
-        "pu_gamma",
-        "pu_start_epoch",
-    )
-    weights = None
-    if FLAGS.pu_weights:
+def method_arguments(source) -> dict:
+    """Arguments of the chosen method besides the backbone: flags of their names, and options.
+
+    A flag that is not given leaves the method its own default.
+    """
+    from rfd_tf import methods
+    from rfd_tf.errors import UserError, unknown
+
+    accepted = methods.arguments(FLAGS.method)
+    arguments = {}
+    for name in methods.all_arguments():
+        if name not in FLAGS or not FLAGS[name].present:
+            continue
+        if name not in accepted:
+            raise UserError(f"--{name} has no meaning for method {FLAGS.method}")
+        arguments[name] = FLAGS[name].value
+    for name, value in common.named_values("method_option").items():
+        if name not in accepted or name in FLAGS:
+            options = [option for option in accepted if option not in FLAGS]
+            raise unknown(f"option of method {FLAGS.method}", name, options)
+        arguments[name] = value
+    if "num_images" in accepted:
+        arguments["num_images"] = source.num_images
+    if FLAGS.pu_weights and "pu_weights" in accepted:
         from rfd_tf.data import pu_weights
 
-        weights = pu_weights.read(FLAGS.pu_weights, source)
-    arguments = {name: FLAGS[name].value for name in names}
-    return {"num_images": source.num_images, "pu_weights": weights, **arguments}
-
-
-METHOD_ARGUMENTS = {"rfd": rfd_arguments}
+        arguments["pu_weights"] = pu_weights.read(FLAGS.pu_weights, source)
+    return arguments
 
 
 def say(text: str) -> None:
@@ -214,7 +207,7 @@ def make_session(source, strategy):
         "feature_endpoint": FLAGS.feature_endpoint,
         "gradient_accumulation": FLAGS.gradient_accumulation,
         "seed": FLAGS.seed,
-        **METHOD_ARGUMENTS[FLAGS.method](source),
+        **method_arguments(source),
     }
 
     def build_backbone():

@@ -6,6 +6,11 @@ from absl import flags
 
 flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
 
+flags.DEFINE_multi_string(
+    "method_option",
+    [],
+    "Option of the method that has no flag of its own, as name=value; may be repeated.",
+)
 flags.DEFINE_bool(
     "fidelity",
     False,

@@ -1,5 +1,7 @@
 """Pretraining methods by name; each is a `keras.Model` under the one `train_step` of `Method`."""
 
+import inspect
+
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 
@@ -7,4 +9,23 @@ METHODS = {
     "rfd": RotationFeatureDecoupling,
 }
 
-__all__ = ["METHODS", "Method", "RotationFeatureDecoupling"]
+#: What whoever builds a method gives, rather than a user by name.
+_GIVEN = ("self", "backbone", "kwargs")
+
+
+def arguments(name: str) -> dict[str, object]:
+    """Returns the arguments that a method's constructor adds to those of `Method`, with defaults.
+
+    >>> arguments("rfd")["temperature"]
+    0.07
+    """
+    parameters = inspect.signature(METHODS[name].__init__).parameters
+    return {key: value.default for key, value in parameters.items() if key not in _GIVEN}
+
+
+def all_arguments() -> list[str]:
+    """Returns the arguments of all methods, each once."""
+    return list(dict.fromkeys(key for name in METHODS for key in arguments(name)))
+
+
+__all__ = ["METHODS", "Method", "RotationFeatureDecoupling", "all_arguments", "arguments"]

@@ -93,8 +93,15 @@ class Method(keras.Model):
         """The value that a logged quantity has when nothing has been learnt, by name."""
         return {}
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Called before epoch number `epoch` (0-based) trains."""
+    def begin_epoch(self, epoch: int, images=None) -> None:
+        """Called before epoch number `epoch` (0-based) trains.
+
+        Args:
+            epoch: number of the epoch.
+            images: function without arguments that returns an iterable of batches
+                `{"image": uint8, "index": int64}`, all images once in order, not augmented; None
+                where there are none.
+        """
 
     def record(self) -> dict:
         """What must be known, beside the weights, to use the backbone's feature."""

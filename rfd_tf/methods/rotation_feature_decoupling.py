@@ -351,7 +351,7 @@ class RotationFeatureDecoupling(Method):
 
     # -- around training --------------------------------------------------------------------
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, images=None) -> None:
         if self.pu_active is not None:
             self.pu_active.assign(float(epoch >= self.pu_start_epoch))
 

@@ -209,4 +209,9 @@ class Pretraining:
             strategy=self.strategy,
             callbacks=callbacks,
             steps_per_execution=self.optimization.steps_per_execution,
+            images=lambda: pipeline.evaluation_dataset(
+                self.source,
+                image_size=self.image_size,
+                batch_size=2 * self.optimization.batch_size,
+            ),
         )
