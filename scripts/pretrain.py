@@ -63,7 +63,8 @@ def method_arguments(source) -> dict:
         arguments[name] = FLAGS[name].value
     for name, value in common.named_values("method_option").items():
         if name not in accepted or name in FLAGS:
-            options = [option for option in accepted if option not in FLAGS]
+            given = ("num_images", "pu_weights")
+            options = [option for option in accepted if option not in FLAGS and option not in given]
             raise unknown(f"option of method {FLAGS.method}", name, options)
         arguments[name] = value
     if "num_images" in accepted:
