@@ -16,11 +16,19 @@ _GIVEN = ("self", "backbone", "kwargs")
 def arguments(name: str) -> dict[str, object]:
     """Returns the arguments that a method's constructor adds to those of `Method`, with defaults.
 
+    A method that is made from another, and hands on its keyword arguments, has the other's too.
+
     >>> arguments("rfd")["temperature"]
     0.07
     """
-    parameters = inspect.signature(METHODS[name].__init__).parameters
-    return {key: value.default for key, value in parameters.items() if key not in _GIVEN}
+    found = {}
+    for kind in METHODS[name].__mro__:
+        if kind is Method:
+            break
+        for key, value in inspect.signature(kind.__init__).parameters.items():
+            if key not in _GIVEN:
+                found.setdefault(key, value.default)
+    return found
 
 
 def all_arguments() -> list[str]:

@@ -1,4 +1,4 @@
-"""Heads that methods put on a feature: linear layers and embeddings of length 1."""
+"""Heads that methods put on features: linear layers and embeddings of length 1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def linear(
         seed: integer seed of the weights.
         use_bias: whether it has a bias.
 
-    >>> linear(3, 5, "head", seed=0).kernel.shape
+    >>> tuple(linear(3, 5, "head", seed=0).kernel.shape)
     (5, 3)
     """
     layer = keras.layers.Dense(
@@ -75,3 +75,34 @@ class Embedding(keras.layers.Layer):
         if self.hidden is not None:
             features = ops.relu(self.hidden(features))
         return normalize(self.projection(features))
+
+
+class TilesEmbedding(keras.layers.Layer):
+    """Embeds an image that was cut into tiles, from the features of its tiles.
+
+    Each tile's feature is projected by the same linear layer; the projections are put one after
+    another in the order the tiles come in, and projected again (Misra and van der Maaten, CVPR
+    2020, section 3.2).
+
+    Args:
+        dimensions: length of the embedding, and of a tile's projection.
+        inputs: length of a tile's feature.
+        tiles: tiles of an image.
+        seed: integer seed of the weights.
+
+    Call: `[batch, tiles, inputs]` floating point to `[batch, dimensions]` float32, of length 1.
+
+    >>> TilesEmbedding(4, inputs=6, tiles=9)(ops.ones((2, 9, 6))).shape
+    TensorShape([2, 4])
+    """
+
+    def __init__(self, dimensions: int, inputs: int, tiles: int, seed: int = 0, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.each = linear(dimensions, inputs, "each", seed)
+        self.joint = Embedding(dimensions, tiles * dimensions, seed=seed + 1, name="joint")
+        self.length = tiles * dimensions
+        self.built = True
+
+    def call(self, features):
+        return self.joint(ops.reshape(self.each(features), (-1, self.length)))
