@@ -318,9 +318,21 @@ def make_callbacks(run, session, monitor, monitor_start, save, chief: bool) -> l
     if monitor:
         listed.append(callbacks.Monitor(monitor, monitor_start, FLAGS.monitor_every))
     listed.append(callbacks.MetricsFile(run.path("metrics.csv")))
+    tensorboard = None
     if FLAGS.tensorboard:
-        views = example_views(session)
-        listed.append(callbacks.TensorBoard(run.path("tensorboard"), levels, views))
+        turns = "rotation_loss" in session.method.loss_weights
+        views = example_views(session) if turns else None
+        tensorboard = callbacks.TensorBoard(run.path("tensorboard"), levels, views)
+        listed.append(tensorboard)
+    if drawing(session.method):
+        listed.append(
+            callbacks.Figures(
+                next(iter(session.dataset(augmented=False)))["image"][:8].numpy(),
+                run.path("figures"),
+                tensorboard,
+                every=FLAGS.monitor_every or FLAGS.epochs,
+            )
+        )
     return [*listed, callbacks.Progress(levels), callbacks.Checkpoint(save, FLAGS.checkpoint_every)]
 
 
@@ -403,6 +415,13 @@ def make_monitor(method, source, test):
         method.std,
         max_train=FLAGS.monitor_images,
     )
+
+
+def drawing(method) -> bool:
+    """Whether a method draws pictures of what it does."""
+    from rfd_tf.methods import Method
+
+    return type(method).figures is not Method.figures
 
 
 def example_views(session):

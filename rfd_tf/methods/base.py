@@ -112,6 +112,20 @@ class Method(keras.Model):
             "feature": {"endpoint": self.feature_endpoint, "pooling": "avg"},
         }
 
+    def figures(self, images) -> dict:
+        """Draws what the method does with a few images, after an epoch.
+
+        It must leave the method's random generators alone, or looking would change the training.
+
+        Args:
+            images: uint8 `[batch, size, size, 3]`, NumPy, not augmented.
+
+        Returns:
+            Pictures, uint8 `[height, width, 3]`, NumPy, by name; a run keeps the latest of each
+            in `figures/`, and all in TensorBoard.
+        """
+        return {}
+
     # -- shared pieces ----------------------------------------------------------------------
 
     def preprocess(self, images):
