@@ -425,14 +425,15 @@ def drawing(method) -> bool:
 
 
 def example_views(session):
-    """The four rotated views of the first few augmented images, for TensorBoard."""
+    """The rotated views of the first few augmented images, for TensorBoard."""
     import numpy as np
 
     from rfd_tf.data import views
 
     batch = next(iter(session.dataset()))
-    images = batch["image"][:8]
-    return np.asarray(views.flatten_views(views.rotate(images)))
+    degrees = getattr(session.method, "rotations", (0, 90, 180, 270))
+    turned = views.rotate_degrees(batch["image"][:8], degrees)
+    return np.asarray(views.flatten_views(turned)).astype("uint8")
 
 
 def finish(run, method, source, test, tasks: list) -> None:

@@ -111,6 +111,7 @@ def rotate_degrees(images: Any, degrees: Sequence[int] = (0, 90, 180, 270)) -> A
     [[4, 3], [2, 1]]
     """
     check_degrees(degrees)
+    degrees = [int(angle) for angle in degrees]
     if all(angle % 90 == 0 for angle in degrees):
         return rotate(images, [angle // 90 for angle in degrees])
     images = ops.convert_to_tensor(images)

@@ -3,10 +3,18 @@
 import inspect
 
 from rfd_tf.methods.base import Method
+from rfd_tf.methods.instance_discrimination import InstanceDiscrimination
+from rfd_tf.methods.jigsaw_decoupling import JigsawFeatureDecoupling
+from rfd_tf.methods.pirl import PretextInvariantRepresentations
+from rfd_tf.methods.rotation import RotationPrediction
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 
 METHODS = {
+    "instance": InstanceDiscrimination,
+    "pirl": PretextInvariantRepresentations,
     "rfd": RotationFeatureDecoupling,
+    "rfd_jigsaw": JigsawFeatureDecoupling,
+    "rotation": RotationPrediction,
 }
 
 #: What whoever builds a method gives, rather than a user by name.
@@ -36,4 +44,14 @@ def all_arguments() -> list[str]:
     return list(dict.fromkeys(key for name in METHODS for key in arguments(name)))
 
 
-__all__ = ["METHODS", "Method", "RotationFeatureDecoupling", "all_arguments", "arguments"]
+__all__ = [
+    "METHODS",
+    "InstanceDiscrimination",
+    "JigsawFeatureDecoupling",
+    "Method",
+    "PretextInvariantRepresentations",
+    "RotationFeatureDecoupling",
+    "RotationPrediction",
+    "all_arguments",
+    "arguments",
+]

@@ -7,8 +7,9 @@ from keras import ops
 
 from rfd_tf.data import patches, photometric
 from rfd_tf.data.views import flatten_views
-from rfd_tf.errors import UserError
+from rfd_tf.errors import unknown
 from rfd_tf.layers import replicas
+from rfd_tf.methods import options
 
 
 class JigsawViews(keras.layers.Layer):
@@ -58,24 +59,25 @@ class JigsawViews(keras.layers.Layer):
         seed: int = 0,
         **kwargs,
     ):
-        if color_jitter < 0:
-            raise UserError(f"tile_color_jitter {color_jitter} must be 0 or more")
-        if not 0 <= hue <= 0.5:
-            raise UserError(f"tile_hue {hue} must be a share of the circle from 0 to 0.5")
-        if not 0 <= grayscale <= 1:
-            raise UserError(f"tile_grayscale {grayscale} must be a probability from 0 to 1")
-        if permutations < 0:
-            raise UserError(f"permutations {permutations} must be 0, for all, or more")
+        grid = options.whole("grid", grid, 2)
+        if tile_size is not None:
+            tile_size = options.whole("tile_size", tile_size, 1)
+        permutations = options.whole("permutations", permutations, 0)
+        if criterion not in patches.CRITERIA:
+            raise unknown("criterion of the permutation set", criterion, patches.CRITERIA)
+        color_jitter = options.number("tile_color_jitter", color_jitter, 0)
+        hue = options.number("tile_hue", hue, 0, 0.5)
+        grayscale = options.number("tile_grayscale", grayscale, 0, 1)
         cell, size = patches.tile_sizes(image_size, grid, tile_size)
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        self.grid = int(grid)
+        self.grid = grid
         self.tiles = self.grid**2
         self.tile_size = size
         self.room = cell - size
-        self.color_jitter = float(color_jitter)
-        self.hue = float(hue)
-        self.grayscale = float(grayscale)
+        self.color_jitter = color_jitter
+        self.hue = hue
+        self.grayscale = grayscale
         self.mirrored = bool(flip)
         self.orderings = None
         if permutations:
