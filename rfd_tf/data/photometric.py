@@ -74,3 +74,30 @@ def mirror(images: Any, chosen: Any) -> Any:
     """Mirrors the chosen images left to right: `[B, H, W, C]` and bool `[B]`, dtype kept."""
     images = ops.convert_to_tensor(images)
     return ops.where(_column(chosen), ops.flip(images, axis=2), images)
+
+
+def project_colors(images: Any, chosen: Any) -> Any:
+    """Takes the chosen images' colours apart from green to magenta, and keeps the others as shown.
+
+    What lies along (-1, 2, -1) in the space of red, green and blue is removed: there green parts
+    from magenta when a lens bends the colours differently.
+
+    Args:
+        images: `[B, H, W, 3]`, pixels 0 to 255.
+        chosen: bool `[B]`.
+
+    Returns:
+        float32 `[B, H, W, 3]`, 0 to 255.
+
+    Source: Doersch et al., ICCV 2015, section 3.1; used for jigsaw puzzles by the program of
+    Noroozi and Favaro.
+
+    >>> green = [[[[0.0, 60.0, 0.0]]]]
+    >>> project_colors(green, [True]).numpy().ravel().round(3).tolist()
+    [20.0, 20.0, 20.0]
+    """
+    images = ops.cast(images, "float32")
+    along = images[..., 1:2] * 2.0 - images[..., :1] - images[..., 2:]
+    direction = ops.convert_to_tensor([-1.0, 2.0, -1.0], "float32")
+    projected = ops.clip(images - along * direction / 6.0, 0.0, 255.0)
+    return ops.where(_column(chosen), projected, images)

@@ -2,15 +2,19 @@
 
 import inspect
 
+from rfd_tf.methods.aet import AutoEncodingTransformations
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.instance_discrimination import InstanceDiscrimination
+from rfd_tf.methods.jigsaw import Jigsaw
 from rfd_tf.methods.jigsaw_decoupling import JigsawFeatureDecoupling
 from rfd_tf.methods.pirl import PretextInvariantRepresentations
 from rfd_tf.methods.rotation import RotationPrediction
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 
 METHODS = {
+    "aet": AutoEncodingTransformations,
     "instance": InstanceDiscrimination,
+    "jigsaw": Jigsaw,
     "pirl": PretextInvariantRepresentations,
     "rfd": RotationFeatureDecoupling,
     "rfd_jigsaw": JigsawFeatureDecoupling,
@@ -46,7 +50,9 @@ def all_arguments() -> list[str]:
 
 __all__ = [
     "METHODS",
+    "AutoEncodingTransformations",
     "InstanceDiscrimination",
+    "Jigsaw",
     "JigsawFeatureDecoupling",
     "Method",
     "PretextInvariantRepresentations",

@@ -49,3 +49,11 @@ def test_only_the_chosen_lose_colour_or_are_mirrored(images):
     assert turned.dtype == images.dtype
     np.testing.assert_array_equal(turned[0], images[0])
     np.testing.assert_array_equal(turned[1], images[1][:, ::-1])
+
+
+def test_projected_colors_are_those_of_the_published_matrix(images):
+    matrix = np.array([[0.833, 0.333, -0.167], [0.333, 0.333, 0.333], [-0.167, 0.333, 0.833]])
+    changed = np.asarray(photometric.project_colors(images, np.array([False, True])))
+    np.testing.assert_array_equal(changed[0], images[0])
+    expected = np.clip(images[1] @ matrix, 0, 255)
+    np.testing.assert_allclose(changed[1], expected, atol=0.2)
