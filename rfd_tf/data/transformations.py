@@ -99,8 +99,11 @@ class Affine(_Family):
         signed = 2.0 * uniform - 1.0
         angle = signed[:, 0] * (self.rotation * math.pi / 180)
         shifts = ops.round(signed[:, 1:3] * self.translation) / (self.translation or 1.0)
-        columns = [ops.cos(angle), ops.sin(angle), shifts[:, 0], shifts[:, 1]]
-        return ops.stack([*columns, signed[:, 3], signed[:, 4]], axis=-1)
+        # Nobody can see a scale or a shear that is always the same.
+        scale = signed[:, 3] * float(self.scale[0] < self.scale[1])
+        shear = signed[:, 4] * float(self.shear > 0)
+        columns = [ops.cos(angle), ops.sin(angle), shifts[:, 0], shifts[:, 1], scale, shear]
+        return ops.stack(columns, axis=-1)
 
     def _raw_coefficients(self, raw):
         low, high = self.scale
