@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import keras
@@ -43,8 +44,15 @@ def at_size(model: keras.Model, size: int) -> keras.Model:
     try:
         return keras.models.clone_model(model, input_tensors=inputs, clone_function=same)
     except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = _reason(str(error))
         raise UserError(
             f"{model.name} cannot take images of {size} x {size} pixels ({reason}); choose larger "
             "ones, or an earlier endpoint (--feature_endpoint)"
         ) from None
+
+
+def _reason(message: str) -> str:
+    """The line of one of Keras' errors that says what is wrong, without its colours."""
+    lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in message.splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return told[0] if told else message

@@ -44,3 +44,9 @@ def test_dense_layers_on_maps_are_told():
     with pytest.raises(UserError, match="64 x 64 pixels .*--feature_endpoint"):
         at_size(applications.pooled_feature_model(backbone), 64)
     at_size(applications.pooled_feature_model(backbone, "conv5"), 72)
+
+
+def test_an_image_too_small_is_told():
+    backbone = applications.build("mobilenet_v2", image_size=64, alpha=0.35)
+    with pytest.raises(UserError, match=r"8 x 8 pixels \(.*negative.*\)"):
+        at_size(backbone, 8)
