@@ -35,7 +35,8 @@ class _Family:
         if kind not in NORMALIZATIONS:
             raise unknown("normalization of the parameters", kind, NORMALIZATIONS)
         uniform = np.random.default_rng(0).uniform(size=(_MEASURED, self.num_draws))
-        raw = np.asarray(self._raw(ops.convert_to_tensor(uniform, "float32")), "float64")
+        raw = self._raw(ops.convert_to_tensor(uniform, "float32"))
+        raw = ops.convert_to_numpy(raw).astype("float64")
         if kind == "measured":
             mean, deviation = raw.mean(axis=0), raw.std(axis=0)
         self.mean = np.asarray(mean, "float32")
@@ -51,11 +52,16 @@ class _Family:
         Args:
             uniform: `[B, num_draws]`, uniform in [0, 1).
         """
-        return (self._raw(ops.cast(uniform, "float32")) - self.mean) / self.deviation
+        mean, deviation = self._scaling()
+        return (self._raw(ops.cast(uniform, "float32")) - mean) / deviation
 
     def coefficients(self, parameters: Any) -> Any:
         """Coefficients `[B, 8]` of the warps that normalised parameters stand for."""
-        return self._raw_coefficients(ops.cast(parameters, "float32") * self.deviation + self.mean)
+        mean, deviation = self._scaling()
+        return self._raw_coefficients(ops.cast(parameters, "float32") * deviation + mean)
+
+    def _scaling(self):
+        return ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.deviation)
 
 
 class Affine(_Family):
@@ -167,7 +173,7 @@ class Projective(_Family):
         half = (low + (high - low) * uniform[:, 1:2]) * (self.size / 2)
         turn = ops.floor(uniform[:, :1] * 4.0) if self.quarter_turns else 0.0 * uniform[:, :1]
         # The top left corner comes to lie where the top right one was, and so on.
-        place = ops.mod(turn + np.arange(4, dtype="float32"), 4.0)
+        place = ops.mod(turn + ops.arange(4, dtype="float32"), 4.0)
         right = ops.where((place == 1.0) | (place == 2.0), 1.0, -1.0)
         below = ops.where(place >= 2.0, 1.0, -1.0)
         corners = self.size / 2 + ops.expand_dims(half, -1) * ops.stack([right, below], axis=-1)

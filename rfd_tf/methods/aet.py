@@ -152,7 +152,7 @@ class AutoEncodingTransformations(Method):
         estimated = self.family.coefficients(self.estimate(images, transformed))
         again = warps.warp(images, estimated, self.fill)
         rows = [
-            np.concatenate(list(np.round(np.asarray(row)).astype("uint8")), axis=1)
+            np.concatenate(list(ops.convert_to_numpy(ops.round(row)).astype("uint8")), axis=1)
             for row in (images, transformed, again)
         ]
         return {"original_transformed_estimated": np.concatenate(rows, axis=0)}

@@ -238,7 +238,9 @@ class Jigsaw(Method):
         tiles = self.cut(images, draw, seeds)
         answers = self.draw_answers(draw, seeds)[:, 0]
         orders = ops.take(ops.convert_to_tensor(self.orderings), answers, axis=0)
-        tiles = np.asarray(ops.round(patches.permute_tiles(tiles, orders))).astype("uint8")
+        tiles = ops.convert_to_numpy(ops.round(patches.permute_tiles(tiles, orders))).astype(
+            "uint8"
+        )
         puzzles = np.full_like(images, 255)
         cell = self.image_size // self.grid
         for place in range(self.tiles):
