@@ -132,10 +132,7 @@ def figures_of(folder: Path) -> dict[str, float]:
     if epochs[-1].get("rotation_accuracy"):
         figures["rotation accuracy"] = 100 * float(epochs[-1]["rotation_accuracy"])
     figures["training minutes"] = training_minutes(folder, epochs)
-    for result in report["results"]:
-        key = f"{result['task']} {result['name']} {result['images']}"
-        figures[key] = 100 * result["accuracy"]
-    return figures
+    return {**figures, **_flat(report, "value")}
 
 
 def training_minutes(folder: Path, epochs: list[dict]) -> float:
@@ -150,10 +147,15 @@ def training_minutes(folder: Path, epochs: list[dict]) -> float:
 
 def random_figures(folder: Path) -> dict[str, float]:
     """The random-init network's figures, as the evaluation of any run gives them."""
-    report = json.loads((folder / "evaluation.json").read_text())
+    return _flat(json.loads((folder / "evaluation.json").read_text()), "random_init")
+
+
+def _flat(report: dict, key: str) -> dict[str, float]:
+    """A report's figures: "task feature images" -> percent, after the last epoch."""
     return {
-        f"{result['task']} {result['name']} {result['images']}": 100 * result["random_init"]
+        f"{result['task']} {result['name']} {result['images']}": 100 * result[key]
         for result in report["results"]
+        if result["when"] != "best epoch" and result[key] is not None
     }
 
 

@@ -1,68 +1,57 @@
-"""Judges a pretrained backbone by its frozen features: nearest neighbours and linear probes.
+"""Judges a pretrained backbone by the protocols of the papers, beside a random network.
 
     python scripts/evaluate.py --weights=runs/x
     python scripts/evaluate.py --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
+    python scripts/evaluate.py --task=lowshot,finetune --weights=runs/x --per_class=5,20,100
+    python scripts/evaluate.py --suite=cifar10 --runs=runs/x,runs/y
 
-Prints accuracies in percent for every endpoint and for the decoupled feature f and its parts f1
-and f2, on upright and on randomly rotated test images, beside a random network's. Writes the same
-with its protocol as JSON: to --output, or evaluation.json in the run folder.
+Prints a table, accuracies and precisions in percent, and writes the same with each protocol's
+settings as JSON: to --output, or evaluation.json in the run folder. Figures, caches and finished
+parts lie beside it, in evaluation_files; the same command again takes up an interrupted
+evaluation. README.md has the list of tasks.
+
+A suite judges several runs by the same tasks and writes one comparison: comparison.md, .csv, .png
+and .json in the folder --output, or suites/NAME.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
 
+import evaluate_flags
 from absl import flags
 from common import run
 
 FLAGS = flags.FLAGS
-flags.DEFINE_list("task", ["knn", "linear"], "What to run: knn, linear.")
-flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
-flags.DEFINE_string(
-    "dataset", None, "Labelled dataset: digits, or a TFDS name. Default: the run folder's."
-)
-flags.DEFINE_string(
-    "data_dir", None, "Folder with one sub-folder a class, to learn from. Default: the run's."
-)
-flags.DEFINE_string(
-    "eval_dir", None, "Folder with the same classes, to judge. Without: a held-out fifth."
-)
-flags.DEFINE_string("train_split", "train", "Split of --dataset to learn from.")
-flags.DEFINE_string("eval_split", "test", "Split of --dataset to judge.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
-flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
-flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
-flags.DEFINE_list("endpoints", None, "Endpoints to judge. Default: all of the backbone's.")
-flags.DEFINE_integer("k", None, "Neighbours. Default: 200, or a tenth of a smaller train set.", 1)
-flags.DEFINE_float("temperature", 0.07, "Of the neighbours' vote: exp(similarity / temperature).")
-flags.DEFINE_integer("probe_size", 4, "Side that maps are max-pooled to for linear probes.", 1)
-flags.DEFINE_integer("probe_epochs", None, "Epochs of the linear probes. Default: by size.", 1)
-flags.DEFINE_integer("batch_size", 256, "Images a step while features are taken.", 1)
-flags.DEFINE_integer("max_train_images", None, "Learn from at most so many images.", 1)
-flags.DEFINE_integer("seed", 0, "Of the random network, the turns and the probes.", 0)
-flags.DEFINE_string("output", None, "JSON file. Default: evaluation.json in the run folder.")
+flags.adopt_module_key_flags(evaluate_flags)
 
 
 def tasks() -> list:
     from rfd_tf.errors import unknown
     from rfd_tf.evaluation import TASKS
 
-    settings = {
-        "knn": {"k": FLAGS.k, "temperature": FLAGS.temperature},
-        "linear": {
-            "probe_size": FLAGS.probe_size,
-            "epochs": FLAGS.probe_epochs,
-            "seed": FLAGS.seed,
-            "progress": True,
-        },
-    }
     names = list(dict.fromkeys(FLAGS.task))
     for name in names or [""]:
         if name not in TASKS:
             raise unknown("task", name, TASKS)
-    return [TASKS[name](**settings.get(name, {})) for name in names]
+    if FLAGS.voc_tfds:
+        unpack_voc()
+    return [TASKS[name](**evaluate_flags.options(name)) for name in names]
+
+
+def unpack_voc() -> None:
+    """Writes the TFDS dataset that --voc_tfds names into --voc_dir, unless it is there."""
+    from rfd_tf.data import voc_tfds
+    from rfd_tf.errors import UserError
+
+    if not FLAGS.voc_dir:
+        raise UserError("--voc_tfds needs --voc_dir, the folder to write the pictures to")
+    counts = voc_tfds.unpack(FLAGS.voc_tfds, FLAGS.voc_dir, FLAGS.tfds_dir, FLAGS.tfds_download)
+    found = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
+    print(f"{FLAGS.voc_tfds} in {FLAGS.voc_dir}; splits: {found}")
 
 
 def place() -> tuple[Path | None, dict]:
@@ -84,9 +73,19 @@ def place() -> tuple[Path | None, dict]:
 
 def sources(recorded: dict) -> tuple:
     """Train and test source; the test source is None where a part of train is to be held out."""
-    from rfd_tf.data.sources import load
+    from rfd_tf.data.sources import image_list, load
     from rfd_tf.errors import UserError
 
+    if FLAGS.train_list:
+        for name in ("dataset", "data_dir", "eval_dir"):
+            if FLAGS[name].value:
+                raise UserError(f"--train_list goes with --eval_list, not with --{name}")
+        lists = [FLAGS.train_list, FLAGS.eval_list]
+        return tuple(
+            image_list(path, FLAGS.list_root, FLAGS.max_skipped) if path else None for path in lists
+        )
+    if FLAGS.eval_list:
+        raise UserError("--eval_list goes with --train_list")
     given = {name: getattr(FLAGS, name) for name in ("dataset", "data_dir", "eval_dir", "tfds_dir")}
     if not (given["dataset"] or given["data_dir"]):
         # The run's data, of which --eval_dir and --tfds_dir may replace their part.
@@ -95,8 +94,8 @@ def sources(recorded: dict) -> tuple:
             given["dataset"] = None
         if not (given["dataset"] or given["data_dir"]):
             raise UserError(
-                "evaluation needs labelled images: give --dataset (digits, or a TFDS name) or "
-                "--data_dir and --eval_dir"
+                "evaluation needs labelled images: give --dataset (digits, or a TFDS name), "
+                "--data_dir and --eval_dir, or --train_list and --eval_list"
             )
     if given["dataset"] and given["eval_dir"] and not given["data_dir"]:
         raise UserError("--eval_dir goes with --data_dir; a --dataset is judged on --eval_split")
@@ -129,21 +128,83 @@ def writable(path: Path) -> None:
         ) from None
 
 
-def main() -> None:
-    from rfd_tf.evaluation.runner import evaluate, table
+def describe(report: dict) -> str:
+    """What the table below it holds."""
+    lines = ["Accuracies and precisions in percent."]
+    data = report["data"]
+    if "train" in data:
+        lines.append(
+            f"{data['num_test']} test images ({data['test']}), learnt from {data['num_train']} "
+            f"({data['train']})."
+        )
+        lines.append(f"Rotated: {data['rotated']}.")
+    if any(row["when"] == "best epoch" for row in report["results"]):
+        lines.append("Best epoch: the best of all on the test images themselves, so flattering.")
+    return "\n".join(lines)
 
+
+def compare() -> None:
+    """Several runs in one table."""
+    from rfd_tf.applications import read_record
+    from rfd_tf.errors import UserError
+    from rfd_tf.evaluation import TASKS, suite, suite_table
+
+    if FLAGS.weights:
+        raise UserError("--suite judges --runs, one or several; leave --weights out")
+    suite.find(FLAGS.suite)
+    if not FLAGS.runs:
+        raise UserError("give --runs, one run folder or more, separated by commas")
+    for run_folder in FLAGS.runs:
+        read_record(run_folder)
+    output = Path(FLAGS.output or f"suites/{FLAGS.suite}").expanduser()
+    train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
+    comparison = suite.run_suite(
+        FLAGS.suite,
+        FLAGS.runs,
+        train,
+        test,
+        output=output,
+        only=FLAGS.task if FLAGS["task"].present else None,
+        options={task: evaluate_flags.options(task) for task in TASKS},
+        endpoints=FLAGS.endpoints or None,
+        batch_size=FLAGS.batch_size,
+        max_train_images=FLAGS.max_train_images,
+        seed=FLAGS.seed,
+        progress=True,
+        cache_features=FLAGS.cache_features,
+        say=print,
+    )
+    written = output / "comparison.md"
+    print(f"\n{suite_table.markdown(comparison)}\nwritten: {written}, .csv, .png and .json")
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+    from rfd_tf.evaluation.runner import evaluate, table, with_earlier
+
+    if FLAGS.suite:
+        compare()
+        return
+    if FLAGS.runs:
+        raise UserError("--runs goes with --suite; one run is judged by --weights")
     chosen = tasks()
     folder, recorded = place()
     output = Path(FLAGS.output).expanduser() if FLAGS.output else None
     if output is None and folder is not None:
         output = folder / "evaluation.json"
+    earlier = None
     if output is not None:
         writable(output)
+        # The figures of other tasks on the same images stay in the file.
+        with contextlib.suppress(OSError, ValueError):
+            earlier = json.loads(output.read_text(encoding="utf-8"))
     # A wrong name of weights is told before the images are read.
     from rfd_tf.applications import read_record
 
     read_record(FLAGS.weights)
-    train, test = sources(recorded)
+    train = test = None
+    if any(task.needs_labels for task in chosen):
+        train, test = sources(recorded)
     report = evaluate(
         FLAGS.weights,
         chosen,
@@ -154,14 +215,12 @@ def main() -> None:
         max_train_images=FLAGS.max_train_images,
         seed=FLAGS.seed,
         progress=True,
+        output=None if output is None else output.with_name(f"{output.stem}_files"),
+        cache_features=FLAGS.cache_features,
     )
-    data = report["data"]
-    print(f"\nAccuracy in percent on {data['num_test']} test images ({data['test']}), learnt from")
-    print(f"{data['num_train']} ({data['train']}). Rotated: {data['rotated']}.")
-    if "linear" in report["protocol"]:
-        print(f"Linear: after the last of {report['protocol']['linear']['epochs']} epochs.")
-    print(f"\n{table(report)}\n")
+    print(f"\n{describe(report)}\n\n{table(report)}\n")
     if output is not None:
+        report = with_earlier(report, earlier)
         partial = output.with_name(f".{output.name}.{os.getpid()}")
         partial.write_text(json.dumps(report, indent=2) + "\n")
         os.replace(partial, output)

@@ -102,6 +102,7 @@ def main() -> None:
 def pretrain(strategy) -> None:
     """Everything after the choice of the devices."""
     from rfd_tf import applications, data
+    from rfd_tf.evaluation.heads import save_heads
     from rfd_tf.training import run_folder
     from rfd_tf.training import strategy as strategies
 
@@ -151,10 +152,14 @@ def pretrain(strategy) -> None:
         applications.save_backbone(
             session.method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
         )
+        save_heads(run.directory, session.method.heads(), epoch)
         write_skipped(run, source, chief)
 
     if start_step >= FLAGS.epochs * session.steps_per_epoch:
         say("the run is complete; give more --epochs to train on")
+        if chief:  # runs of older versions lack the file
+            epoch = start_step / session.steps_per_epoch
+            save_heads(run.directory, session.method.heads(), epoch)
     else:
         session.train(start_step, make_callbacks(run, session, monitor, monitor_start, save, chief))
     if chief:
@@ -444,10 +449,17 @@ def finish(run, method, source, test, tasks: list) -> None:
     applications.portable(method.backbone).save(run.path("backbone.keras"))
     say(f"backbone: {run.path('backbone.weights.h5')} and {run.path('backbone.keras')}")
     if tasks:
-        report = evaluation.evaluate(run.directory, tasks, source, test, seed=FLAGS.seed)
+        report = evaluation.evaluate(
+            run.directory,
+            tasks,
+            source,
+            test,
+            seed=FLAGS.seed,
+            output=run.path("evaluation_files"),
+        )
         write_json(run.path("evaluation.json"), report)
         say(
-            f"\naccuracy in percent, upright and randomly rotated test images:\n"
+            f"\nin percent, on upright and on randomly rotated test images:\n"
             f"{evaluation.table(report)}\n"
         )
     if FLAGS.export:

@@ -26,11 +26,11 @@ TINY = {
 
 
 def bank(
-    rounds: int = 15,
+    rounds: int = 25,
     sizes: tuple[int, int] = (10_000, 10_000_000),
     backbone: str = "six_layer",
     image_size: int = 32,
-    batch_size: int = 128,
+    batch_size: int = 32,
     negatives: int = 4096,
     dimensions: int = 128,
     storage_dtypes: Sequence[str] = ("float32", "bfloat16"),

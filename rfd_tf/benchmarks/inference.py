@@ -20,7 +20,7 @@ CALIBRATION_BATCHES = 4
 
 
 def inference(
-    rounds: int = 15,
+    rounds: int = 5,
     backbone: str = "resnet18",
     image_size: int = 224,
     batch_sizes: Sequence[int] = (1, 64),

@@ -16,6 +16,7 @@ _NAMES = {
     "TfdsSource": "sources",
     "digits": "sources",
     "image_folder": "sources",
+    "image_list": "sources",
     "load": "sources",
     "tfds": "sources",
     "evaluation_dataset": "pipeline",

@@ -201,21 +201,49 @@ def evaluation_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.ensure_shape(result, shape)
 
 
+def ten_crop_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes the shorter side, keeping the aspect, and cuts the corners, the centre, and mirrors.
+
+    The shorter side becomes 256/224 of `image_size`, bilinear with antialiasing. As torchvision's
+    Resize and TenCrop.
+
+    Args:
+        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
+        image_size: side S of the crops.
+
+    Returns:
+        uint8 `[..., 10, S, S, 3]`: top left, top right, bottom left, bottom right, centre, and
+        the same five of the mirrored image.
+    """
+    images = _resize_shorter(images, round(image_size * 256 / 224))
+    crops = []
+    for seen in (images, images[..., ::-1, :]):
+        height, width = tf.shape(seen)[-3], tf.shape(seen)[-2]
+        for top in (0, height - image_size):
+            for left in (0, width - image_size):
+                crops.append(seen[..., top : top + image_size, left : left + image_size, :])
+        crops.append(_cut_centre(seen, image_size, image_size))
+    crops = tf.stack(crops, axis=-4)
+    return tf.ensure_shape(crops, [*images.shape[:-3], 10, image_size, image_size, 3])
+
+
 # A strip is cut to this aspect before it is resized: enlarging the shorter side of a 4 x 4000
 # image would take gigabytes, of which the centre crop keeps a sixtieth.
 _LONGEST_ASPECT = 4
 
 
 def _resize_and_cut(images: tf.Tensor, size: int) -> tf.Tensor:
+    return _cut_centre(_resize_shorter(images, evaluation_resize(size)), size, size)
+
+
+def _resize_shorter(images: tf.Tensor, target: int) -> tf.Tensor:
     height, width = tf.shape(images)[-3], tf.shape(images)[-2]
     shorter = tf.minimum(height, width)
     longest = _LONGEST_ASPECT * shorter
     images = _cut_centre(images, tf.minimum(height, longest), tf.minimum(width, longest))
     height, width = tf.shape(images)[-3], tf.shape(images)[-2]
     # Whole numbers: what is behind the point of the longer side is dropped, as in torchvision.
-    target = evaluation_resize(size)
-    images = resize(images, target * height // shorter, target * width // shorter)
-    return _cut_centre(images, size, size)
+    return resize(images, target * height // shorter, target * width // shorter)
 
 
 def _cut_centre(images: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:

@@ -102,12 +102,29 @@ def image_folder(
     ...
     rfd_tf.errors.UserError: no such folder: 'no/such/folder'; give --data_dir an existing folder
     """
-    if verify not in ("auto", "full", "header"):
-        raise unknown("verify", verify, ("auto", "full", "header"))
-    if not 0.0 <= max_skipped <= 1.0:
-        raise UserError(f"max_skipped is a fraction from 0 to 1, got {max_skipped}")
     root = os.fspath(directory)
-    files = _scan(root)
+    _check_options(max_skipped, verify)
+    return read_files(root, _scan(root), max_skipped, verify, cache_bytes)
+
+
+def read_files(
+    root: str,
+    files: Sequence[tuple[str, int]],
+    max_skipped: float = 0.01,
+    verify: str = "auto",
+    cache_bytes: int = 1 << 30,
+    **described: Any,
+) -> Source:
+    """Makes a source of named files; the other arguments and the errors are `image_folder`'s.
+
+    Args:
+        root: the folder that the names are relative to.
+        files: `(name, bytes)` of each file, in the order of the index. Those that are no images
+            are left out.
+        **described: "name" of the source, and "labels" int64 `[len(files)]` with "class_names",
+            where these do not follow from the folders.
+    """
+    _check_options(max_skipped, verify)
     with warnings.catch_warnings():
         # Pillow's error on enormous images counts; its warning below that is noise.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -115,7 +132,14 @@ def image_folder(
         keep = verify != "header" and found.fit(cache_bytes)
         few = len(found.names) <= _FULL_CHECK_LIMIT
         pixels = found.check(verify == "full" or (verify == "auto" and (few or keep)), keep)
-    return found.source(max_skipped, pixels)
+    return found.source(max_skipped, pixels, **described)
+
+
+def _check_options(max_skipped: float, verify: str) -> None:
+    if verify not in ("auto", "full", "header"):
+        raise unknown("verify", verify, ("auto", "full", "header"))
+    if not 0.0 <= max_skipped <= 1.0:
+        raise UserError(f"max_skipped is a fraction from 0 to 1, got {max_skipped}")
 
 
 def _scan(root: str) -> list[tuple[str, int]]:
@@ -188,7 +212,8 @@ class _Found:
     """The image files of a folder, while they are being checked.
 
     Attributes:
-        names: relative names, sorted.
+        positions: which of the files are images, int64.
+        names: relative names.
         lengths: of the files, in bytes.
         paths: the file to decode, per image.
         headers: per image its header, or the reason why it cannot be read.
@@ -208,6 +233,7 @@ class _Found:
                 f"no JPEG, PNG, BMP or GIF images in '{root}' or below{others}; give --data_dir "
                 f"the folder that holds the images"
             )
+        self.positions = np.array(images)
         self.names = [files[i][0] for i in images]
         self.lengths = [files[i][1] for i in images]
         self.headers: list[Header | str] = [headers[i] for i in images]
@@ -283,8 +309,17 @@ class _Found:
         rows = [row for row, i in enumerate(tried) if isinstance(self.headers[i], Header)]
         return pixels if len(rows) == len(tried) else pixels[rows]
 
-    def source(self, max_skipped: float, pixels: np.ndarray | None) -> Source:
-        """Makes the source of the good images, unless too many are not."""
+    def source(
+        self, max_skipped: float, pixels: np.ndarray | None, **described_otherwise: Any
+    ) -> Source:
+        """Makes the source of the good images, unless too many are not.
+
+        Args:
+            max_skipped: largest fraction of images that are not.
+            pixels: of the good images, where they are kept.
+            **described_otherwise: "name", and "labels" per image, good or not, with "class_names",
+                where they do not follow from the folders.
+        """
         good = self.good()
         bad = [i for i, header in enumerate(self.headers) if not isinstance(header, Header)]
         skipped = [(_shown(self.names[i]), str(self.headers[i])) for i in bad]
@@ -297,6 +332,8 @@ class _Found:
                 f"{named}{more}; repair or remove them{way_out}"
             )
         labels, class_names = _labels(self.names, good)
+        if "labels" in described_otherwise:
+            labels = described_otherwise.pop("labels")[self.positions[good]]
         described = {
             "name": Path(self.root).resolve().name or self.root,
             "labels": labels,
@@ -306,6 +343,7 @@ class _Found:
             ),
             "skipped": skipped,
             "names": [_shown(self.names[i]) for i in good],
+            **described_otherwise,
         }
         if pixels is not None:
             return ArraySource(pixels, **described)

@@ -11,10 +11,11 @@ import tensorflow as tf
 
 from rfd_tf.data import streams
 from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.decode import evaluation_transform, ten_crop_transform
 from rfd_tf.data.recipe import Recipe
 from rfd_tf.errors import UserError, unknown
 
-CROPS = ("pad", "resized", "none")
+CROPS = ("pad", "resized", "window", "none")
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -70,7 +71,9 @@ def training_dataset(
         start_step: the step the stream begins at, 0 or more.
         crop: `"pad"`: the evaluation transform, then black padding and a random S x S window
             (RotNet on CIFAR-10). `"resized"`: a window of random area and aspect, resized to S x S
-            (RFD on ImageNet). `"none"`: the evaluation transform only.
+            (RFD on ImageNet). `"window"`: a square of the evaluation's scale at a random place
+            (the probes of RFD and RotNet: resize to 256, random crop of 224). `"none"`: the
+            evaluation transform only.
         crop_area: for `"resized"`: the smallest and largest fraction of the image's area.
         crop_ratio: for `"resized"`: the smallest and largest width / height.
         padding: for `"pad"`: pixels on each side; `image_size // 8` if None.
@@ -143,7 +146,12 @@ def training_dataset(
 
 
 def evaluation_dataset(
-    source: Source, *, image_size: int, batch_size: int, indices: np.ndarray | None = None
+    source: Source,
+    *,
+    image_size: int,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    ten_crops: bool = False,
 ) -> tf.data.Dataset:
     """Returns one pass over the images in the order of their index, without augmentation.
 
@@ -156,9 +164,12 @@ def evaluation_dataset(
         image_size: side S of the images given out, in pixels.
         batch_size: images in a batch; the last batch holds what is left.
         indices: increasing integers, the images to give; all if None.
+        ten_crops: whether to give, of each image resized to 256/224 of `image_size`, the crops at
+            the four corners and the centre and their mirror images.
 
     Returns:
-        A `tf.data.Dataset` of `{"image": uint8 [B, S, S, 3], "index": int64 [B]}`.
+        A `tf.data.Dataset` of `{"image": uint8 [B, S, S, 3], "index": int64 [B]}`; with ten crops
+        the images are `[B, 10, S, S, 3]`.
 
     Raises:
         UserError: `image_size` or `batch_size` is less than 1.
@@ -168,7 +179,8 @@ def evaluation_dataset(
     make = _by_source(source, streams.EVALUATE)
     if indices is not None:
         indices = np.asarray(indices, np.int64)
-    return _with_options(make(source, image_size, batch_size, indices), True)
+    transform = ten_crop_transform if ten_crops else evaluation_transform
+    return _with_options(make(source, image_size, batch_size, indices, transform), True)
 
 
 def load_images(source: Source, image_size: int, indices: np.ndarray | None = None) -> np.ndarray:

@@ -11,6 +11,7 @@ import dataclasses
 import tensorflow as tf
 
 from rfd_tf.data import augment
+from rfd_tf.data.decode import evaluation_resize
 
 # TensorFlow's default of 4 rounds leaves the orders of successive epochs strongly correlated
 # (0.74 for 50,000 images); from 8 on they cannot be told from random ones.
@@ -73,7 +74,7 @@ class Recipe:
             return augment.seed_for(seed, purpose)
 
         draws = {}
-        if self.crop == "resized":
+        if self.crop in ("resized", "window"):
             draws["window"] = augment.window_draws(size, seed_of(0))
         if self.crop == "pad" and self.padding:
             draws["offset"] = augment.pad_and_crop_offsets(size, seed_of(1), self.padding)
@@ -92,6 +93,9 @@ class Recipe:
         return tf.repeat(rows, self.crops, axis=0) if self.crops > 1 else rows
 
     def windows(self, draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+        if self.crop == "window":
+            share = self.image_size / evaluation_resize(self.image_size)
+            return augment.square_windows(draws, height, width, share)
         return augment.resized_crop_windows(draws, height, width, self.crop_area, self.crop_ratio)
 
     def finish(self, images: tf.Tensor, draws: Batch) -> tf.Tensor:

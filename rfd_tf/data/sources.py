@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
 from rfd_tf.data.tfds_source import TfdsSource, tfds
 from rfd_tf.errors import UserError, unknown
@@ -20,6 +21,7 @@ __all__ = [
     "TfdsSource",
     "digits",
     "image_folder",
+    "image_list",
     "load",
     "tfds",
 ]

@@ -28,6 +28,7 @@ from rfd_tf.data.recipe import Batch, Recipe
 from rfd_tf.data.tfds_source import TfdsSource
 
 _STEPS_AT_ONCE = 2
+Transform = Callable[[tf.Tensor, int], tf.Tensor]
 
 
 # Steps -------------------------------------------------------------------------------------------
@@ -172,12 +173,16 @@ def _in_order(source: Source, indices: np.ndarray | None) -> tf.data.Dataset:
 
 
 def evaluate_array(
-    source: ArraySource, image_size: int, batch_size: int, indices: np.ndarray | None = None
+    source: ArraySource,
+    image_size: int,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    transform: Transform = evaluation_transform,
 ) -> tf.data.Dataset:
     images = tensor_of(source)
 
     def make(index: tf.Tensor) -> Batch:
-        batch = evaluation_transform(tf.gather(images, index), image_size)
+        batch = transform(tf.gather(images, index), image_size)
         return {"image": batch, "index": index}
 
     ordered = _in_order(source, indices).batch(batch_size)
@@ -242,15 +247,28 @@ class _Files:
     def upright(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         if not self.turned:
             return images
-        return augment.upright(images, tf.gather(self.orientations, index))
+        orientations = tf.gather(self.orientations, index)
+        if images.shape.rank == 4:
+            return augment.upright(images, orientations)
+        # Several crops of each image: the ten are the same set for any orientation.
+        crops = images.shape[1]
+        flat = tf.reshape(images, [-1, *images.shape[2:]])
+        flat = augment.upright(flat, tf.repeat(orientations, crops))
+        return tf.reshape(flat, [-1, *images.shape[1:]])
 
-    def load(self, image_size: int, index: tf.Tensor, window: tf.Tensor | None = None) -> tf.Tensor:
-        """Reads a window of an image, or without one makes the evaluation transform of it."""
+    def load(
+        self,
+        image_size: int,
+        index: tf.Tensor,
+        window: tf.Tensor | None = None,
+        transform: Transform = evaluation_transform,
+    ) -> tf.Tensor:
+        """Reads a window of an image, or without one transforms all of it."""
         contents = tf.io.read_file(tf.gather(self.paths, index))
         kind = tf.gather(self.kinds, index)
         if window is not None:
             return _decode_windows(contents, kind, window, image_size, self.possible)
-        return evaluation_transform(decode(contents, kind, self.possible), image_size)
+        return transform(decode(contents, kind, self.possible), image_size)
 
 
 def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
@@ -275,7 +293,11 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
 
 
 def evaluate_files(
-    source: FolderSource, image_size: int, batch_size: int, indices: np.ndarray | None = None
+    source: FolderSource,
+    image_size: int,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    transform: Transform = evaluation_transform,
 ) -> tf.data.Dataset:
     with tf.device("/CPU:0"):
         files, failures = _Files(source), Failures(source)
@@ -286,7 +308,7 @@ def evaluate_files(
             return {"image": files.upright(images, read), "index": read}
 
         images = tf.data.Dataset.from_tensor_slices(index).map(
-            lambda one: (one, files.load(image_size, one)),
+            lambda one: (one, files.load(image_size, one, transform=transform)),
             num_parallel_calls=_calls(),
             deterministic=True,
         )
@@ -340,11 +362,15 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
 
 
 def evaluate_records(
-    source: TfdsSource, image_size: int, batch_size: int, indices: np.ndarray | None = None
+    source: TfdsSource,
+    image_size: int,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    transform: Transform = evaluation_transform,
 ) -> tf.data.Dataset:
     def make(index: tf.Tensor, contents: tf.Tensor) -> Batch:
         image = decode(contents, kind_of(contents, source.transparent), KINDS)
-        return {"image": evaluation_transform(image, image_size), "index": index}
+        return {"image": transform(image, image_size), "index": index}
 
     records = source.records()
     if indices is not None:

@@ -153,8 +153,7 @@ def tfds(
             f"dataset '{name}' is none of {', '.join(embedded) or 'the embedded ones'}, and TFDS "
             f"cannot be used ({error}); pip install tensorflow-datasets"
         ) from None
-    builder = _builder(tensorflow_datasets, name, tfds_dir, embedded)
-    _prepare(builder, name, download)
+    builder = open_builder(name, tfds_dir, download, embedded)
     info = builder.info
     if info.file_format.value != "tfrecord":
         raise UserError(
@@ -199,6 +198,27 @@ def _on_cpu() -> Any:
     import tensorflow as tf
 
     return tf.device("/CPU:0")
+
+
+def open_builder(
+    name: str, tfds_dir: str | None = None, download: bool = False, embedded: Iterable[str] = ()
+) -> Any:
+    """Returns the builder of a dataset that is prepared.
+
+    Args:
+        name: as `tfds.builder` takes it.
+        tfds_dir: where TFDS keeps its datasets; its own default if None.
+        download: whether TFDS may fetch and prepare the dataset.
+        embedded: names of other datasets, for the message where there is none.
+
+    Raises:
+        UserError: no such dataset, or it is not prepared and cannot or may not be.
+    """
+    import tensorflow_datasets
+
+    builder = _builder(tensorflow_datasets, name, tfds_dir, embedded)
+    _prepare(builder, name, download)
+    return builder
 
 
 def _builder(library: Any, name: str, tfds_dir: str | None, embedded: Iterable[str]) -> Any:

@@ -1,33 +1,76 @@
-"""What frozen features are worth: evaluators that each yield (name, value).
+"""What a pretrained network is worth: tasks that each yield named results.
 
-A new evaluator is one file with an `Evaluator` and one line in `TASKS`.
+A new task is one file with a `Task` (or an `Evaluator`, on frozen features) and one line in
+`TASKS`.
 """
 
-from rfd_tf.evaluation.base import Evaluator
+from collections.abc import Callable
+
+from rfd_tf.evaluation.base import Data, Evaluator, ImageSet, Result, Settings, Subject, Task
+from rfd_tf.evaluation.detection import Detection
 from rfd_tf.evaluation.features import FeatureExtractor, extract_features, feature_tensors
+from rfd_tf.evaluation.finetune import FineTuning
+from rfd_tf.evaluation.invariance import Invariance
 from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
 from rfd_tf.evaluation.linear import LinearProbes, Probe
+from rfd_tf.evaluation.linear_protocol import PublishedLinearProbes, linear
+from rfd_tf.evaluation.lowshot import LowShot
 from rfd_tf.evaluation.monitor import NeighbourMonitor
+from rfd_tf.evaluation.nonlinear import NonlinearProbes
+from rfd_tf.evaluation.retrieval import Retrieval
+from rfd_tf.evaluation.rotated import RotatedClassification
+from rfd_tf.evaluation.rotation import Rotation
 from rfd_tf.evaluation.runner import evaluate, table
+from rfd_tf.evaluation.segmentation import Segmentation
+from rfd_tf.evaluation.voc_classification import VocClassification
 
-TASKS: dict[str, type[Evaluator]] = {
-    KNearestNeighbours.name: KNearestNeighbours,
-    LinearProbes.name: LinearProbes,
+#: Task's name -> its class, or a function that makes it of its options.
+TASKS: dict[str, Callable[..., Task]] = {
+    "knn": KNearestNeighbours,
+    "linear": linear,
+    "nonlinear": NonlinearProbes,
+    "lowshot": LowShot,
+    "finetune": FineTuning,
+    "rotated": RotatedClassification,
+    "invariance": Invariance,
+    "retrieval": Retrieval,
+    "rotation": Rotation,
+    "voc_classification": VocClassification,
+    "segmentation": Segmentation,
+    "detection": Detection,
 }
 
 __all__ = [
     "TASKS",
+    "Data",
+    "Detection",
     "Evaluator",
     "FeatureExtractor",
+    "FineTuning",
+    "ImageSet",
+    "Invariance",
     "KNearestNeighbours",
     "LinearProbes",
+    "LowShot",
     "NeighbourMonitor",
+    "NonlinearProbes",
     "Probe",
+    "PublishedLinearProbes",
+    "Result",
+    "Retrieval",
+    "RotatedClassification",
+    "Rotation",
+    "Segmentation",
+    "Settings",
+    "Subject",
+    "Task",
+    "VocClassification",
     "default_k",
     "evaluate",
     "extract_features",
     "feature_tensors",
     "knn_accuracy",
     "knn_predictions",
+    "linear",
     "table",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -13,8 +13,10 @@ from rfd_tf import applications
 from rfd_tf.applications.endpoints import endpoint_output
 from rfd_tf.data.views import rotate_each
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.evaluation.base import Features
 from rfd_tf.layers.adaptive_pooling import adaptive_average_pool, adaptive_max_pool
+
+Features = dict[str, np.ndarray]
+Pooling = tuple[str, int | Callable[[int], int]]
 
 POOLINGS = {"average": adaptive_average_pool, "max": adaptive_max_pool}
 # A float16 copy is used for numbers well inside its range only.
@@ -24,7 +26,7 @@ _FLOAT16_LARGEST, _FLOAT16_SMALLEST = 1e4, 1e-2
 def feature_tensors(
     backbone: keras.Model,
     feature: dict[str, Any] | None = None,
-    pooling: tuple[str, int] = ("average", 1),
+    pooling: Pooling = ("average", 1),
     names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Names the vectors of a backbone that an evaluator judges.
@@ -32,7 +34,8 @@ def feature_tensors(
     Args:
         backbone: functional model without top, input `[None, S, S, 3]`.
         feature: a weights record's "feature": {"endpoint", "pooling", "split": [n1, n2]}.
-        pooling: ("average" or "max", size): maps are adaptively pooled to at most size x size.
+        pooling: ("average" or "max", size): maps are adaptively pooled to at most size x size;
+            size may be a function of the number of channels.
         names: endpoints, or other layers; by default `rfd_tf.applications.endpoints(backbone)`.
 
     Returns:
@@ -72,8 +75,9 @@ def feature_tensors(
     return {name: ops.cast(tensor, "float32") for name, tensor in tensors.items()}
 
 
-def _vector(x, kind: str = "average", size: int = 1):
+def _vector(x, kind: str = "average", size: int | Callable[[int], int] = 1):
     if x.ndim == 4:
+        size = size(x.shape[3]) if callable(size) else size
         height, width = min(size, x.shape[1]), min(size, x.shape[2])
         x = POOLINGS[kind](ops.cast(x, "float32"), (height, width))
         x = ops.reshape(x, (-1, height * width * x.shape[3]))
@@ -133,6 +137,7 @@ class FeatureExtractor:
         rotations: np.ndarray | None = None,
         progress: str | None = None,
         num_images: int | None = None,
+        rows: Callable[[str], Any] | None = None,
     ) -> Features:
         """Returns name -> `[N, ...]` in the order of the images.
 
@@ -144,11 +149,13 @@ class FeatureExtractor:
                 default all upright.
             progress: title of a progress bar; None shows none.
             num_images: lets the bar of a dataset show the time left.
+            rows: name -> what takes an output's rows by `append` and gives them by `close`, such
+                as `feature_cache.RowFile`; by default they are kept in memory.
         """
         from tqdm import tqdm
 
         total = len(images) if isinstance(images, np.ndarray) else num_images
-        parts: dict[str, list[np.ndarray]] = {}
+        parts: dict[str, Any] = {}
         # (None: no bar in a log file.)
         with tqdm(
             total=total, desc=progress, unit="img", disable=None if progress else True
@@ -156,10 +163,14 @@ class FeatureExtractor:
             for image, index in _batches(images, batch_size):
                 turns = np.zeros(len(index)) if rotations is None else np.asarray(rotations)[index]
                 for name, output in self._forward(image, turns.astype(np.int32)).items():
-                    parts.setdefault(name, []).append(self._cached(name, output))
+                    if name not in parts:
+                        parts[name] = rows(name) if rows else []
+                    parts[name].append(self._cached(name, output))
                 bar.update(len(index))
         if not parts:
             raise UserError("no images to take features of")
+        if rows:
+            return {name: part.close() for name, part in parts.items()}
         # One name at a time, its parts let go: the peak is one feature above the result.
         return {name: np.concatenate(parts.pop(name)) for name in list(parts)}
 

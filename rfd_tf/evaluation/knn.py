@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.base import Evaluator, Features
+from rfd_tf.evaluation.base import Evaluator, Features, Result
 
-# Similarities held at once, in numbers: 128 MB.
-_BLOCK_ENTRIES = 2**25
+#: Bytes that a search may take beyond the features themselves.
+MEMORY = 1 << 29
 _GROUPS = 16
+_MOST_ROWS = 1024  # test rows in one product: more gain nothing
 
 
 def default_k(num_train: int) -> int:
@@ -33,7 +34,7 @@ def knn_predictions(
     k: int | None = 200,
     temperature: float = 0.07,
     num_classes: int | None = None,
-    block: int | None = None,
+    memory: int = MEMORY,
 ) -> np.ndarray:
     """Class of each test row by a vote of its k most similar train rows.
 
@@ -49,7 +50,8 @@ def knn_predictions(
         k: neighbours that vote; more than `num_train` means all; None means `default_k`.
         temperature: above 0.
         num_classes: number of classes; by default the largest label + 1.
-        block: test rows compared at a time; by default as many as keep 128 MB of similarities.
+        memory: bytes taken at most, beyond the features given. Features may be memory-mapped
+            files of millions of rows: they are gone through in blocks. The result is the same.
 
     Returns:
         int64 `[num_test]`.
@@ -75,20 +77,104 @@ def knn_predictions(
         raise UserError(f"k is 1 or more and temperature above 0; got {k} and {temperature}")
     k = min(k, num_train)
     num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
-    train, test = _normalized(train_features), _normalized(test_features)
-    block = max(1, min(1024, _BLOCK_ENTRIES // num_train)) if block is None else block
-
-    predictions = np.empty(len(test), np.int64)
-    memory = np.empty((min(block, len(test)), num_train), np.float32)
-    for start in range(0, len(test), block):
-        rows = test[start : start + block]
-        similarity = np.matmul(rows, train.T, out=memory[: len(rows)])
-        columns, values = _largest(similarity, k)
+    search = _Search(train_features, k, memory)
+    predictions = np.empty(len(test_features), np.int64)
+    for start, columns, values in search(test_features):
         weights = np.exp((values - values.max(axis=1, keepdims=True)) / np.float64(temperature))
-        slots = np.arange(len(rows))[:, None] * num_classes + train_labels[columns]
-        votes = np.bincount(slots.ravel(), weights.ravel(), minlength=len(rows) * num_classes)
-        predictions[start : start + block] = votes.reshape(-1, num_classes).argmax(axis=1)
+        slots = np.arange(len(values))[:, None] * num_classes + train_labels[columns]
+        votes = np.bincount(slots.ravel(), weights.ravel(), minlength=len(values) * num_classes)
+        predictions[start : start + len(values)] = votes.reshape(-1, num_classes).argmax(axis=1)
     return predictions
+
+
+def nearest(
+    train_features: np.ndarray, test_features: np.ndarray, k: int, memory: int = MEMORY
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k most similar train rows of each test row by cosine, the most similar first.
+
+    Args:
+        train_features: `[num_train, dim]`, any float dtype; computed in float32.
+        test_features: `[num_test, dim]`.
+        k: 1 to `num_train`.
+        memory: see `knn_predictions`.
+
+    Returns:
+        Rows of the train features int64 `[num_test, k]` and similarities float32 `[num_test, k]`,
+        -1 to 1. Of equally similar rows the first comes first.
+
+    Raises:
+        UserError: k out of range, or features with NaN.
+
+    >>> rows, similarity = nearest(np.eye(3), np.array([[0.0, 2.0, 1.0]]), k=2)
+    >>> rows.tolist(), similarity.round(1).astype(str).tolist()
+    ([[1, 2]], [['0.9', '0.4']])
+    """
+    if not 1 <= k <= len(train_features):
+        raise UserError(f"{k} neighbours out of {len(train_features)} images cannot be found")
+    rows = np.empty((len(test_features), k), np.int64)
+    similarity = np.empty((len(test_features), k), np.float32)
+    for start, columns, values in _Search(train_features, k, memory)(test_features):
+        order = np.argsort(-values, axis=1, kind="stable")
+        part = slice(start, start + len(values))
+        rows[part] = np.take_along_axis(columns, order, axis=1)
+        similarity[part] = np.take_along_axis(values, order, axis=1)
+    return rows, similarity
+
+
+class _Search:
+    """The k most similar train rows of test rows, in blocks of both.
+
+    A quarter of the memory is for similarities and what sorting them takes, a quarter for
+    normalised train rows, and half for normalised test rows and the best found for each so far.
+    """
+
+    def __init__(self, train: np.ndarray, k: int, memory: int):
+        self._train, self._k = train, k
+        num_train, dim = train.shape
+        quarter = max(1, memory // 4)
+        self._entries = max(1, quarter // 4)
+        self._train_rows = max(1, min(num_train, quarter // (4 * dim)))
+        # Where the train rows are many, rather less of them than few test rows at a time.
+        few = min(64, self._entries)
+        self._train_rows = min(self._train_rows, max(k, self._entries // few))
+        self._test_rows = max(1, 2 * quarter // (4 * dim + 48 * k))
+        self._only = _normalized(train) if self._train_rows >= num_train else None
+
+    def __call__(self, test: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yields (first test row, columns `[rows, k]`, similarities `[rows, k]`)."""
+        for start in range(0, len(test), self._test_rows):
+            rows = _normalized(test[start : start + self._test_rows])
+            step = max(1, min(_MOST_ROWS, self._entries // self._train_rows, len(rows)))
+            memory = np.empty((step, min(self._train_rows, len(self._train))), np.float32)
+            best: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+            for first, train in self._blocks():
+                for at in range(0, len(rows), step):
+                    part = rows[at : at + step]
+                    similarity = np.matmul(part, train.T, out=memory[: len(part), : len(train)])
+                    columns, values = _largest(similarity, min(self._k, len(train)))
+                    # (A copy: where all are taken, the values are the memory itself.)
+                    found = columns + first, values.copy() if values.base is not None else values
+                    best[at] = _merged(best[at], found, self._k) if at in best else found
+            for at in sorted(best):
+                yield start + at, *best.pop(at)
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        if self._only is not None:
+            yield 0, self._only
+            return
+        for first in range(0, len(self._train), self._train_rows):
+            yield first, _normalized(self._train[first : first + self._train_rows])
+
+
+def _merged(
+    one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest of two lists, both in the order of their columns, `one` before `other`."""
+    columns, values = (np.concatenate(pair, axis=1) for pair in zip(one, other, strict=True))
+    if values.shape[1] <= k:
+        return columns, values
+    places, values = _largest(values, k)
+    return np.take_along_axis(columns, places, axis=1), values
 
 
 def knn_accuracy(
@@ -99,7 +185,7 @@ def knn_accuracy(
     k: int | None = 200,
     temperature: float = 0.07,
     num_classes: int | None = None,
-    block: int | None = None,
+    memory: int = MEMORY,
 ) -> float:
     """Share of test rows, 0 to 1, whose class `knn_predictions` (same arguments) gets right.
 
@@ -112,7 +198,7 @@ def knn_accuracy(
     if len(test_features) == 0 or len(test_labels) != len(test_features):
         raise UserError(f"{len(test_features)} test features and {len(test_labels)} test labels")
     predictions = knn_predictions(
-        train_features, train_labels, test_features, k, temperature, num_classes, block
+        train_features, train_labels, test_features, k, temperature, num_classes, memory
     )
     return float(np.mean(predictions == np.asarray(test_labels)))
 
@@ -158,23 +244,32 @@ def _largest(similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 class KNearestNeighbours(Evaluator):
     """Evaluator: weighted k-nearest-neighbour accuracy, maps global-average pooled.
 
+    On every endpoint, on f, f1 and f2, and, where the run folder holds the head, on the projected
+    embedding of the instance loss.
+
     Args:
         k: neighbours; None takes `default_k` of the train set; never more than there are.
         temperature: of the vote's weights.
+        memory: bytes that the search may take beyond the features.
 
     >>> features, labels = {"f": np.eye(4)}, np.array([0, 1, 2, 3])
-    >>> list(KNearestNeighbours(k=1).evaluate(features, labels, features, labels, 4))
+    >>> [(r.feature, r.value)
+    ...  for r in KNearestNeighbours(k=1).evaluate(features, labels, features, labels, 4)]
     [('f', 1.0)]
     """
 
     name = "knn"
     pooling = ("average", 1)
+    embedding = True
 
-    def __init__(self, k: int | None = None, temperature: float = 0.07):
+    def __init__(self, k: int | None = None, temperature: float = 0.07, memory: int = MEMORY):
         if (k is not None and k < 1) or temperature <= 0:
             raise UserError(f"k is 1 or more and temperature above 0; got {k} and {temperature}")
-        self.k = k
-        self.temperature = temperature
+        if memory < 1 << 20:
+            raise UserError(
+                f"the neighbours' search needs 1 MiB of memory or more; got {memory} bytes"
+            )
+        self.k, self.temperature, self.memory = k, temperature, memory
 
     def settings(self, num_train: int) -> dict:
         k = default_k(num_train) if self.k is None else min(self.k, num_train)
@@ -189,17 +284,16 @@ class KNearestNeighbours(Evaluator):
     def fit(self, train: Features, labels: np.ndarray, num_classes: int) -> None:
         self._train, self._labels, self._num_classes = train, labels, num_classes
 
-    def score(self, test: Features, labels: np.ndarray) -> Iterator[tuple[str, float]]:
+    def score(self, test: Features, labels: np.ndarray) -> Iterator[Result]:
         for name, features in test.items():
-            yield (
-                name,
-                knn_accuracy(
-                    self._train[name],
-                    self._labels,
-                    features,
-                    labels,
-                    k=self.k,
-                    temperature=self.temperature,
-                    num_classes=self._num_classes,
-                ),
+            accuracy = knn_accuracy(
+                self._train[name],
+                self._labels,
+                features,
+                labels,
+                k=self.k,
+                temperature=self.temperature,
+                num_classes=self._num_classes,
+                memory=self.memory,
             )
+            yield Result(name, accuracy, when="")

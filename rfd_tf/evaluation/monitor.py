@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
+from rfd_tf.applications.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from rfd_tf.data.sources import Source
-from rfd_tf.errors import UserError
 from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.knn import default_k, knn_accuracy
-from rfd_tf.evaluation.splits import check_classes, held_out, subset
+from rfd_tf.evaluation.splits import check_classes, split
 
 # Pixels that are kept in memory between the epochs.
 _KEEP_BYTES = 1 << 29
@@ -49,27 +48,17 @@ class NeighbourMonitor:
         train: Source,
         test: Source | None,
         image_size: int,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         max_train: int = 10_000,
     ):
         from rfd_tf.data.pipeline import load_images
 
         self.num_classes = check_classes(train, test)
         most = max(1, min(max_train, int(_KEEP_BYTES / 1.2) // (image_size**2 * 3)))
-        rows = np.arange(train.num_images)
-        judged = held_out(train.labels) if test is None else np.zeros(len(rows), bool)
-        votes = subset(rows[~judged], most)
-        if test is None:
-            test, rows = train, rows[judged]
-        else:
-            rows = np.arange(test.num_images)
-        tests = subset(rows, max(1, most // 5))
-        if not len(tests):
-            raise UserError(
-                f"'{train.name}' has one image a class: none can be held out for the kNN monitor; "
-                "use --monitor_every=0"
-            )
+        votes, test, tests = split(
+            train, test, most, max(1, most // 5), way_out="use --monitor_every=0"
+        )
         self.train = load_images(train, image_size, votes), train.labels[votes]
         self.test = load_images(test, image_size, tests), test.labels[tests]
         self.k = default_k(len(votes))

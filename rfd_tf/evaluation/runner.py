@@ -1,4 +1,4 @@
-"""Judges one weights file: its features on labelled images, beside a random network's."""
+"""Judges one weights file by one or several tasks, beside a random network."""
 
 from __future__ import annotations
 
@@ -8,74 +8,27 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
-
-import keras
-import numpy as np
 
 import rfd_tf
 from rfd_tf import applications
-from rfd_tf.applications.weights import find_weights, sha256
 from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.base import Evaluator, Features
-from rfd_tf.evaluation.features import FeatureExtractor, feature_tensors
-from rfd_tf.evaluation.splits import check_classes, held_out, subset
+from rfd_tf.evaluation import frozen
+from rfd_tf.evaluation.base import Data, Evaluator, Result, Settings, Subject, Task
+from rfd_tf.evaluation.partial import PartialResults
+from rfd_tf.evaluation.table import table
 
-# Sets whose pixels take no more than this are read once and kept.
-_KEEP_BYTES = 1 << 30
+__all__ = ["evaluate", "table", "with_earlier"]
+
 _PACKAGES = ("tensorflow", "keras", "numpy")
-IMAGES = ("upright", "rotated")
-
-
-class ImageSet:
-    """The rows of a source that are learnt from or judged, at one image size.
-
-    Args:
-        source: labelled images.
-        rows: increasing indices of the images used.
-        image_size: height and width in pixels.
-        batch_size: images a step.
-    """
-
-    def __init__(self, source: Source, rows: np.ndarray, image_size: int, batch_size: int):
-        self.source, self.rows = source, rows
-        self._size, self._batch_size = image_size, batch_size
-        self._kept: np.ndarray | None = None
-
-    def features(
-        self, extract: FeatureExtractor, rotations: np.ndarray | None, progress: str | None
-    ) -> tuple[Features, np.ndarray]:
-        """Returns features and labels; `rotations` are quarter turns by the source's index."""
-        seen: list[np.ndarray] = []
-        features = extract(
-            self._batches(seen), rotations=rotations, progress=progress, num_images=len(self.rows)
-        )
-        # A file that can no longer be read is missing from the pass: labels go by what was seen.
-        return features, self.source.labels[np.concatenate(seen)]
-
-    def _batches(self, seen: list[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        from rfd_tf.data.pipeline import evaluation_dataset, load_images
-
-        if len(self.rows) * self._size**2 * 3 <= _KEEP_BYTES:
-            if self._kept is None:
-                self._kept = load_images(self.source, self._size, self.rows)
-            for start in range(0, len(self.rows), self._batch_size):
-                stop = start + self._batch_size
-                seen.append(self.rows[start:stop])
-                yield {"image": self._kept[start:stop], "index": seen[-1]}
-            return
-        for batch in evaluation_dataset(
-            self.source, image_size=self._size, batch_size=self._batch_size, indices=self.rows
-        ).as_numpy_iterator():
-            seen.append(batch["index"])
-            yield batch
 
 
 def evaluate(
     weights: str | os.PathLike,
-    tasks: Sequence[Evaluator],
-    train: Source,
+    tasks: Sequence[Task],
+    train: Source | None = None,
     test: Source | None = None,
     *,
     endpoints: Sequence[str] | None = None,
@@ -83,36 +36,39 @@ def evaluate(
     max_train_images: int | None = None,
     seed: int = 0,
     progress: bool = False,
+    output: str | os.PathLike | None = None,
+    cache_features: bool = False,
 ) -> dict[str, Any]:
-    """Runs evaluators on the frozen features of a weights file and of a random network.
+    """Runs tasks on the network of a weights file and on a random one.
 
-    Features are taken in inference mode without augmentation: of the train images upright, of the
-    test images upright and with each one turned by a random multiple of 90 degrees. The random
-    network has the same architecture and goes the same way through the same code.
+    The random network has the same architecture and goes the same way through the same code.
 
     Args:
         weights: run folder, `.weights.h5` file with a record, or shipped name.
-        tasks: evaluators, for example `[KNearestNeighbours()]`.
-        train: labelled images to learn from.
+        tasks: for example `[KNearestNeighbours()]`.
+        train: labelled images to learn from; needed unless every task brings its own data.
         test: labelled images to judge; None holds out a fixed fifth of every class of `train`
-            (see `held_out`).
+            (see `rfd_tf.evaluation.splits.held_out`).
         endpoints: names to judge; by default all endpoints of the backbone.
         batch_size: images a step.
         max_train_images: learn from at most so many, chosen by a hash of their index.
         seed: of the random network and of the turns; sets Keras' global seed.
         progress: whether to show progress bars.
+        output: folder for figures, caches and finished parts. An interrupted call that is
+            repeated with the same folder and the same arguments takes up what it finished.
+        cache_features: whether frozen features are kept on disk, in `output`, and not in memory.
 
     Returns:
         A dict that is ready for JSON: "protocol" {task: settings}, "weights", "sha256",
-        "backbone", "data", "results" (a list of {"task", "name", "images": "upright" or
-        "rotated", "accuracy", "random_init"}, accuracies from 0 to 1), "versions", "date",
-        "minutes".
+        "backbone", "endpoints", "data", "results" (a list of {"task", "name": the feature,
+        "images", "metric", "when", "value", "spread", "random_init", "random_init_spread"}, see
+        `Result`), "versions", "date", "minutes".
 
     Raises:
         UserError: weights, endpoints or images that cannot be judged, before the long work.
 
     >>> import tempfile
-    >>> from rfd_tf import data
+    >>> from rfd_tf import applications, data
     >>> from rfd_tf.evaluation import KNearestNeighbours
     >>> network = applications.build("six_layer", 32)
     >>> record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 32}
@@ -120,159 +76,164 @@ def evaluate(
     >>> path = applications.save_backbone(network, path, record)
     >>> report = evaluate(path, [KNearestNeighbours()], data.digits(), data.digits("test"),
     ...                   endpoints=["block6"], max_train_images=200)
-    >>> sorted(report["results"][0])
-    ['accuracy', 'images', 'name', 'random_init', 'task']
+    >>> report["results"][0]["name"], sorted(report["protocol"]["knn"])
+    ('block6', ['features', 'k', 'similarity', 'temperature', 'vote'])
     """
     start = time.monotonic()
-    path = find_weights(weights)
-    model, record = applications.load_backbone(path)
-    num_classes = check_classes(train, test)
-    rows = np.arange(train.num_images)
-    judged = held_out(train.labels) if test is None else np.zeros(len(rows), bool)
-    learnt = rows[~judged]
-    if max_train_images is not None:
-        learnt = subset(learnt, max_train_images)
-    size = record["image_size"]
-    train_set = ImageSet(train, learnt, size, batch_size)
-    if test is None:
-        test_set = ImageSet(train, rows[judged], size, batch_size)
-    else:
-        test_set = ImageSet(test, np.arange(test.num_images), size, batch_size)
-    if not len(test_set.rows):
-        raise UserError(f"'{train.name}' has one image a class: none can be held out for testing")
-    tensors = _tensors(model, record, tasks, endpoints)
-    _check_memory(tensors, tasks, len(learnt), len(test_set.rows))
+    output = None if output is None else Path(output)
+    if cache_features and output is None:
+        raise UserError("features can be kept on disk only where there is an output folder")
+    subject = Subject.pretrained(weights)
+    settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
+    data = _data(tasks, train, test, subject, settings, max_train_images)
+    if len({task.name for task in tasks}) < len(tasks):
+        raise UserError("a task can be named only once; evaluate again for another protocol of it")
+    if endpoints is not None:
+        applications.feature_extractor(subject.network(), endpoints)  # tells an unknown name
+    frozen_tasks = [task for task in tasks if isinstance(task, Evaluator)]
+    if frozen_tasks:
+        frozen.check(frozen_tasks, subject, data, settings)
+    for task in tasks:
+        if not isinstance(task, Evaluator):
+            task.check(subject, data if task.needs_labels else None)
 
-    turns = np.random.default_rng(seed).integers(0, 4, test_set.source.num_images)
-    run = _Pass(tasks, train_set, test_set, turns, record, num_classes, progress)
-    trained = run(model, tensors, "")
-    del model, tensors
-    keras.utils.set_random_seed(seed)
-    random = applications.build(record["backbone"], size, **record["arguments"])
-    values = run(random, _tensors(random, record, tasks, endpoints), "random init, ")
-
-    return {
-        "protocol": {task.name: task.settings(len(learnt)) for task in tasks},
+    protocols = {task.name: task.protocol(data if task.needs_labels else None) for task in tasks}
+    described = {} if data is None else data.describe()
+    if any(task.compares_random for task in tasks):
+        described["random_init"] = f"same architecture and code path, untrained, seed {seed}"
+    partial = PartialResults(output)
+    identity = {
+        "sha256": subject.sha256,
+        "data": described,
+        "endpoints": None if endpoints is None else list(endpoints),
+        "batch_size": batch_size,
+        "seed": seed,
+        "versions": _versions(),
+    }
+    found: dict[str, list[dict[str, Result]]] = {}
+    for judged in (subject, subject.random_twin(seed)):
+        due = [task for task in tasks if judged.is_pretrained or task.compares_random]
+        keys = {task: (identity, task.name, protocols[task.name], judged.title) for task in due}
+        missing = [task for task in due if partial.get(keys[task]) is None]
+        for task, results in _run(missing, judged, data, settings):
+            partial.put(keys[task], results)
+        for task in due:
+            found.setdefault(task.name, []).append(
+                {result[:1] + result[2:5]: result for result in partial.get(keys[task])}
+            )
+    report = {
+        "protocol": protocols,
         "weights": str(weights),
-        "sha256": sha256(path),
-        "backbone": {key: record.get(key) for key in ("backbone", "arguments", "image_size")},
-        "epoch": record.get("epoch"),
-        "data": {
-            "train": train.name,
-            "train_fingerprint": train.fingerprint,
-            "test": f"{train.name}, held out: the fifth of every class with the lowest index hash"
-            if test is None
-            else test.name,
-            "test_fingerprint": test_set.source.fingerprint,
-            "num_train": len(learnt),
-            "num_test": len(test_set.rows),
-            "num_classes": num_classes,
-            "rotated": f"each test image turned by a random multiple of 90 degrees, seed {seed}; "
-            "train images upright",
-            "random_init": f"same architecture and code path, untrained, seed {seed}",
-        },
-        "results": [
-            {
-                "task": task,
-                "name": name,
-                "images": images,
-                "accuracy": accuracy,
-                "random_init": values[task, name, images],
-            }
-            for (task, name, images), accuracy in trained.items()
-        ],
+        "sha256": subject.sha256,
+        "backbone": {k: subject.record.get(k) for k in ("backbone", "arguments", "image_size")},
+        "epoch": subject.record.get("epoch"),
+        "endpoints": identity["endpoints"],
+        "data": described,
+        "results": [row for task in tasks for row in _rows(task.name, *found[task.name])],
         "versions": _versions(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "minutes": round((time.monotonic() - start) / 60, 2),
     }
+    partial.remove()
+    return report
 
 
-class _Pass:
-    """One network's way through all tasks."""
+def with_earlier(report: dict[str, Any], earlier: Any) -> dict[str, Any]:
+    """Adds to a report the other tasks of an earlier one, where both judge the same.
 
-    def __init__(
-        self,
-        tasks: Sequence[Evaluator],
-        train: ImageSet,
-        test: ImageSet,
-        turns: np.ndarray,
-        record: dict[str, Any],
-        num_classes: int,
-        progress: bool,
-    ):
-        self.tasks, self.train, self.test, self.turns = tasks, train, test, turns
-        self.mean = record.get("mean") or applications.IMAGENET_MEAN
-        self.std = record.get("std") or applications.IMAGENET_STD
-        self.num_classes, self.progress = num_classes, progress
+    Args:
+        report: of `evaluate`.
+        earlier: what was read from its file before; anything else is passed over.
 
-    def __call__(
-        self, model: keras.Model, tensors: dict[str, Any], title: str
-    ) -> dict[tuple[str, str, str], float]:
-        """Returns (task, feature name, images) -> accuracy."""
-        compact = [n for task in self.tasks if task.compact for n in _of(tensors, task)]
-        extract = FeatureExtractor(keras.Model(model.inputs, tensors), self.mean, self.std, compact)
-
-        def features(images: ImageSet, rotations: np.ndarray | None, what: str):
-            return images.features(extract, rotations, f"{title}{what}" if self.progress else None)
-
-        train = features(self.train, None, "train")
-        tests = {
-            "upright": features(self.test, None, "test"),
-            "rotated": features(self.test, self.turns, "test rotated"),
-        }
-        results = {}
-        for task in self.tasks:
-            task.fit(_own(train[0], task), train[1], self.num_classes)
-            for images, (test, labels) in tests.items():
-                for name, value in task.score(_own(test, task), labels):
-                    results[task.name, name, images] = value
-        return results
-
-
-def _tensors(
-    model: keras.Model,
-    record: dict[str, Any],
-    tasks: Sequence[Evaluator],
-    endpoints: Sequence[str] | None,
-) -> dict[str, Any]:
-    """All tasks' feature tensors under "task/name", so that one pass gives them all."""
+    Returns:
+        The report with the protocols and results of the earlier one's tasks that it lacks; as it
+        is where weights, images, endpoints, seed or versions differ.
+    """
+    try:
+        if any(earlier[key] != report[key] for key in ("sha256", "endpoints", "versions")):
+            return report
+        known = earlier["data"]
+        if any(known.get(key, value) != value for key, value in report["data"].items()):
+            return report
+        kept = [task for task in earlier["protocol"] if task not in report["protocol"]]
+        results = [row for row in earlier["results"] if row["task"] in kept]
+        protocols = {task: earlier["protocol"][task] for task in kept}
+    except (KeyError, TypeError, AttributeError):
+        return report
     return {
-        f"{task.name}/{name}": tensor
-        for task in tasks
-        for name, tensor in feature_tensors(
-            model, record.get("feature"), task.pooling, endpoints
-        ).items()
+        **report,
+        "data": {**known, **report["data"]},
+        "protocol": {**protocols, **report["protocol"]},
+        "results": [*results, *report["results"]],
     }
 
 
-def _of(values: dict[str, Any], task: Evaluator) -> list[str]:
-    return [name for name in values if name.startswith(f"{task.name}/")]
-
-
-def _own(features: Features, task: Evaluator) -> Features:
-    return {name.removeprefix(f"{task.name}/"): features[name] for name in _of(features, task)}
-
-
-def _check_memory(
-    tensors: dict[str, Any], tasks: Sequence[Evaluator], num_train: int, num_test: int
-) -> None:
-    """Refuses features that cannot fit, where the machine tells how much memory it has."""
-    width = sum(
-        int(tensors[name].shape[-1]) * (2 if task.compact else 4)
-        for task in tasks
-        for name in _of(tensors, task)
+def _data(
+    tasks: Sequence[Task],
+    train: Source | None,
+    test: Source | None,
+    subject: Subject,
+    settings: Settings,
+    max_train_images: int | None,
+) -> Data | None:
+    wanting = [task.name for task in tasks if task.needs_labels]
+    if not wanting:
+        return None
+    if train is None:
+        raise UserError(f"task '{wanting[0]}' needs images to learn from and to judge")
+    return Data(
+        train,
+        test,
+        subject.image_size,
+        settings.batch_size,
+        max_train_images,
+        settings.seed,
+        labels_optional=all(task.labels_optional for task in tasks if task.needs_labels),
     )
-    needed = width * (num_train + 2 * num_test)
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return
-    if needed > 0.8 * memory:
-        raise UserError(
-            f"the features of {num_train + num_test} images take {needed / 2**30:.0f} GiB and this "
-            f"machine has {memory / 2**30:.0f} GiB; give fewer --endpoints, a smaller "
-            "--probe_size or --max_train_images"
+
+
+def _run(
+    tasks: Sequence[Task], subject: Subject, data: Data | None, settings: Settings
+) -> Iterator[tuple[Task, list[Result]]]:
+    """Yields each task and its results as soon as it is done; evaluators share one pass."""
+    evaluators = [task for task in tasks if isinstance(task, Evaluator)]
+    results: dict[Task, list[Result]] = {task: [] for task in tasks}
+    for task in tasks:
+        if task not in evaluators:
+            results[task].extend(task.run(subject, data if task.needs_labels else None, settings))
+            yield task, results[task]
+        elif task is evaluators[0]:
+            for done, result in frozen.judge(evaluators, subject, data, settings):
+                results[done].append(result)
+            yield from ((done, results[done]) for done in evaluators)
+
+
+def _rows(
+    task: str,
+    trained: dict[tuple, Result],
+    random: dict[tuple, Result] | None = None,
+) -> list[dict[str, Any]]:
+    rows = []
+    for key, result in trained.items():
+        beside = (random or {}).get(key)
+        rows.append(
+            {
+                "task": task,
+                "name": result.feature,
+                "images": result.images,
+                "metric": result.metric,
+                "when": result.when,
+                "value": float(result.value),
+                "spread": _float(result.spread),
+                "random_init": None if beside is None else float(beside.value),
+                "random_init_spread": None if beside is None else _float(beside.spread),
+            }
         )
+    return rows
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _versions() -> dict[str, str]:
@@ -283,24 +244,3 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def table(report: dict[str, Any]) -> str:
-    """Returns a report's results as an aligned text table, in percent."""
-    results = report["results"]
-    rows = [["task", "feature", *(c for i in IMAGES for c in (i, "random init"))]]
-    for task, name in dict.fromkeys((row["task"], row["name"]) for row in results):
-        cells = [task, name]
-        for images in IMAGES:
-            for row in results:
-                if (row["task"], row["name"], row["images"]) == (task, name, images):
-                    values = row["accuracy"], row["random_init"]
-                    cells += [f"{100 * value:.1f}" for value in values]
-        rows.append(cells)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(left + right).rstrip())
-    return "\n".join(lines)

@@ -44,6 +44,49 @@ def subset(rows: np.ndarray, largest: int) -> np.ndarray:
     return np.sort(rows[np.argsort(index_hash(rows), kind="stable")[:largest]])
 
 
+def split(
+    train: Source,
+    test: Source | None,
+    max_train: int | None = None,
+    max_test: int | None = None,
+    way_out: str = "give a test set",
+) -> tuple[np.ndarray, Source, np.ndarray]:
+    """Chooses the images that are learnt from and those that are judged.
+
+    Args:
+        train: labelled images to learn from.
+        test: labelled images to judge; None holds out a part of `train`, see `held_out`.
+        max_train: most images to learn from, chosen by the hash of their index; None for all.
+        max_test: most images to judge, likewise.
+        way_out: what the error proposes where nothing can be held out.
+
+    Returns:
+        `(train_rows, test_source, test_rows)`: rows are increasing indices into their source.
+
+    Raises:
+        UserError: no test set, and no class has an image to spare.
+
+    >>> from rfd_tf import data
+    >>> train_rows, source, test_rows = split(data.digits(), data.digits("test"), max_train=100)
+    >>> len(train_rows), source.name, len(test_rows)
+    (100, 'digits/test', 297)
+    """
+    rows = np.arange(train.num_images)
+    labels = np.zeros(len(rows), np.int64) if train.labels is None else train.labels
+    judged = held_out(labels) if test is None else np.zeros(len(rows), bool)
+    train_rows = rows[~judged]
+    test_rows = rows[judged] if test is None else np.arange(test.num_images)
+    if not len(test_rows):
+        raise UserError(
+            f"'{train.name}' has one image a class: none can be held out for testing; {way_out}"
+        )
+    if max_train is not None:
+        train_rows = subset(train_rows, max_train)
+    if max_test is not None:
+        test_rows = subset(test_rows, max_test)
+    return train_rows, train if test is None else test, test_rows
+
+
 def check_classes(train: Source, test: Source | None) -> int:
     """Makes sure that figures mean something, and returns the number of classes.
 
@@ -73,6 +116,14 @@ def check_classes(train: Source, test: Source | None) -> int:
                 f"'{train.name}' has {_listed(train.class_names, test.class_names)}; "
                 f"'{test.name}' has {_listed(test.class_names, train.class_names)}"
             )
+        if not test.class_names:
+            unseen = np.setdiff1d(test.labels, present)
+            if len(unseen):
+                shown = ", ".join(map(str, unseen[:10]))
+                raise UserError(
+                    f"'{test.name}' has images of class {shown}{' ...' * (len(unseen) > 10)}, of "
+                    f"which '{train.name}' has none: train and test must have the same classes"
+                )
         highest = max(highest, int(test.labels.max()))
     return max(highest + 1, len(train.class_names or ()))
 

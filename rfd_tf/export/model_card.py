@@ -281,17 +281,20 @@ def scores_of(source: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         # Scores are an extra: a report that cannot be read is not worth an export.
         return None
-    keys = {"task", "name", "images", "accuracy", "random_init"}
+    keys = {"task", "name", "images", "metric", "when", "value", "random_init"}
     fits = (
         isinstance(report, dict)
         and report.get("sha256") == sha256(source)
         and isinstance(report.get("results"), list)
         and all(isinstance(row, dict) and keys <= set(row) for row in report["results"])
     )
-    return report if fits else None
+    # (Where the weights lay when they were judged is nobody's business.)
+    return {key: value for key, value in report.items() if key != "weights"} if fits else None
 
 
 def _scores_text(report: Mapping[str, Any]) -> str:
+    from rfd_tf.evaluation.table import shown
+
     data = report.get("data", {})
     where = ""
     if {"num_test", "test", "num_train", "train"} <= set(data):
@@ -304,15 +307,16 @@ def _scores_text(report: Mapping[str, Any]) -> str:
             row["task"],
             f"`{row['name']}`",
             row["images"],
-            f"{100 * row['accuracy']:.1f}",
-            f"{100 * row['random_init']:.1f}",
+            ", ".join(part for part in (row["metric"], row["when"]) if part),
+            shown(row["value"], row.get("spread"), row["metric"]),
+            shown(row["random_init"], row.get("random_init_spread"), row["metric"]),
         )
         for row in report["results"]
     ]
-    header = ("task", "feature", "test images", "accuracy", "untrained network")
+    header = ("task", "feature", "test images", "figure", "value", "untrained network")
     return (
-        f"Accuracy in percent of frozen features{where}; beside it that of the same network "
-        f"without training.\n\n{_table(header, rows)}"
+        f"Frozen or fine-tuned as each task says, accuracies and precisions in percent{where}; "
+        f"beside it the same network without training.\n\n{_table(header, rows)}"
     )
 
 

@@ -103,6 +103,10 @@ class Method(keras.Model):
                 where there are none.
         """
 
+    def heads(self) -> dict[str, keras.layers.Dense]:
+        """The linear layers on the feature, by name, that are worth keeping with the backbone."""
+        return {}
+
     def record(self) -> dict:
         """What must be known, beside the weights, to use the backbone's feature."""
         return {

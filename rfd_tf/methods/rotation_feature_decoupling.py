@@ -357,6 +357,11 @@ class RotationFeatureDecoupling(Method):
         f1, f2 = self.split_features(features)
         return {"f": features, "f1": f1, "f2": f2}
 
+    def heads(self) -> dict[str, keras.layers.Dense]:
+        """The classifier of rotations, on f1, and the projection of the instance loss, on f2."""
+        layers = {"rotation_head": self.rotation_head, "projection": self.projection}
+        return {name: layer for name, layer in layers.items() if layer is not None}
+
     def record(self) -> dict:
         record = super().record()
         if self.decoupled:

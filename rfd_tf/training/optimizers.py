@@ -100,8 +100,8 @@ def build(
     Raises:
         UserError: an unknown name.
 
-    >>> build("adam", 1e-3, weight_decay=0.05).name
-    'adam_w'
+    >>> type(build("adam", 1e-3, weight_decay=0.05)).__name__
+    'AdamW'
     """
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)

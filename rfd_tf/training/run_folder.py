@@ -26,8 +26,8 @@ class RunFolder:
     """A training run's folder.
 
     It holds `run.json` (resolved flags, identity, versions), `metrics.csv`, `skipped_files.txt`,
-    `checkpoints/`, `tensorboard/`, `backbone.weights.h5`, `backbone.keras` and, where asked for,
-    `evaluation.json` and `export/`.
+    `checkpoints/`, `tensorboard/`, `backbone.weights.h5`, `heads.npz` (the heads trained with it),
+    `backbone.keras` and, where asked for, `evaluation.json`, `evaluation_files/` and `export/`.
 
     Args:
         directory: the folder; made when missing.
@@ -107,13 +107,14 @@ class RunFolder:
 
     def _remove_run(self) -> None:
         # Only what a run writes: the folder may hold other files of the user's.
-        for name in ("checkpoints", "tensorboard", "export"):
+        for name in ("checkpoints", "tensorboard", "export", "evaluation_files"):
             shutil.rmtree(self.path(name), ignore_errors=True)
         for name in (
             RUN_FILE,
             "metrics.csv",
             "skipped_files.txt",
             "backbone.weights.h5",
+            "heads.npz",
             "backbone.keras",
             "evaluation.json",
         ):

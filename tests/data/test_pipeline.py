@@ -9,6 +9,7 @@ from PIL import Image
 
 from rfd_tf.data import (
     ArraySource,
+    augment,
     evaluation_dataset,
     image_folder,
     load_images,
@@ -230,7 +231,7 @@ def test_order_may_be_given_up(folder):
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"image_size": 0}, "image_size must be 1 or more, got 0"),
         ({"start_step": -1}, "start_step must be 0 or more, got -1"),
-        ({"crop": "random"}, "unknown crop 'random'.*pad, resized, none"),
+        ({"crop": "random"}, "unknown crop 'random'.*pad, resized, window, none"),
         ({"crop_area": (0.0, 1.0)}, r"crop_area .* at most 1, got \(0.0, 1.0\)"),
         ({"crop_area": (0.5, 1.5)}, "crop_area"),
         ({"crop_ratio": (2.0, 1.0)}, r"crop_ratio .* got \(2.0, 1.0\)"),
@@ -346,3 +347,53 @@ def test_when_no_file_can_be_read_training_stops(tmp_path):
     _break(source, range(4))
     with pytest.raises(tf.errors.InvalidArgumentError, match="no image of a training step"):
         _batches(source, 1, batch_size=4)
+
+
+def test_windows_are_squares_of_the_evaluations_scale_anywhere():
+    height, width = tf.fill([4000], 128), tf.fill([4000], 200)
+    draws = tf.random.stateless_uniform([4000, 22], [1, 2])
+    windows = augment.square_windows(draws, height, width, 224 / 256).numpy()
+    assert (windows[:, 2:] == 112).all()
+    assert (windows[:, 0].min(), windows[:, 0].max()) == (0, 16)
+    assert (windows[:, 1].min(), windows[:, 1].max()) == (0, 88)
+    assert abs(windows[:, 1].mean() - 44) < 2
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_window_crops_are_parts_of_the_image(tmp_path, kept):
+    ramp = np.linspace(0, 255, 110).astype(np.uint8)
+    image = np.stack([*np.meshgrid(ramp, ramp), np.zeros((110, 110), np.uint8)], axis=-1)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / name)
+    source = image_folder(tmp_path, cache_bytes=1 << 30 if kept else 0)
+    assert isinstance(source, ArraySource) == kept
+    lefts = set()
+    for batch in _batches(source, 8, crop="window", image_size=96, batch_size=2):
+        for crop in batch["image"].astype(int):
+            # A window of 96/110 of the side: so much of the ramp, whichever way round.
+            assert abs(abs(crop[0, -1, 0] - crop[0, 0, 0]) - 255 * 95 / 109) < 4
+            lefts.add(crop[0, 0, 0])
+    assert len(lefts) > 4
+
+
+def test_ten_crops_are_corners_centre_and_mirrors(tmp_path):
+    def five_crops(pixels, size):
+        bottom, right = pixels.shape[0] - size, pixels.shape[1] - size
+        places = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+        places.append((round(bottom / 2), round(right / 2)))  # torchvision's five_crop
+        return [pixels[top : top + size, left : left + size] for top, left in places]
+
+    images = [_picture(i, 40, 60).resize((60, 40)) for i in range(3)]
+    for i, image in enumerate(images):
+        image.save(tmp_path / f"{i}.png")
+    on_disk = image_folder(tmp_path, cache_bytes=0)
+    in_memory = ArraySource(np.stack([np.asarray(image) for image in images]))
+    for source in (on_disk, in_memory):
+        batches = evaluation_dataset(source, image_size=35, batch_size=2, ten_crops=True)
+        found = np.concatenate([batch["image"] for batch in batches.as_numpy_iterator()])
+        assert found.shape == (3, 10, 35, 35, 3)
+        for image, crops in zip(images, found, strict=True):
+            # 40 x 60 is its own resized form: 35 * 256 / 224 = 40.
+            pixels = np.asarray(image)
+            expected = [*five_crops(pixels, 35), *five_crops(pixels[:, ::-1], 35)]
+            np.testing.assert_array_equal(crops, expected)

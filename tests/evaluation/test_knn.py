@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -39,14 +41,37 @@ def test_neighbours_are_the_k_most_similar_ones():
     np.testing.assert_array_equal(found, np.take_along_axis(values, expected, axis=1))
 
 
-def test_blocks_do_not_matter():
+def test_memory_does_not_matter():
     train, train_labels = clusters(1000)
     test, _ = clusters(101, seed=1)
-    whole = knn_predictions(train, train_labels, test, k=20, block=1000)
-    for block in (1, 7, 100):
+    whole = knn_predictions(train, train_labels, test, k=20)
+    for memory in (1 << 13, 1 << 16, 1 << 20):
         np.testing.assert_array_equal(
-            knn_predictions(train, train_labels, test, k=20, block=block), whole
+            knn_predictions(train, train_labels, test, k=20, memory=memory), whole
         )
+    # All neighbours vote, found in many blocks.
+    few = knn_predictions(train, train_labels, test, k=1000)
+    np.testing.assert_array_equal(
+        knn_predictions(train, train_labels, test, k=1000, memory=1 << 16), few
+    )
+
+
+def test_large_sets_stay_within_the_stated_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "train.npy"
+    train = np.lib.format.open_memmap(path, "w+", np.float16, (400_000, 32))
+    for start in range(0, len(train), 50_000):
+        train[start : start + 50_000] = rng.standard_normal((50_000, 32))
+    test = np.array(train[[7, 399_999, 250_000]])  # each is its own nearest neighbour
+    labels = np.arange(len(train)) % 1000
+    memory = 32 << 20
+    tracemalloc.start()
+    found = knn_predictions(train, labels, np.tile(test, (100, 1)), k=1, memory=memory)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, np.tile([7, 999, 0], 100))
+    # Well below the 51 MB of the rows in float32, or the 480 MB of all similarities.
+    assert peak < memory
 
 
 def test_ties_go_to_the_first_rows_and_the_lowest_class():
@@ -90,7 +115,8 @@ def test_evaluator_yields_names_and_values():
     test, test_labels = clusters(100, seed=1)
     task = KNearestNeighbours()
     sets = [{"f": x, "f1": x[:, :3]} for x in (train, test)]
-    values = dict(task.evaluate(sets[0], train_labels, sets[1], test_labels, num_classes=7))
+    found = task.evaluate(sets[0], train_labels, sets[1], test_labels, num_classes=7)
+    values = {result.feature: result.value for result in found}
     assert list(values) == ["f", "f1"]
     assert values["f"] == knn_accuracy(train, train_labels, test, test_labels, k=50)
     assert values["f1"] < values["f"]

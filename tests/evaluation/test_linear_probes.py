@@ -10,6 +10,12 @@ from rfd_tf.evaluation.features import extract_features, feature_tensors
 from rfd_tf.evaluation.linear import LinearProbes, Probe
 
 
+def values_of(task, *arguments):
+    """Feature -> accuracy after the last epoch."""
+    found = task.evaluate(*arguments)
+    return {result.feature: result.value for result in found if result.when == "last epoch"}
+
+
 @pytest.fixture(scope="module")
 def digits_features():
     """Features of an untrained network on the digits, of two widths."""
@@ -30,7 +36,7 @@ def digits_features():
 
 def test_agrees_with_scikit_learn(digits_features):
     train, train_labels, test, test_labels = digits_features
-    values = dict(LinearProbes().evaluate(train, train_labels, test, test_labels, 10))
+    values = values_of(LinearProbes(), train, train_labels, test, test_labels, 10)
     assert set(values) == {"block4", "pooled"}
     for name, value in values.items():
         reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
@@ -42,20 +48,39 @@ def test_is_deterministic_and_the_seed_matters(digits_features):
     train, labels, _, _ = digits_features
 
     def weights(seed):
-        return Probe(epochs=2, seed=seed).fit(train["pooled"], labels, 10)._weights
+        return Probe(epochs=2, seed=seed).fit(train["pooled"], labels, 10)._epochs[-1]
 
     np.testing.assert_array_equal(weights(0), weights(0))
     assert np.abs(weights(0) - weights(1)).max() > 0
 
 
+def test_best_epoch_is_the_best_of_all(digits_features):
+    train, train_labels, test, test_labels = digits_features
+    task = LinearProbes(epochs=6)
+    found = task.evaluate({"f": train["pooled"]}, train_labels, test, test_labels, 10)
+    with pytest.raises(KeyError):  # only what was fitted can be scored
+        list(found)
+    found = list(task.score({"f": test["pooled"]}, test_labels))
+    # The rate follows a cosine over all epochs, so shorter trainings are no prefixes: the
+    # weights after each epoch are asked for while they are being trained.
+    probe, accuracies = Probe(6, keep_epochs=True), []
+
+    def judge():
+        accuracies.append(np.mean(probe.predict(test["pooled"]) == test_labels))
+
+    probe.fit(train["pooled"], train_labels, 10, after_epoch=judge)
+    assert [(r.when, r.value) for r in found] == [
+        ("last epoch", accuracies[-1]),
+        ("best epoch", max(accuracies)),
+    ]
+
+
 def test_probes_are_independent_of_their_company(digits_features):
     train, train_labels, test, test_labels = digits_features
     task = LinearProbes(epochs=2)
-    together = dict(task.evaluate(train, train_labels, test, test_labels, 10))
-    alone = dict(
-        task.evaluate(
-            {"pooled": train["pooled"]}, train_labels, {"pooled": test["pooled"]}, test_labels, 10
-        )
+    together = values_of(task, train, train_labels, test, test_labels, 10)
+    alone = values_of(
+        task, {"pooled": train["pooled"]}, train_labels, {"pooled": test["pooled"]}, test_labels, 10
     )
     assert alone["pooled"] == together["pooled"]
 
@@ -63,14 +88,13 @@ def test_probes_are_independent_of_their_company(digits_features):
 def test_half_precision_changes_little(digits_features):
     train, train_labels, test, test_labels = digits_features
     values = [
-        dict(
-            LinearProbes(epochs=5).evaluate(
-                {"f": train["block4"].astype(dtype)},
-                train_labels,
-                {"f": test["block4"].astype(dtype)},
-                test_labels,
-                10,
-            )
+        values_of(
+            LinearProbes(epochs=5),
+            {"f": train["block4"].astype(dtype)},
+            train_labels,
+            {"f": test["block4"].astype(dtype)},
+            test_labels,
+            10,
         )["f"]
         for dtype in ("float32", "float16")
     ]
@@ -92,7 +116,6 @@ def test_settings_tell_the_protocol():
     settings = LinearProbes(probe_size=3, seed=5).settings(num_train=50_000)
     assert settings["probe_size"] == 3 and settings["seed"] == 5
     assert settings["epochs"] == 10 and settings["batch_size"] == 256
-    assert settings["reported"] == "last epoch"
     assert LinearProbes(epochs=3).settings(100)["epochs"] == 3
 
 

@@ -4,8 +4,8 @@ import pytest
 from rfd_tf import applications
 from rfd_tf.data import ArraySource, FolderSource, image_folder
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import KNearestNeighbours, runner
-from rfd_tf.evaluation.base import Evaluator
+from rfd_tf.evaluation import KNearestNeighbours, frozen, image_set, runner
+from rfd_tf.evaluation.base import Evaluator, Result
 
 
 class Spy(Evaluator):
@@ -26,7 +26,7 @@ class Spy(Evaluator):
     def score(self, test, labels):
         self.scores.append((test, labels))
         for name in test:
-            yield name, 0.5
+            yield Result(name, 0.5, when="")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,8 @@ def test_what_evaluators_are_given(weights):
     assert np.abs(upright["block1"] - rotated["block1"]).max() > 0.01
 
     assert report["protocol"] == {"spy": {"num_train": 40}}
-    row = {"task": "spy", "name": "block1", "accuracy": 0.5, "random_init": 0.5}
+    row = {"task": "spy", "name": "block1", "metric": "accuracy", "when": "", "value": 0.5}
+    row = {**row, "spread": None, "random_init": 0.5, "random_init_spread": None}
     assert {**row, "images": "rotated"} in report["results"]
     table = runner.table(report).splitlines()
     assert table[0].split() == "task feature upright random init rotated random init".split()
@@ -103,7 +104,7 @@ def test_large_sets_are_streamed_to_the_same_figures(weights, tmp_path, monkeypa
     assert isinstance(streamed, FolderSource)
     kept, spied = Spy(), Spy()
     runner.evaluate(weights, [kept], streamed, batch_size=16)
-    monkeypatch.setattr(runner, "_KEEP_BYTES", 0)
+    monkeypatch.setattr(image_set, "_KEEP_BYTES", 0)
     runner.evaluate(weights, [spied], streamed, batch_size=16)
     for (a, labels, _), (b, streamed_labels, _) in zip(kept.fits, spied.fits, strict=True):
         np.testing.assert_array_equal(labels, streamed_labels)
@@ -114,9 +115,30 @@ def test_large_sets_are_streamed_to_the_same_figures(weights, tmp_path, monkeypa
 
 
 def test_features_that_cannot_fit_are_refused_beforehand(weights, monkeypatch):
-    real = runner.os.sysconf
+    real = frozen.os.sysconf
     monkeypatch.setattr(
-        runner.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
+        frozen.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
     )
     with pytest.raises(UserError, match="--max_train_images"):
         runner.evaluate(weights, [KNearestNeighbours()], source(60))
+
+
+def test_figures_of_other_tasks_on_the_same_images_stay():
+    def report(task, **changes):
+        rows = [{"task": task, "value": 0.5}]
+        base = {"sha256": "a", "endpoints": None, "versions": {}, "data": {"test": "t"}}
+        return {**base, "protocol": {task: {"k": 1}}, "results": rows, **changes}
+
+    both = runner.with_earlier(report("linear"), report("knn"))
+    assert list(both["protocol"]) == ["knn", "linear"]
+    assert [row["task"] for row in both["results"]] == ["knn", "linear"]
+    again = runner.with_earlier(report("knn", results=[{"task": "knn", "value": 0.7}]), both)
+    assert [(row["task"], row["value"]) for row in again["results"]] == [
+        ("linear", 0.5),
+        ("knn", 0.7),
+    ]
+    new = report("linear")
+    for other in ({"sha256": "b"}, {"data": {"test": "u"}}, {"endpoints": ["block1"]}):
+        assert runner.with_earlier(new, report("knn", **other)) == new
+    assert runner.with_earlier(new, None) == new
+    assert runner.with_earlier(new, {"sha256": "a"}) == new

@@ -38,7 +38,9 @@ def test_classes_are_checked():
     two = source([0, 1, 1], ["cat", "dog"], "two")
     assert check_classes(two, source([1, 1, 0], ["cat", "dog"])) == 2
     assert check_classes(two, None) == 2
-    assert check_classes(source([0, 4]), source([5])) == 6
+    assert check_classes(source([0, 4, 5]), source([5])) == 6
+    with pytest.raises(UserError, match="'other' has images of class 3, 5, of which 'set' has no"):
+        check_classes(source([0, 4]), source([5, 3, 4], name="other"))
     with pytest.raises(UserError, match="'plain' has no labels"):
         check_classes(source(None, name="plain"), None)
     with pytest.raises(UserError, match="'plain' has no labels"):

@@ -25,7 +25,15 @@ def run_folder(backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     path = applications.save_backbone(backbone, folder / "backbone.weights.h5", RECORD)
     results = [
-        {"task": "knn", "name": name, "images": images, "accuracy": 0.905, "random_init": 0.5}
+        {
+            "task": "knn",
+            "name": name,
+            "images": images,
+            "metric": "accuracy",
+            "when": "",
+            "value": 0.905,
+            "random_init": 0.5,
+        }
         for name in ("f", "f2")
         for images in ("upright", "rotated")
     ]

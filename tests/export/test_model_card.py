@@ -52,7 +52,7 @@ def test_the_readme_tells_people_the_same(exported):
     for part in ("## Use", "## Inputs and outputs", "## Preprocessing", "## Scores",
                  "## Compared with Keras", "## Files", "## Licence", "## Limits"):  # fmt: skip
         assert f"\n{part}\n" in text
-    assert "| knn | `f2` | rotated | 90.5 | 50.0 |" in text
+    assert "| knn | `f2` | rotated | accuracy | 90.5 | 50.0 |" in text
     assert "297 test images (digits test)" in text
     assert card["weights_sha256"] in text
     for row in re.findall(r"^\|.*", text, re.MULTILINE):

@@ -1,49 +1,11 @@
 """scripts/estimate_pu.py as a user runs it: files, resuming, one line for a mistake."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
+from script_driver import run_many
 
 from rfd_tf.data import image_folder, pu_weights
-
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "estimate_pu.py"
-
-# Calls the script several times in one process, each time as if from a fresh command line.
-DRIVER = """
-import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
-import common, estimate_pu
-results = []
-for line in json.loads(sys.argv[2]):
-    for name in estimate_pu.FLAGS:
-        estimate_pu.FLAGS[name].unparse()
-    sys.argv = ["estimate_pu.py", *line]
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            common.run(estimate_pu.main)
-        except SystemExit as end:
-            code = end.code or 0
-    results.append([code, out.getvalue(), err.getvalue()])
-print("RESULTS" + json.dumps(results))
-"""
-
-
-def run_many(lines):
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(SCRIPT.parent), json.dumps(lines)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert "RESULTS" in done.stdout, done.stderr
-    return json.loads(done.stdout.split("RESULTS")[1])
 
 
 @pytest.fixture
@@ -111,7 +73,7 @@ def test_weights_are_estimated_converted_and_drawn_and_mistakes_told(photos):
         "is no .npz file": [data, f"--input={photos / 'file.npz'}", fresh],
         "no such PU weights file": [data, "--input=none.npz", fresh],
     }
-    found = run_many([*good, *mistakes.values()])
+    found = run_many("estimate_pu", [*good, *mistakes.values()])
 
     for code, _, err in found[: len(good)]:
         assert code == 0, err

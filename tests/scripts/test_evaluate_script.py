@@ -9,42 +9,12 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from script_driver import run_many
 
 from rfd_tf import applications
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "evaluate.py"
-
-# Calls the script several times in one process, each time as if from a fresh command line.
-DRIVER = """
-import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
-import common, evaluate
-results = []
-for line in json.loads(sys.argv[2]):
-    for name in evaluate.FLAGS:
-        evaluate.FLAGS[name].unparse()
-    sys.argv = ["evaluate.py", *line]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            common.run(evaluate.main)
-        except SystemExit as end:
-            code = end.code or 0
-    results.append([code, out.getvalue(), err.getvalue()])
-print("RESULTS" + json.dumps(results))
-"""
-
-
-def run_many(lines):
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(SCRIPT.parent), json.dumps(lines)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert "RESULTS" in done.stdout, done.stderr
-    return json.loads(done.stdout.split("RESULTS")[1])
 
 
 @pytest.fixture(scope="module")
@@ -108,28 +78,49 @@ def test_a_run_folder_is_judged_on_its_own_data(run_folder):
     assert len(report["sha256"]) == 64
     assert report["data"]["num_train"] == 1500 and report["data"]["num_test"] == 297
 
-    results = {(r["task"], r["name"], r["images"]): r for r in report["results"]}
+    def key(row):
+        return row["task"], row["name"], row["images"]
+
+    results = {key(r): r for r in report["results"] if r["when"] != "best epoch"}
     knn = ["block2", "block6", "f", "f1", "f2"]
     linear = ["block2", "block6", "pooled", "f", "f1", "f2"]
     names = [("knn", name) for name in knn] + [("linear", name) for name in linear]
     assert set(results) == {(*n, images) for n in names for images in ("upright", "rotated")}
+    best = {key(r): r["value"] for r in report["results"] if r["when"] == "best epoch"}
+    assert set(best) == {names for names in results if names[0] == "linear"}
+    assert all(best[names] >= results[names]["value"] for names in best)
     for (_, _, images), row in results.items():
-        for value in (row["accuracy"], row["random_init"]):
+        for value in (row["value"], row["random_init"]):
             assert 0.05 < value < 0.99
             assert images == "upright" or value < 0.7
     # Even an untrained network tells digits apart, upright ones better than turned ones.
-    assert results["linear", "f", "upright"]["accuracy"] > 0.8
+    assert results["linear", "f", "upright"]["value"] > 0.8
     assert results["knn", "f", "upright"] == {**results["knn", "block6", "upright"], "name": "f"}
     # The random network is another one than this untrained one.
-    assert any(row["accuracy"] != row["random_init"] for row in results.values())
+    assert any(row["value"] != row["random_init"] for row in results.values())
 
     table = [line.split() for line in done.stdout.splitlines()]
     row = results["knn", "f2", "upright"], results["knn", "f2", "rotated"]
-    figures = [f"{100 * r[key]:.1f}" for r in row for key in ("accuracy", "random_init")]
+    figures = [f"{100 * r[key]:.1f}" for r in row for key in ("value", "random_init")]
     assert ["knn", "f2", *figures] in table
 
 
-def test_other_data_and_mistakes(run_folder, pictures, tmp_path):
+@pytest.fixture
+def lists(tmp_path):
+    """Two lists of labelled/ and a damaged one."""
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    texts = {
+        "train": "".join(f"dark/{i}.png 0\nlight/{i}.png 1\n" for i in range(9)),
+        "test": "dark/9.png 0\nlight/9.png 7\n",
+        "bad": "dark/0.png 0\ndark/1.png\n",
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.txt").write_text(text)
+    return [folder / f"{name}.txt" for name in texts]
+
+
+def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
     weights = f"--weights={run_folder / 'plain.weights.h5'}"
     labelled = f"--data_dir={pictures / 'labelled'}"
     output = tmp_path / "new" / "report.json"
@@ -138,7 +129,7 @@ def test_other_data_and_mistakes(run_folder, pictures, tmp_path):
     (tmp_path / "empty").mkdir()
     good = [weights, labelled, "--task=knn", "--endpoints=block1", f"--output={output}"]
     mistakes = {
-        "unknown task 'kn' (did you mean 'knn'?); options: knn, linear": [weights, "--task=kn"],
+        "unknown task 'kn' (did you mean 'knn'?); options: knn, linear, ": [weights, "--task=kn"],
         "unknown endpoint 'block9'": [weights, labelled, "--endpoints=block9"],
         "no such weights file": ["--weights=runs/none.weights.h5", "--dataset=digits"],
         "unknown weights 'nothing'": ["--weights=nothing", "--dataset=digits"],
@@ -158,8 +149,82 @@ def test_other_data_and_mistakes(run_folder, pictures, tmp_path):
         "cannot write": [weights, labelled, f"--output={tmp_path / 'file' / 'x.json'}"],
         "not a positive integer": [weights, labelled, "--k=0"],
         "temperature above 0": [weights, labelled, "--temperature=0"],
+        "--per_class needs whole numbers": [weights, labelled, "--task=lowshot", "--per_class=a"],
+        "smallest class of 'labelled' has 12 images": [
+            weights,
+            labelled,
+            "--task=lowshot",
+            "--per_class=20",
+        ],
+        "look at 'conv4', which this network lacks": [
+            weights,
+            labelled,
+            "--task=nonlinear",
+            "--nonlinear_protocol=rfd_imagenet",
+        ],
+        "unknown linear protocol 'rfd'": [weights, labelled, "--protocol=rfd"],
+        "unknown endpoint 'fc8'": [weights, labelled, "--task=finetune", "--finetune_endpoint=fc8"],
+        "--train_list goes with --eval_list, not with --data_dir": [
+            weights,
+            labelled,
+            f"--train_list={lists[0]}",
+        ],
+        "--runs goes with --suite": [weights, labelled, "--runs=a"],
+        "leave --weights out": [weights, "--suite=features", "--runs=a"],
+        "give --runs": ["--suite=features"],
+        "unknown suite 'cifar'": ["--suite=cifar", "--runs=a"],
+        "unknown weights 'a'": ["--suite=features", "--runs=a", labelled],
+        "--eval_list goes with --train_list": [weights, f"--eval_list={lists[0]}"],
+        "lists/bad.txt', line 2: 'dark/1.png' must be a path and a label": [
+            weights,
+            f"--train_list={lists[2]}",
+            f"--list_root={pictures / 'labelled'}",
+        ],
+        "lists/test.txt' has images of class 7, of which": [
+            weights,
+            f"--train_list={lists[0]}",
+            f"--eval_list={lists[1]}",
+            f"--list_root={pictures / 'labelled'}",
+        ],
     }
-    found = run_many([good, *mistakes.values()])
+    listed = [
+        weights,
+        "--task=lowshot,nonlinear,finetune,rotated",
+        f"--train_list={lists[0]}",
+        f"--list_root={pictures / 'labelled'}",
+        "--endpoints=block2",
+        "--per_class=2,5",
+        "--draws=1",
+        "--lowshot_steps=2",
+        "--probe_epochs=1",
+        "--finetune_epochs=1",
+        f"--output={tmp_path / 'listed.json'}",
+    ]
+    compared = [
+        "--suite=features",
+        f"--runs={run_folder},{run_folder / 'plain.weights.h5'}",
+        "--task=knn",
+        labelled,
+        f"--output={tmp_path / 'suite'}",
+    ]
+    found = run_many("evaluate", [good, listed, compared, *mistakes.values()])
+
+    code, out, err = found.pop(2)
+    assert code == 0, err
+    written = (tmp_path / "suite" / "comparison.md").read_text()
+    assert "plain" in written and written.strip() in out
+    code, out, err = found.pop(1)
+    assert code == 0, err
+    report = json.loads((tmp_path / "listed.json").read_text())
+    assert report["protocol"]["lowshot"]["per_class"] == [2, 5]
+    assert (
+        report["protocol"]["nonlinear"]["epochs"] == report["protocol"]["finetune"]["epochs"] == 1
+    )
+    assert {row["task"] for row in report["results"]} == {
+        "lowshot", "nonlinear", "finetune", "rotated"
+    }  # fmt: skip
+    assert report["data"]["train"].endswith("train.txt") and "best epoch" in out
+    assert not (tmp_path / "listed_files").exists()
 
     code, out, err = found[0]
     assert code == 0, err
@@ -173,3 +238,25 @@ def test_other_data_and_mistakes(run_folder, pictures, tmp_path):
         assert message in err
         assert err.startswith("error: ") and err.count("\n") == 1, err
         assert out == ""
+
+
+def test_every_option_of_every_task_has_a_flag():
+    program = """
+import inspect, json, sys
+sys.path.insert(0, sys.argv[1])
+import evaluate_flags
+from rfd_tf.evaluation import TASKS
+own = {task: sorted(inspect.signature(make).parameters) for task, make in TASKS.items()}
+flagged = {task: sorted(options) for task, options in evaluate_flags.OPTIONS.items()}
+print("RESULTS" + json.dumps([own, flagged]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(SCRIPT.parent)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    own, flagged = json.loads(done.stdout.split("RESULTS")[1])
+    # Progress bars are the script's own wish.
+    own = {task: [o for o in options if o != "progress"] for task, options in own.items()}
+    assert flagged == own

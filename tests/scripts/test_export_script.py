@@ -5,29 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from script_driver import run_many
 
 from rfd_tf import applications
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "export.py"
-
-# Calls the script's main for several command lines in one process: most of the time of a call
-# goes into importing TensorFlow.
-DRIVER = f"""
-import json, sys
-sys.path.insert(0, {str(SCRIPT.parent)!r})
-import common, export
-for arguments in json.load(sys.stdin):
-    for name in export.FLAGS:
-        export.FLAGS[name].unparse()
-    sys.argv = ["export.py", *arguments]
-    code = 0
-    try:
-        common.run(export.main)
-    except SystemExit as end:
-        code = end.code or 0
-    print(f"exit code {{code}}", file=sys.stderr, flush=True)
-"""
 
 
 def run(command, **options):
@@ -65,20 +48,17 @@ def test_command_lines_and_their_exit_codes(run_folder, tmp_path):
         ([weights, good], 2, f"output folder '{out}' is not empty"),
         ([weights, good, "--format=keras", "--overwrite", "--name=again"], 0, ""),
     ]
-    done = run(["-c", DRIVER], input=json.dumps([arguments for arguments, _, _ in lines]))
-    told = [line for line in done.stderr.splitlines() if line.startswith(("error:", "exit code"))]
-    expected = []
-    for _, code, message in lines:
-        expected += [f"error: {message}"] if message else []
-        expected.append(f"exit code {code}")
-    assert len(told) == len(expected), done.stderr
-    for line, start in zip(told, expected, strict=True):
-        assert line.startswith(start)
-    assert "Traceback" not in done.stderr
+    found = run_many("export", [arguments for arguments, _, _ in lines])
+    for (code, _, err), (arguments, expected, message) in zip(found, lines, strict=True):
+        assert code == expected, (arguments, err)
+        told = [line for line in err.splitlines() if line.startswith("error:")]
+        assert len(told) == bool(message) and "Traceback" not in err
+        assert not message or told[0].startswith(f"error: {message}")
 
-    assert f"exported small to {out}" in done.stdout
-    assert "output embedding    [batch, 8]  rotation-related half" in done.stdout
-    assert "onnx         agrees with Keras" in done.stdout
+    stdout = "".join(out for _, out, _ in found)
+    assert f"exported small to {out}" in stdout
+    assert "output embedding    [batch, 8]  rotation-related half" in stdout
+    assert "onnx         agrees with Keras" in stdout
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md", "backbone.keras", "backbone.weights.h5", "card.json"
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from PIL import Image
 
 import rfd_tf
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation.heads import load_heads
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 TINY = [
@@ -110,6 +111,8 @@ def test_a_folder_of_mixed_images_trains(runs, photos):
     written = json.loads((folder / "straight" / "run.json").read_text())
     assert written["flags"]["data_dir"] == str(photos) and written["flags"]["batch_size"] == 8
     assert list((folder / "straight" / "tensorboard").iterdir())
+    heads = load_heads(folder / "straight")
+    assert heads["rotation_head"][0].shape == (8, 4) and heads["projection"][0].shape == (8, 128)
 
 
 def test_resuming_gives_what_the_uninterrupted_run_gives(runs):
@@ -127,6 +130,23 @@ def test_resuming_gives_what_the_uninterrupted_run_gives(runs):
     assert set(states[0].files) == set(states[1].files)
     for name in set(states[0].files) - {"description"}:
         np.testing.assert_array_equal(states[0][name], states[1][name], name)
+
+
+def test_a_complete_run_started_again_writes_the_heads_it_lacks(call, runs, photos):
+    folder, _, _ = runs
+    path = folder / "resumed" / "heads.npz"
+    before = load_heads(path.parent)
+    path.unlink()
+    call(
+        f"--data_dir={photos}",
+        "--max_skipped=0.1",
+        "--epochs=2",
+        "--monitor_every=0",
+        f"--output_dir={path.parent}",
+        *TINY,
+    )
+    for name, (kernel, _) in load_heads(path.parent).items():
+        np.testing.assert_array_equal(kernel, before[name][0])
 
 
 def test_the_backbone_loads_as_keras_applications_do(runs):
@@ -182,7 +202,7 @@ BAD = {
     "batch too large": (["--batch_size=21"], "batch_size 21 is more than the 20 images"),
     "unknown dataset": (["--dataset=nosuch", "--data_dir="], "unknown dataset 'nosuch'"),
     "too many bad files": (["--max_skipped=0.01"], "broken.jpg"),
-    "unknown task": (["--evaluate=retrieval"], "unknown evaluation task"),
+    "unknown task": (["--evaluate=retrieve"], "unknown evaluation task"),
     "unknown export": (["--export=tflite"], "unknown export format"),
     "mean of two": (["--mean=0.5,0.5"], "--mean needs three numbers"),
     "parts": (["--gradient_accumulation=3"], "cannot be split evenly"),

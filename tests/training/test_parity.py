@@ -1,14 +1,12 @@
 """The published programs' numbers, compared by the check that scripts/check_parity.py runs."""
 
 import dataclasses
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from script_driver import run_many
 
 from rfd_tf.applications import building
 from rfd_tf.errors import UserError
@@ -113,38 +111,22 @@ def test_float32_norm():
     assert parity_training.float32_norm(grown) < np.sqrt(8 * 4096.0**2 + 16e6 / 4) * 0.99
 
 
-# Runs the script on several folders in one process, without its two slow files.
-DRIVER = """
-import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
-import common, check_parity
+# The comparison without its two slow files.
+PRELUDE = """
 from rfd_tf.training import parity
 for name in ("nin.npz", "rfd_steps.npz"):
     parity.CHECKS.pop(name)
-results = []
-for folder in sys.argv[2:]:
-    sys.argv = ["check_parity.py", "--vectors=" + folder]
-    text, code = io.StringIO(), 0
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        try:
-            common.run(check_parity.main)
-        except SystemExit as end:
-            code = end.code or 0
-    results.append([code, text.getvalue()])
-print("RESULTS" + json.dumps(results))
 """
 
 
 def test_the_script_and_its_exit_code(copied, tmp_path):
     change(copied, "nce.npz", loss_0=lambda v: v * 1.001)
     folders = [VECTORS, copied, tmp_path / "none"]
-    command = [sys.executable, "-c", DRIVER, ROOT / "scripts", *folders]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert "RESULTS" in done.stdout, done.stderr
-    good, bad, missing = json.loads(done.stdout.split("RESULTS")[1])
+    lines = [[f"--vectors={folder}"] for folder in folders]
+    good, bad, missing = run_many("check_parity", lines, PRELUDE)
     assert good[0] == 0 and "all 16 quantities agree, 16 within their bars" in good[1]
-    assert bad[0] == 1 and "1 of 16 quantities are out: loss_0 (nce.npz)" in bad[1]
-    assert missing[0] == 2 and "error: no such folder of reference vectors" in missing[1]
+    assert bad[0] == 1 and "1 of 16 quantities are out: loss_0 (nce.npz)" in "".join(bad[1:])
+    assert missing[0] == 2 and "error: no such folder of reference vectors" in missing[2]
 
 
 def test_folders_that_cannot_be_compared_with(copied):

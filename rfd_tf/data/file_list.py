@@ -1,0 +1,106 @@
+"""A text file that names images and their labels, as Places205 and others come with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from rfd_tf.data.base import Source
+from rfd_tf.data.folder import read_files
+from rfd_tf.errors import UserError
+
+
+def image_list(
+    path: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    max_skipped: float = 0.01,
+    verify: str = "auto",
+    cache_bytes: int = 1 << 30,
+) -> Source:
+    """Returns the images that a list names: one a line, its path, white space, its label.
+
+    Labels are whole numbers from 0, or names of classes, which are then numbered in sorted order.
+    Paths may hold spaces; a leading slash is taken as `root`. Empty lines are passed over. The
+    index follows the list.
+
+    Args:
+        path: the list, UTF-8.
+        root: the folder that the paths are relative to; the list's own by default.
+        max_skipped, verify, cache_bytes: as of `image_folder`.
+
+    Returns:
+        An `ArraySource` where the images are kept in memory, else a `FolderSource`; its name is
+        the list's path.
+
+    Raises:
+        UserError: the list does not exist, is empty or has a line without label or with a file
+            that is not there (the line is named); or what `image_folder` finds wrong.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> Image.new("RGB", (8, 8)).save(folder / "a 1.png")
+    >>> Image.new("RGB", (8, 8)).save(folder / "b.png")
+    >>> _ = (folder / "train.txt").write_text("b.png 1\\na 1.png 0\\n")
+    >>> image_list(folder / "train.txt").labels.tolist()
+    [1, 0]
+    """
+    path = Path(path).expanduser()
+    root = path.parent if root is None else Path(root).expanduser()
+    entries = list(_entries(path))
+    if not entries:
+        raise UserError(f"the image list '{path}' names no images")
+    files = []
+    for line, name, _ in entries:
+        relative = name.lstrip("/") if not os.path.isfile(name) else name
+        try:
+            files.append((relative, os.stat(root / relative).st_size))
+        except OSError:
+            raise UserError(
+                f"'{path}', line {line}: no file '{root / relative}'; paths are relative to the "
+                "list's folder, or to --list_root"
+            ) from None
+    labels, class_names = _numbered([label for _, _, label in entries], path)
+    return read_files(
+        str(root),
+        files,
+        max_skipped,
+        verify,
+        cache_bytes,
+        name=str(path),
+        labels=labels,
+        class_names=class_names,
+    )
+
+
+def _entries(path: Path):
+    """Yields (line number, file name, label) of each line that is not empty."""
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                parts = line.strip().rsplit(maxsplit=1)
+                if not parts:
+                    continue
+                if len(parts) < 2:
+                    raise UserError(
+                        f"'{path}', line {number}: '{line.strip()}' must be a path and a label"
+                    )
+                yield number, *parts
+    except OSError as error:
+        raise UserError(f"cannot read the image list '{path}': {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"'{path}' is no list of images: it is no text in UTF-8") from None
+
+
+def _numbered(labels: list[str], path: Path) -> tuple[np.ndarray, list[str] | None]:
+    try:
+        numbers = np.array([int(label) for label in labels], np.int64)
+    except ValueError:
+        class_names = sorted(set(labels))
+        number = {name: label for label, name in enumerate(class_names)}
+        return np.array([number[label] for label in labels], np.int64), class_names
+    if numbers.min() < 0:
+        raise UserError(f"'{path}': label {numbers.min()}; labels are numbers from 0")
+    return numbers, None

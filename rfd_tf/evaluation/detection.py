@@ -1,0 +1,305 @@
+"""Finding and naming objects: RetinaNet on the backbone."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from rfd_tf.data import voc
+from rfd_tf.errors import UserError
+from rfd_tf.evaluation import detection_data as pictures
+from rfd_tf.evaluation import detection_metrics as metrics
+from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.files import folder, write_json
+from rfd_tf.evaluation.finetune import check_training
+from rfd_tf.evaluation.pyramid import STRIDES, feature_pyramid
+from rfd_tf.evaluation.training_state import TrainingState
+from rfd_tf.training import schedules
+
+_BOXES = "xyxy"
+_LOWEST_SCORE = 0.01
+_OVERLAP = 0.5
+_CLIP_NORM = 10.0
+_COARSEST = max(STRIDES.values())
+# Seconds between two states on disk: a short training is not worth one.
+_SAVE_AFTER = 30.0
+
+
+def retinanet(
+    subject: Subject, num_classes: int, image_size: int, max_boxes: int = 100, seed: int = 0
+) -> tuple[keras.Model, dict[str, str]]:
+    """Returns keras-cv's RetinaNet on the network, all of it trainable.
+
+    Args:
+        subject: the network.
+        num_classes: classes of objects, the background apart.
+        image_size: side S of the images in pixels, a multiple of 32.
+        max_boxes: detections of a picture at most.
+        seed: of everything that is new; Keras' global seed is set to it.
+
+    Returns:
+        The model, pixels 0 to 255 `[B, S, S, 3]` to logits and box offsets of the anchors, with
+        boxes as left, top, right, bottom; and, in words, where the pyramid's levels come from.
+
+    Raises:
+        UserError: see `rfd_tf.evaluation.pyramid.feature_pyramid`.
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, as keras-cv builds it.
+    """
+    import keras_cv
+
+    backbone, origins = feature_pyramid(subject, image_size, seed)
+    model = keras_cv.models.RetinaNet(
+        backbone=backbone,
+        num_classes=num_classes,
+        bounding_box_format=_BOXES,
+        prediction_decoder=keras_cv.layers.NonMaxSuppression(
+            bounding_box_format=_BOXES,
+            from_logits=True,
+            iou_threshold=_OVERLAP,
+            confidence_threshold=_LOWEST_SCORE,
+            max_detections=max_boxes,
+        ),
+    )
+    return model, origins
+
+
+class Detection(Task):
+    """Task: mean average precision of a RetinaNet that starts from the pretrained backbone.
+
+    All layers are trained. The random twin goes through the same training: that is the detector
+    trained from scratch. Results: the mean average precision of VOC, 11-point and all-point, at
+    an intersection over union of 0.5 with difficult objects not counted, and COCO's average
+    precisions, after the last epoch. With an output folder, the average precision of every class
+    is written to `detection_pretrained.json` and `detection_random_init.json`.
+
+    Args:
+        voc_dir: folder in VOC's layout; see `rfd_tf.data.voc.voc_folder`.
+        train_split, test_split: lists in `ImageSets/Main`; both None split the folder by name.
+        test_dir: folder of the test pictures, where it is another.
+        image_size: side in pixels that pictures are resized to, a multiple of 32, 64 or more.
+        epochs: passes over the pictures.
+        batch_size: pictures a step; fewer where there are fewer.
+        learning_rate: highest rate of the cosine schedule of Adam.
+        max_boxes: objects of a picture that are learnt from (the largest), and detections that
+            are judged (the surest), at most.
+
+    Raises:
+        UserError: options out of range, or a folder that cannot be read.
+
+    Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+    """
+
+    name = "detection"
+    needs_labels = False
+
+    def __init__(
+        self,
+        voc_dir: str | os.PathLike | None = None,
+        train_split: str | None = None,
+        test_split: str | None = None,
+        test_dir: str | os.PathLike | None = None,
+        image_size: int = 256,
+        epochs: int = 30,
+        batch_size: int = 8,
+        learning_rate: float = 1e-4,
+        max_boxes: int = 100,
+    ):
+        if not voc_dir:
+            raise UserError("task detection needs a folder in VOC's layout: --voc_dir")
+        check_training(epochs, learning_rate, batch_size)
+        if image_size < 2 * _COARSEST or image_size % _COARSEST:
+            raise UserError(
+                f"the detector's image size is a multiple of {_COARSEST}, {2 * _COARSEST} or more; "
+                f"got {image_size}"
+            )
+        if not 1 <= max_boxes <= 1000:
+            raise UserError(f"max boxes are 1 to 1000; got {max_boxes}")
+        self.train_set, self.test_set = voc.train_and_test(
+            voc_dir, train_split, test_split, test_dir
+        )
+        self.image_size, self.max_boxes = image_size, max_boxes
+        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
+        self._kinds: dict[str, np.ndarray] | None = None
+        self._origins: dict[str, str] = {}
+
+    def protocol(self, data: Data | None) -> dict:
+        return {
+            "train": f"{self.train_set.name}, {len(self.train_set.images)} pictures",
+            "test": f"{self.test_set.name}, {len(self.test_set.images)} pictures",
+            "classes": list(self.train_set.class_names),
+            "detector": "RetinaNet of keras-cv, focal and smooth L1 losses, all layers trained, "
+            "batch normalisation too",
+            "published": "papers on self-supervision report Fast or Faster R-CNN on VOC2007; this "
+            "is another detector, so that figures compare with one another and not with theirs",
+            "pyramid": self._origins or "see the backbone's endpoints",
+            "anchors": "sides of 32 to 813 pixels, ratios of 1 to 2, 1 to 1 and 2 to 1",
+            "pictures": f"resized to {self.image_size} x {self.image_size} pixels, aspect not "
+            "kept; half of those to learn from mirrored",
+            "optimizer": f"Adam, gradients clipped to a global norm of {_CLIP_NORM:g}",
+            "learning_rate": f"{self.learning_rate:g}, cosine to 0",
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "difficult": "objects not learnt from; in COCO's figures handed over as crowds",
+            "detections": f"the surest {self.max_boxes} of a picture with scores above "
+            f"{_LOWEST_SCORE:g}, one class a box, after non-maximum suppression over all classes "
+            f"at {_OVERLAP:g}",
+            "max_boxes": self.max_boxes,
+            "reported": "last epoch",
+            "random_init": "the same detector trained from scratch in the same way",
+        }
+
+    def check(self, subject: Subject, data: Data | None) -> None:
+        pictures.trainable(self.train_set.images)
+        if all(image.difficult.all() for image in self.test_set.images):
+            raise UserError(f"'{self.test_set.name}' shows no object that is not difficult")
+        self._origins = feature_pyramid(subject, self.image_size).origins
+        self._read()
+
+    def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
+        classes = self.train_set.class_names
+        model, self._origins = retinanet(
+            subject, len(classes), self.image_size, self.max_boxes, settings.seed
+        )
+        self._train(model, subject, settings)
+        found = self._detect(model)
+        images = self.test_set.images
+        truth = [metrics.Objects(image.boxes, image.labels, image.difficult) for image in images]
+        by_class = {
+            f"mean AP ({method})": metrics.voc_average_precisions(
+                truth, found, len(classes), method, _OVERLAP
+            )
+            for method in metrics.METHODS
+        }
+        values = {metric: float(np.nanmean(each)) for metric, each in by_class.items()}
+        sizes = [(image.width, image.height) for image in images]
+        values |= metrics.coco_average_precisions(truth, found, sizes, len(classes))
+        if settings.output is not None:
+            name = re.sub(r"\W+", "_", subject.title)
+            write_json(
+                folder(settings.output) / f"detection_{name}.json",
+                {**values, "classes": _tables(by_class, classes)},
+            )
+        for metric, value in values.items():
+            yield Result("all layers", value, metric=metric)
+
+    def _read(self) -> dict[str, np.ndarray]:
+        """Kinds of the pictures to learn from and to judge, each read once."""
+        if self._kinds is None:
+            learnt = pictures.trainable(self.train_set.images)
+            sides = {"train": learnt, "test": self.test_set.images}
+            self._kinds = {side: pictures.check_pictures(some) for side, some in sides.items()}
+        return self._kinds
+
+    def _train(self, model: keras.Model, subject: Subject, settings: Settings) -> None:
+        images, kinds = pictures.trainable(self.train_set.images), self._read()["train"]
+        batch_size = min(self.batch_size, len(images))
+        steps = len(images) // batch_size
+        optimizer = keras.optimizers.Adam(
+            schedules.cosine(self.learning_rate, self.epochs * steps), global_clipnorm=_CLIP_NORM
+        )
+        optimizer.build(model.trainable_variables)
+        model.compile(
+            classification_loss="focal",
+            box_loss="smoothl1",
+            optimizer=optimizer,
+            jit_compile=False,
+        )
+        kept = [*model.weights, *optimizer.variables]
+        identity = {
+            "protocol": {**self.protocol(None), "pyramid": self._origins},
+            "pictures": [image.name for image in images],
+            "boxes": [image.boxes.tolist() for image in images],
+            "sha256": subject.sha256,
+            "seed": settings.seed,
+        }
+        state = TrainingState(settings.output, f"detection {subject.title}", identity)
+        saved, done = state.load(), 0
+        if saved is not None:
+            done, arrays, _ = saved
+            for variable, array in zip(kept, arrays, strict=True):
+                variable.assign(array)
+        if done < self.epochs:
+            batches = pictures.training_batches(
+                images,
+                kinds,
+                self.image_size,
+                batch_size,
+                self.max_boxes,
+                range(done, self.epochs),
+                settings.seed,
+            )
+            with warnings.catch_warnings():
+                # keras-cv hands its model a tensor where the model names its input.
+                warnings.filterwarnings("ignore", message="The structure of `inputs`")
+                model.fit(
+                    batches.repeat(),
+                    initial_epoch=done,
+                    epochs=self.epochs,
+                    steps_per_epoch=steps,
+                    verbose=2 if settings.progress else 0,
+                    shuffle=False,
+                    callbacks=[_AfterEpoch(state, kept)],
+                )
+        state.remove()
+
+    def _detect(self, model: keras.Model) -> list[metrics.Detections]:
+        """What the detector finds in each test picture, in that picture's own pixels."""
+        import tensorflow as tf
+
+        @tf.function(reduce_retracing=True)
+        def detect(pixels):
+            return model.decode_predictions(model({"images": pixels}, training=False), pixels)
+
+        images, kinds = self.test_set.images, self._read()["test"]
+        found: list[metrics.Detections] = []
+        for batch in pictures.judging_batches(images, kinds, self.image_size, self.batch_size):
+            batch = {name: np.asarray(value) for name, value in detect(batch).items()}
+            for row in range(len(batch["boxes"])):
+                valid = batch["classes"][row] >= 0
+                image = images[len(found)]
+                boxes = np.clip(batch["boxes"][row][valid], 0, self.image_size)
+                found.append(
+                    metrics.Detections(
+                        boxes / pictures.scale_to(image, self.image_size),
+                        batch["classes"][row][valid].astype(np.int64),
+                        batch["confidence"][row][valid],
+                    )
+                )
+        return found
+
+
+def _tables(by_class: dict[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+    """Metric -> class -> value; None for classes without an object that counts."""
+    return {
+        metric: {
+            name: None if np.isnan(value) else float(value)
+            for name, value in zip(classes, values, strict=True)
+        }
+        for metric, values in by_class.items()
+    }
+
+
+class _AfterEpoch(keras.callbacks.Callback):
+    def __init__(self, state: TrainingState, kept: list):
+        super().__init__()
+        self._state, self._kept, self._saved = state, kept, time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        loss = (logs or {}).get("loss", 0.0)
+        if not np.isfinite(loss):
+            raise UserError(
+                f"the training of the detector has diverged: its loss is {loss} in epoch "
+                f"{epoch + 1}; choose a lower learning rate"
+            )
+        if time.monotonic() - self._saved >= _SAVE_AFTER:
+            arrays = [keras.ops.convert_to_numpy(variable) for variable in self._kept]
+            self._state.save(epoch + 1, arrays, {})
+            self._saved = time.monotonic()

@@ -1,0 +1,96 @@
+"""Files of figures and tables, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from rfd_tf.errors import UserError
+
+
+def folder(path: str | os.PathLike) -> Path:
+    """Makes a folder where it is missing, and returns it.
+
+    Raises:
+        UserError: it cannot be made.
+
+    >>> import tempfile
+    >>> folder(Path(tempfile.mkdtemp()) / "figures").is_dir()
+    True
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to '{path}': {error.strerror}") from None
+    return path
+
+
+@contextlib.contextmanager
+def write_text(path: Path) -> Iterator[TextIO]:
+    """Opens a text file to write; it takes its name once it is complete.
+
+    Raises:
+        UserError: it cannot be written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+    >>> with write_text(path) as file:
+    ...     _ = file.write("a,b")
+    >>> path.read_text()
+    'a,b'
+    """
+    writing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(writing, "w", newline="", encoding="utf-8") as file:
+            yield file
+        os.replace(writing, path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            writing.unlink()
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Writes a `matplotlib.figure.Figure` as PNG, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+
+    >>> import tempfile
+    >>> from matplotlib.figure import Figure
+    >>> path = Path(tempfile.mkdtemp()) / "empty.png"
+    >>> save_figure(Figure(figsize=(1, 1)), path)
+    >>> path.read_bytes()[1:4]
+    b'PNG'
+    """
+    writing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        figure.savefig(writing, format="png")
+        os.replace(writing, path)
+    except OSError as error:
+        raise UserError(f"cannot write '{path}': {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            writing.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "x.json"
+    >>> write_json(path, {"a": 1})
+    >>> json.loads(path.read_text())
+    {'a': 1}
+    """
+    with write_text(path) as file:
+        file.write(json.dumps(value, indent=2) + "\n")

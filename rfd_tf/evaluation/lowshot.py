@@ -1,0 +1,198 @@
+"""Few labelled images a class: frozen features, or the whole network trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+
+from rfd_tf.errors import UserError, unknown
+from rfd_tf.evaluation import supervised
+from rfd_tf.evaluation.base import LAST_EPOCH, Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.features import FeatureExtractor
+from rfd_tf.evaluation.finetune import check_training, classifier
+from rfd_tf.evaluation.linear import Probe
+from rfd_tf.evaluation.partial import PartialResults
+from rfd_tf.evaluation.protocols import Training
+
+MODES = ("frozen", "fine-tuned")
+
+
+def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
+    """Draws the same number of images of every class.
+
+    With one seed, the images of a smaller number are among those of a larger one.
+
+    Args:
+        labels: classes of all images, int64 `[N]`.
+        per_class: images of each class; every class has so many.
+        seed: of the draw.
+
+    Returns:
+        Increasing places, int64 `[classes * per_class]`.
+
+    >>> draw(np.array([0, 1, 0, 1, 1]), 2, seed=0).tolist()
+    [0, 1, 2, 4]
+    """
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+class LowShot(Task):
+    """Task: accuracy with few labelled images of each class, mean and spread over draws.
+
+    "frozen" trains a linear probe on every frozen feature, without augmentation; "fine-tuned"
+    trains the whole network, for which the random twin is the network trained from scratch on the
+    same images. As in Gidaris et al., ICLR 2018, section 4.1.2 (there with a convolutional
+    head, and the first images of each class), an epoch does not get shorter with the set: all
+    sets are trained for the same number of steps. All test images are judged.
+
+    Args:
+        per_class: numbers of images of each class. Those that a class does not have are left out.
+        draws: random sets of images of each size.
+        modes: of "frozen" and "fine-tuned".
+        steps: optimizer steps of each training.
+        learning_rate: highest rate of fine-tuning's cosine schedule.
+        batch_size: images a step of fine-tuning.
+        probe_size: side that maps are max-pooled to for the frozen probes.
+
+    >>> LowShot(per_class=[5, 20], draws=3).per_class
+    (5, 20)
+    """
+
+    name = "lowshot"
+
+    def __init__(
+        self,
+        per_class: Sequence[int] = (1, 5, 20, 100, 400, 1000),
+        draws: int = 5,
+        modes: Sequence[str] = MODES,
+        steps: int = 500,
+        learning_rate: float = 0.01,
+        batch_size: int = 128,
+        probe_size: int = 4,
+    ):
+        if not per_class or min(per_class) < 1:
+            raise UserError(f"low-shot sets have 1 image a class or more; got {list(per_class)}")
+        for mode in modes or [""]:
+            if mode not in MODES:
+                raise unknown("low-shot mode", mode, MODES)
+        if draws < 1 or steps < 1 or probe_size < 1:
+            raise UserError(
+                f"draws, steps and probe_size are 1 or more; got {draws}, {steps}, {probe_size}"
+            )
+        check_training(1, learning_rate, batch_size)
+        self.per_class = tuple(sorted(set(int(n) for n in per_class)))
+        self.draws, self.modes, self.steps = draws, tuple(modes), steps
+        self.probe_size = probe_size
+        # Judged ten times, so that there is a best epoch.
+        parts = min(10, steps)
+        self.training = Training(
+            parts, float(learning_rate), batch_size, steps_per_epoch=max(1, steps // parts)
+        )
+
+    def _possible(self, data: Data) -> list[int]:
+        labels = data.train.labels
+        fewest = int(np.unique(labels, return_counts=True)[1].min())
+        possible = [number for number in self.per_class if number <= fewest]
+        if not possible:
+            raise UserError(
+                f"the smallest class of '{data.train.source.name}' has {fewest} images to learn "
+                f"from, fewer than the {self.per_class[0]} a class asked for"
+            )
+        return possible
+
+    def protocol(self, data: Data) -> dict:
+        possible = self._possible(data)
+        return {
+            "per_class": possible,
+            "left_out": [n for n in self.per_class if n not in possible],
+            "draws": self.draws,
+            "spread": "standard deviation over the draws",
+            "modes": list(self.modes),
+            "frozen": {
+                "features": f"maps max-pooled to at most {self.probe_size} x {self.probe_size}",
+                "steps": self.steps,
+                "classifier": "softmax regression as of the task linear, protocol cached",
+            },
+            "fine-tuned": {
+                "random_init": "the same network trained from scratch on the same images",
+                **self.training.describe(),
+            },
+        }
+
+    def check(self, subject: Subject, data: Data) -> None:
+        self._possible(data)
+        subject.feature_tensors(subject.network())
+
+    def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
+        if "frozen" in self.modes:
+            yield from self._frozen(subject, data, settings)
+        if "fine-tuned" in self.modes:
+            yield from self._fine_tuned(subject, data, settings)
+
+    def _draws(self, number: int, data: Data, settings: Settings) -> list[np.ndarray]:
+        return [
+            draw(data.train.labels, number, settings.seed * 1000 + at) for at in range(self.draws)
+        ]
+
+    def _frozen(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
+        numbers = self._possible(data)
+        sets = {number: self._draws(number, data, settings) for number in numbers}
+        wanted = np.unique(np.concatenate(sets[numbers[-1]]))
+        backbone = subject.network()
+        tensors = subject.feature_tensors(backbone, ("max", self.probe_size), settings.endpoints)
+        extract = FeatureExtractor(
+            keras.Model(backbone.inputs, tensors), subject.mean, subject.std, compact=tensors
+        )
+        title = f"{subject.title}, low-shot " if settings.progress else None
+        train, labels = data.train.some(wanted).features(
+            extract, progress=title and f"{title}train"
+        )
+        test, test_labels = data.test.features(extract, progress=title and f"{title}test")
+        for number in numbers:
+            for name in train:
+                accuracies = []
+                for places in sets[number]:
+                    rows = np.searchsorted(wanted, places)
+                    batch_size = min(64, len(rows))
+                    epochs = max(1, round(self.steps / (len(rows) // batch_size)))
+                    probe = Probe(epochs, batch_size, seed=settings.seed)
+                    probe.fit(train[name][rows], labels[rows], data.num_classes)
+                    accuracies.append(np.mean(probe.predict(test[name]) == test_labels))
+                yield _summary(name, accuracies, number, LAST_EPOCH)
+
+    def _fine_tuned(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
+        partial = PartialResults(settings.output, f"lowshot_{subject.title.replace(' ', '_')}")
+        for number in self._possible(data):
+            results: list[Result] = []
+            for at, places in enumerate(self._draws(number, data, settings)):
+                key = [subject.sha256, data.describe(), self.protocol(data), number, at]
+                if partial.get(key) is None:
+                    found = supervised.train(
+                        classifier(subject, data.num_classes),
+                        ["all layers"],
+                        self.training,
+                        subject,
+                        data,
+                        settings,
+                        f"{number} per class, draw {at + 1} of {self.draws}",
+                        images=("upright",),
+                        train_set=data.train.some(places),
+                        seed=settings.seed * 1000 + at,
+                    )
+                    partial.put(key, list(found))
+                results.extend(partial.get(key))
+            for when in dict.fromkeys(result.when for result in results):
+                values = [result.value for result in results if result.when == when]
+                yield _summary("all layers", values, number, when)
+        partial.remove()
+
+
+def _summary(feature: str, values: Sequence[float], number: int, when: str) -> Result:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Result(feature, float(np.mean(values)), f"{number} per class", when=when, spread=spread)

@@ -1,0 +1,90 @@
+"""A report as an aligned text table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Metrics that are no shares and are therefore not shown in percent.
+_PLAIN = ("distance", "ratio")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1 and is shown in percent.
+
+    >>> is_share("accuracy"), is_share("distance")
+    (True, False)
+    """
+    return not metric.startswith(_PLAIN)
+
+
+def shown(value: float | None, spread: float | None, metric: str) -> str:
+    """Returns a figure as text: shares in percent, with the spread over draws where known.
+
+    >>> shown(0.1234, 0.01, "accuracy"), shown(1.5, None, "distance"), shown(None, None, "x")
+    ('12.3 ± 1.0', '1.5', '')
+    """
+    if value is None:
+        return ""
+    factor, form = (100, ".1f") if is_share(metric) else (1, ".4g")
+    text = f"{factor * value:{form}}"
+    return text if spread is None else f"{text} ± {factor * spread:{form}}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """Returns a report's results, shares in percent: a row a feature, a column a kind of images.
+
+    Beside each column of images stands the random network's, where there is one. The columns
+    "metric" and "when" are left out where they say the same everywhere.
+
+    >>> row = {"task": "knn", "name": "f", "images": "upright", "metric": "accuracy", "when": "",
+    ...        "value": 0.5, "spread": None, "random_init": 0.25, "random_init_spread": None}
+    >>> print(table({"results": [row]}))
+    task  feature  upright  random init
+    knn   f           50.0         25.0
+    """
+    return "\n\n".join(_block(results) for results in _blocks(report["results"]))
+
+
+def _blocks(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Tasks that judge the same kinds of images share a table."""
+    kinds: dict[str, list[str]] = {}
+    for row in results:
+        kinds.setdefault(row["task"], []).append(row["images"])
+    blocks: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in results:
+        key = tuple(dict.fromkeys(kinds[row["task"]]))
+        blocks.setdefault(key, []).append(row)
+    return list(blocks.values())
+
+
+def _block(results: list[dict[str, Any]]) -> str:
+    images = list(dict.fromkeys(row["images"] for row in results))
+    compared = any(row["random_init"] is not None for row in results)
+    labels = ["task", "name"]
+    labels += [key for key in ("metric", "when") if len({row[key] for row in results}) > 1]
+    head = ["feature" if key == "name" else key for key in labels]
+    for kind in images:
+        head += [kind, "random init"] if compared else [kind]
+    cells: dict[tuple, dict[str, dict[str, Any]]] = {}
+    for row in results:
+        key = tuple(row[k] for k in ("task", "name", "metric", "when"))
+        cells.setdefault(key, {})[row["images"]] = row
+    rows = [head]
+    for found in cells.values():
+        first = next(iter(found.values()))
+        line = [first[key] for key in labels]
+        for kind in images:
+            row = found.get(kind)
+            values = ("value", "spread"), ("random_init", "random_init_spread")
+            for value, spread in values[: 2 if compared else 1]:
+                line.append("" if row is None else shown(row[value], row[spread], row["metric"]))
+        rows.append(line)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = []
+    for row in rows:
+        padded = [
+            cell.ljust(width) if column < len(labels) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,293 @@
+"""The flags of scripts/evaluate.py, and which option of which task each sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_list("task", ["knn", "linear"], "What to run, see README: knn, linear, ...")
+flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
+flags.DEFINE_string(
+    "suite",
+    None,
+    "Judge several --runs by the same tasks and write one table: cifar10, imagenet, features.",
+)
+flags.DEFINE_list("runs", [], "Of --suite: run folders, .weights.h5 files or shipped names.")
+
+# Images.
+flags.DEFINE_string(
+    "dataset", None, "Labelled dataset: digits, or a TFDS name. Default: the run folder's."
+)
+flags.DEFINE_string(
+    "data_dir", None, "Folder with one sub-folder a class, to learn from. Default: the run's."
+)
+flags.DEFINE_string(
+    "eval_dir", None, "Folder with the same classes, to judge. Without: a held-out fifth."
+)
+flags.DEFINE_string("train_list", None, "Text file to learn from, a path and a label a line.")
+flags.DEFINE_string("eval_list", None, "Text file to judge. Without: a held-out fifth.")
+flags.DEFINE_string(
+    "list_root", None, "Folder that the lists' paths are relative to. Default: the list's own."
+)
+flags.DEFINE_string("train_split", "train", "Split of --dataset to learn from.")
+flags.DEFINE_string("eval_split", "test", "Split of --dataset to judge.")
+flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
+flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
+flags.DEFINE_integer("max_train_images", None, "Learn from at most so many images.", 1)
+
+# All tasks.
+flags.DEFINE_list("endpoints", None, "Endpoints to judge. Default: all of the backbone's.")
+flags.DEFINE_integer("batch_size", 256, "Images a step while features are taken.", 1)
+flags.DEFINE_integer("seed", 0, "Of the random network, the turns, the probes and the draws.", 0)
+flags.DEFINE_string(
+    "output",
+    None,
+    "JSON file; default: evaluation.json in the run folder. Of --suite: a folder; default: "
+    "suites/NAME.",
+)
+flags.DEFINE_boolean(
+    "cache_features",
+    False,
+    "Keep frozen features on disk, beside the JSON file, and read them from there.",
+)
+
+# knn.
+flags.DEFINE_integer("k", None, "Neighbours. Default: 200, or a tenth of a smaller train set.", 1)
+flags.DEFINE_float("temperature", 0.07, "Of the neighbours' vote: exp(similarity / temperature).")
+flags.DEFINE_integer("knn_memory", 512, "MiB that the search may take beyond the features.", 1)
+
+# linear, nonlinear.
+flags.DEFINE_string(
+    "protocol",
+    "cached",
+    "Of linear. cached: probes on features taken once; or as published: rfd_imagenet, "
+    "rotnet_imagenet, goyal_imagenet, goyal_places205, rotnet_cifar10.",
+)
+flags.DEFINE_string(
+    "nonlinear_protocol",
+    "rotnet_cifar10_conv",
+    "rfd_imagenet, rotnet_cifar10_hidden or rotnet_cifar10_conv.",
+)
+flags.DEFINE_integer(
+    "probe_size", 4, "Side that maps are max-pooled to: linear (cached), lowshot, rotated.", 1
+)
+flags.DEFINE_integer(
+    "probe_epochs", None, "Epochs of linear and nonlinear probes. Default: the protocol's.", 1
+)
+flags.DEFINE_enum(
+    "probe_pooling", None, ["max", "average"], "Of a published linear protocol. Default: its own."
+)
+flags.DEFINE_boolean("ten_crops", False, "Of a published linear protocol: judge ten crops too.")
+flags.DEFINE_integer("hidden", None, "Units of nonlinear's dense layers. Default: as published.", 1)
+
+# lowshot.
+flags.DEFINE_list("per_class", ["1", "5", "20", "100", "400", "1000"], "Images of each class.")
+flags.DEFINE_integer("draws", 5, "Random sets of each size.", 1)
+flags.DEFINE_list("lowshot_modes", ["frozen", "fine-tuned"], "frozen, fine-tuned, or both.")
+flags.DEFINE_integer("lowshot_steps", 500, "Optimizer steps of each training.", 1)
+
+# finetune; lowshot and rotated take rate and batch size too.
+flags.DEFINE_integer("finetune_epochs", 30, "Epochs of finetune.", 1)
+flags.DEFINE_integer("rotated_epochs", 20, "Epochs of fc6-8 in rotated.", 1)
+flags.DEFINE_float(
+    "finetune_learning_rate", 0.01, "Highest rate, where layers of the backbone are trained."
+)
+flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
+flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune.", 0.0)
+flags.DEFINE_string("finetune_endpoint", None, "Layer under the classifier. Default: the last.")
+
+# rotation.
+flags.DEFINE_enum(
+    "rotation_head",
+    "trained",
+    ["trained", "fitted"],
+    "Of rotation: the head trained with the backbone (heads.npz), or linear ones fitted to the "
+    "frozen features.",
+)
+flags.DEFINE_integer("fit_images", 5000, "A head is fitted to at most so many train images.", 2)
+
+# invariance.
+flags.DEFINE_list(
+    "transformations", ["rotation", "jigsaw", "affine"], "What invariance is measured against."
+)
+flags.DEFINE_string(
+    "reference_weights", None, "Of invariance: another network beside, such as a rotation-only one."
+)
+flags.DEFINE_string("reference_title", "reference", "What tables and figures call it.")
+flags.DEFINE_integer("invariance_images", 2000, "Judge at most so many test images.", 2)
+flags.DEFINE_integer("histogram_bins", 50, "Of invariance's histograms.", 1)
+flags.DEFINE_integer("jigsaw_grid", 3, "Tiles a side of invariance's jigsaw puzzle.", 2)
+
+# retrieval.
+flags.DEFINE_list("precision_at", ["1", "5", "10"], "Numbers of neighbours, of precision@k.")
+flags.DEFINE_integer("sheet_queries", 10, "Rows of the picture sheet of neighbours.", 1)
+flags.DEFINE_integer("sheet_neighbours", 8, "Columns of the picture sheet.", 1)
+flags.DEFINE_list(
+    "sheet_features", None, "Features with a picture sheet. Default: f, f1, f2, or the last."
+)
+
+# voc_classification, detection.
+flags.DEFINE_string("voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout.")
+flags.DEFINE_string(
+    "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to be written out into --voc_dir."
+)
+flags.DEFINE_string("voc_train_split", None, "List in ImageSets. Default: split by name.")
+flags.DEFINE_string("voc_test_split", None, "List in ImageSets. Default: split by name.")
+flags.DEFINE_string("voc_test_dir", None, "Folder of the test pictures, where it is another.")
+flags.DEFINE_list(
+    "voc_protocols", None, "Of voc_classification: svm, fc8, fc6-8, all layers. Default: all."
+)
+flags.DEFINE_integer("voc_epochs", 30, "Epochs of fc8, fc6-8 and all layers.", 1)
+flags.DEFINE_float("voc_learning_rate", 0.01, "Highest learning rate of these.", 0.0)
+flags.DEFINE_integer("voc_batch_size", 32, "Pictures a step of these.", 1)
+flags.DEFINE_float("voc_weight_decay", 5e-4, "Coupled weight decay of these.", 0.0)
+flags.DEFINE_integer("voc_test_crops", 10, "Random crops averaged for a test picture.", 1)
+flags.DEFINE_list(
+    "svm_costs", ["0.001", "0.01", "0.1", "1", "10"], "Costs to choose from by cross-validation."
+)
+
+# detection.
+flags.DEFINE_integer("detection_size", 256, "Side of the detector's images, a multiple of 32.", 64)
+flags.DEFINE_integer("detection_epochs", 30, "Epochs of the detector.", 1)
+flags.DEFINE_float("detection_learning_rate", 1e-4, "Highest learning rate of the detector.", 0.0)
+flags.DEFINE_integer("detection_batch_size", 8, "Pictures a step of the detector.", 1)
+flags.DEFINE_integer("detection_max_boxes", 100, "Boxes of a picture learnt from, or judged.", 1)
+
+# segmentation; it takes --voc_dir too.
+flags.DEFINE_string(
+    "segmentation_train_split",
+    "train",
+    "List in ImageSets/Segmentation. Both splits empty: split by name.",
+)
+flags.DEFINE_string("segmentation_test_split", "val", "List in ImageSets/Segmentation, likewise.")
+flags.DEFINE_integer("segmentation_size", 256, "Side that pictures and masks are resized to.", 1)
+flags.DEFINE_integer("segmentation_epochs", 50, "Epochs of segmentation.", 1)
+flags.DEFINE_integer("segmentation_batch_size", 16, "Pictures a step of segmentation.", 1)
+flags.DEFINE_float("segmentation_learning_rate", 0.01, "Highest rate of segmentation.", 0.0)
+flags.DEFINE_integer("segmentation_skips", 1, "Earlier endpoints that are scored too.", 0, 2)
+
+_VOC = {
+    "voc_dir": "voc_dir",
+    "train_split": "voc_train_split",
+    "test_split": "voc_test_split",
+    "test_dir": "voc_test_dir",
+}
+_RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
+
+#: Task -> option of its constructor -> the flag that sets it.
+OPTIONS: dict[str, dict[str, str]] = {
+    "knn": {"k": "k", "temperature": "temperature", "memory": "knn_memory"},
+    "linear": {
+        "protocol": "protocol",
+        "probe_size": "probe_size",
+        "epochs": "probe_epochs",
+        "pooling": "probe_pooling",
+        "ten_crops": "ten_crops",
+        "seed": "seed",
+    },
+    "nonlinear": {
+        "protocol": "nonlinear_protocol",
+        "epochs": "probe_epochs",
+        "hidden": "hidden",
+        "endpoints": "endpoints",
+    },
+    "lowshot": {
+        "per_class": "per_class",
+        "draws": "draws",
+        "modes": "lowshot_modes",
+        "steps": "lowshot_steps",
+        "probe_size": "probe_size",
+        **_RATE,
+    },
+    "finetune": {
+        "epochs": "finetune_epochs",
+        "weight_decay": "finetune_weight_decay",
+        "endpoint": "finetune_endpoint",
+        **_RATE,
+    },
+    "rotated": {
+        "probe_size": "probe_size",
+        "probe_epochs": "probe_epochs",
+        "epochs": "rotated_epochs",
+        "seed": "seed",
+        **_RATE,
+    },
+    "rotation": {"head": "rotation_head", "fit_images": "fit_images"},
+    "invariance": {
+        "transformations": "transformations",
+        "reference_weights": "reference_weights",
+        "reference_title": "reference_title",
+        "max_images": "invariance_images",
+        "bins": "histogram_bins",
+        "jigsaw_grid": "jigsaw_grid",
+        "seed": "seed",
+    },
+    "retrieval": {
+        "k": "precision_at",
+        "queries": "sheet_queries",
+        "neighbours": "sheet_neighbours",
+        "sheets": "sheet_features",
+    },
+    "voc_classification": {
+        **_VOC,
+        "protocols": "voc_protocols",
+        "epochs": "voc_epochs",
+        "learning_rate": "voc_learning_rate",
+        "batch_size": "voc_batch_size",
+        "weight_decay": "voc_weight_decay",
+        "test_crops": "voc_test_crops",
+        "costs": "svm_costs",
+    },
+    "detection": {
+        **_VOC,
+        "image_size": "detection_size",
+        "epochs": "detection_epochs",
+        "batch_size": "detection_batch_size",
+        "learning_rate": "detection_learning_rate",
+        "max_boxes": "detection_max_boxes",
+    },
+    "segmentation": {
+        "voc_dir": "voc_dir",
+        "train_split": "segmentation_train_split",
+        "test_split": "segmentation_test_split",
+        "image_size": "segmentation_size",
+        "epochs": "segmentation_epochs",
+        "batch_size": "segmentation_batch_size",
+        "learning_rate": "segmentation_learning_rate",
+        "skips": "segmentation_skips",
+    },
+}
+
+# Options of tasks that are told of the progress bar apart from the evaluation.
+_SHOW_PROGRESS = ("linear", "rotated")
+_LISTS_OF_NUMBERS = {"per_class": int, "precision_at": int, "svm_costs": float}
+
+
+def options(task: str) -> dict[str, Any]:
+    """The options of a task, as the flags say."""
+    chosen = {option: _value(flag) for option, flag in OPTIONS.get(task, {}).items()}
+    if task in _SHOW_PROGRESS:
+        chosen["progress"] = True
+    return chosen
+
+
+def _value(flag: str) -> Any:
+    value = FLAGS[flag].value
+    if flag == "knn_memory":
+        return value << 20
+    return _numbers(flag, value) if flag in _LISTS_OF_NUMBERS else value
+
+
+def _numbers(flag: str, texts: list[str]) -> list[float]:
+    from rfd_tf.errors import UserError
+
+    kind = _LISTS_OF_NUMBERS[flag]
+    try:
+        return [kind(text) for text in texts]
+    except ValueError:
+        what = "whole numbers such as 1,5,20" if kind is int else "numbers such as 0.1,1,10"
+        raise UserError(f"--{flag} needs {what}; got {','.join(texts)}") from None

@@ -1,0 +1,140 @@
+"""Annotations in VOC's layout: what is read, and every fault by the name of its file."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rfd_tf.data import voc
+from rfd_tf.errors import UserError
+
+OBJECT = (
+    "<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{0}</xmin>"
+    "<ymin>{1}</ymin><xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
+)
+
+
+def xml(*objects, size=(20, 10)):
+    body = "".join(
+        OBJECT.format(*box, name=name, difficult=int(difficult)) for name, box, difficult in objects
+    )
+    return (
+        f"<annotation><filename>x.jpg</filename><size><width>{size[0]}</width>"
+        f"<height>{size[1]}</height></size>{body}</annotation>"
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small development kit: four pictures, three of them listed."""
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (tmp_path / name).mkdir(parents=True)
+    annotations = {
+        "a": [("dog", (1, 1, 20, 10), False)],
+        "b": [("cat", (2, 3, 5, 6), False), ("dog", (1, 1, 4, 4), True)],
+        "c": [("cat", (2, 3, 5, 6), True)],
+        "d": [("dog", (2, 3, 5, 6), False)],
+    }
+    for name, objects in annotations.items():
+        Image.new("RGB", (20, 10)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(xml(*objects))
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a\nb  1\n\nc -1\n")
+    (tmp_path / "ImageSets/Main/test.txt").write_text("d\n")
+    return tmp_path
+
+
+def test_boxes_classes_and_presence_are_read(folder):
+    read = voc.voc_folder(folder, "train")
+    assert [image.name for image in read.images] == ["a", "b", "c"]
+    assert read.class_names == voc.VOC_CLASSES
+    dog, cat = voc.VOC_CLASSES.index("dog"), voc.VOC_CLASSES.index("cat")
+    whole, second, _ = read.images
+    np.testing.assert_array_equal(whole.boxes, [[0, 0, 20, 10]])  # 1-based, corners included
+    np.testing.assert_array_equal(second.boxes[0], [1, 2, 5, 6])
+    assert second.labels.tolist() == [cat, dog] and second.difficult.tolist() == [False, True]
+    assert (whole.width, whole.height) == (20, 10)
+    clear, unclear = read.presence()
+    assert clear[:, dog].tolist() == [True, False, False]
+    assert clear[:, cat].tolist() == [False, True, False]
+    assert unclear[:, cat].tolist() == [False, False, True] and unclear[1, dog]
+
+
+def test_other_classes_and_the_plain_layout(folder):
+    (folder / "JPEGImages").rename(folder / "images")
+    (folder / "Annotations").rename(folder / "annotations")
+    (folder / "annotations" / "a.xml").write_text(xml(("raccoon", (1, 1, 9, 9), False)))
+    read = voc.voc_folder(folder)
+    assert len(read.images) == 4 and read.class_names == ("cat", "dog", "raccoon")
+    train, test = voc.split_by_name(read, 0.25)
+    assert len(train.images) == 3 and len(test.images) == 1
+    assert not {i.name for i in train.images} & {i.name for i in test.images}
+    again, _ = voc.split_by_name(voc.VocSet("x", read.images[::-1], read.class_names), 0.25)
+    assert [i.name for i in again.images] == [i.name for i in train.images]
+
+
+def test_train_and_test_have_the_same_classes(folder):
+    train, test = voc.train_and_test(folder, "train", "test")
+    assert len(train.images) == 3 and len(test.images) == 1
+    (folder / "Annotations" / "d.xml").write_text(xml(("lynx", (1, 1, 9, 9), False)))
+    with pytest.raises(UserError, match="classes differ.*only '.*/test' has lynx"):
+        voc.train_and_test(folder, "train", "test")
+    with pytest.raises(UserError, match="both splits, or neither"):
+        voc.train_and_test(folder, "train")
+
+
+def test_masks(folder):
+    (folder / "SegmentationClass").mkdir()
+    (folder / "ImageSets/Segmentation").mkdir()
+    (folder / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    with pytest.raises(UserError, match="no mask '.*a.png'"):
+        voc.voc_folder(folder, "val", masks=True)
+    Image.new("P", (20, 10)).save(folder / "SegmentationClass" / "a.png")
+    (image,) = voc.voc_folder(folder, "val", masks=True).images
+    assert image.mask.name == "a.png" and image.image.name == "a.jpg" and len(image.boxes) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (xml(), "a.xml' holds no object"),
+        (xml(("dog", (5, 5, 4, 9), False)), "a.xml': the box of 'dog' is empty"),
+        (xml(("dog", (0, 0, 0, 5), False)), "a.xml': the box of 'dog' is empty"),
+        (xml(("dog", (5, 5, 21, 9), False)), "leaves the picture of 20 x 10"),
+        (xml(("dog", ("x", 5, 6, 9), False)), "bndbox/xmin is 'x'"),
+        (xml(("dog", ("nan", 5, 6, 9), False)), "bndbox/xmin is 'nan'"),
+        (xml(("", (1, 1, 2, 2), False)), "an object without a name"),
+        (xml(("dog", (1, 1, 2, 2), False), size=(0, 10)), "size as 0 x 10"),
+        ("<annotation><object>", "a.xml' cannot be read as XML"),
+        (
+            '<!DOCTYPE a [<!ENTITY e SYSTEM "file:///etc/passwd">]><annotation>&e;</annotation>',
+            "declares a document type or entities",
+        ),
+        (
+            '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]><annotation>&b;</annotation>',
+            "declares a document type or entities",
+        ),
+    ],
+)
+def test_faults_of_an_annotation_name_the_file(folder, text, message):
+    (folder / "Annotations" / "a.xml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        voc.voc_folder(folder, "train")
+
+
+def test_what_is_missing_is_named(folder):
+    with pytest.raises(UserError, match="unknown class 'dog'.*options: cat"):
+        voc.voc_folder(folder, "train", class_names=["cat"])
+    with pytest.raises(UserError, match="no list '.*val.txt'; there are test, train"):
+        voc.voc_folder(folder, "val")
+    (folder / "ImageSets/Main/bad.txt").write_text("../../a\n")
+    with pytest.raises(UserError, match="names '../../a', which is no file name"):
+        voc.voc_folder(folder, "bad")
+    (folder / "JPEGImages" / "b.jpg").unlink()
+    with pytest.raises(UserError, match="no picture of 'b'"):
+        voc.voc_folder(folder, "train")
+    (folder / "Annotations" / "c.xml").unlink()
+    with pytest.raises(UserError, match="no annotation '.*c.xml'"):
+        voc.voc_folder(folder, "train")
+    with pytest.raises(UserError, match="no such folder"):
+        voc.voc_folder(folder / "gone")
+    with pytest.raises(UserError, match="no folder of pictures: JPEGImages or images"):
+        voc.voc_folder(folder / "ImageSets")

@@ -1,0 +1,220 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from rfd_tf.data import ArraySource
+from rfd_tf.errors import UserError
+from rfd_tf.evaluation import TASKS, KNearestNeighbours, runner, suite, suite_table
+from rfd_tf.evaluation.published import CIFAR10
+
+OPTIONS = {"rotation": {"fit_images": 50}, "retrieval": {"queries": 2}}
+
+
+@pytest.fixture(scope="module")
+def sources(small_digits):
+    train, test = small_digits.train, small_digits.test
+    names = train.source.class_names
+    part = ArraySource(train.images(), train.labels, names, "digits/part")
+    return part, ArraySource(test.images()[:100], test.labels[:100], names, "digits/some")
+
+
+@pytest.fixture(scope="module")
+def judged(rfd_run, sources, tmp_path_factory):
+    """A suite over two runs, and what it wrote; run a's kNN had been evaluated before."""
+    root = tmp_path_factory.mktemp("suite")
+    for name in "ab":
+        shutil.copytree(rfd_run, root / name)
+    (root / "b" / "heads.npz").unlink()
+    report = runner.evaluate(root / "a", [KNearestNeighbours()], *sources)
+    # What is taken from the file is told from what is computed.
+    report["results"][0]["value"] = 0.123
+    (root / "a" / "evaluation.json").write_text(json.dumps(report))
+    said = []
+    comparison = suite.run_suite(
+        "features",
+        [root / "a", root / "b"],
+        *sources,
+        output=root / "out",
+        only=["knn", "retrieval", "rotation"],
+        options=OPTIONS,
+        say=said.append,
+    )
+    return root, comparison, said
+
+
+def cell(comparison, entry, feature, images="upright", metric="accuracy"):
+    wanted = {"entry": entry, "feature": feature, "images": images, "metric": metric}
+    (row,) = [r for r in comparison["rows"] if all(r[k] == v for k, v in wanted.items())]
+    return row["runs"]
+
+
+def test_what_is_missing_is_run_and_the_rest_reused(judged, sources):
+    root, comparison, said = judged
+    assert "a, knn: reused" in said and "b: knn" in said and "a: retrieval" in said
+    report = runner.evaluate(root / "b", [KNearestNeighbours()], *sources)
+    for row in report["results"]:
+        both = cell(comparison, "knn", row["name"], row["images"])
+        assert both["b"]["value"] == row["value"]
+        assert both["b"]["random_init"] == both["a"]["random_init"] == row["random_init"]
+        # (Its heads, and with them the embedding, are run a's alone.)
+        assert both["a"]["value"] in (row["value"], 0.123)
+    assert cell(comparison, "knn", report["results"][0]["name"])["a"]["value"] == 0.123
+    assert set(cell(comparison, "knn", "embedding")) == {"a"}
+    assert set(cell(comparison, "retrieval", "f2", metric="precision@10")) == {"a", "b"}
+
+
+def test_a_task_that_a_run_does_not_allow_is_noted(judged):
+    root, comparison, _ = judged
+    assert set(cell(comparison, "rotation", "f1", "all rotations")) == {"a"}
+    (note,) = comparison["notes"]
+    assert note.startswith("b, rotation: ") and "has no rotation head" in note
+    # Only the overall accuracies are in the table.
+    shown = {row["feature"] for row in comparison["rows"] if row["entry"] == "rotation"}
+    assert shown == {"f1", "f2"}
+    assert note in (root / "out" / "comparison.md").read_text()
+
+
+def test_files_say_the_same(judged):
+    root, comparison, _ = judged
+    assert json.loads((root / "out" / "comparison.json").read_text()) == comparison
+    text = (root / "out" / "comparison.md").read_text()
+    row = cell(comparison, "knn", "f2", "rotated")
+    cells = [f"{100 * row[t]['value']:.1f} ({100 * row[t]['random_init']:.1f})" for t in "ab"]
+    assert f"| knn | f2 | rotated | accuracy | {cells[0]} | {cells[1]} |" in text
+    assert "100 test images (digits/some), learnt from 300 (digits/part), 10 classes." in text
+    assert "- a: six_layer, 16 px, epoch 0" in text
+    with open(root / "out" / "comparison.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    (found,) = [
+        float(r["value"])
+        for r in table
+        if (r["task"], r["feature"], r["images"], r["run"], r["network"])
+        == ("knn", "f2", "rotated", "b", "random init")
+    ]
+    assert found == row["b"]["random_init"]
+    assert {r["published"] for r in table} == {"no"}
+    assert (root / "out" / "comparison.png").stat().st_size > 20_000
+    assert (root / "out" / "runs" / "b" / "retrieval" / "retrieval_pretrained_f.png").exists()
+
+
+def again(root, sources, **changed):
+    said = []
+    arguments = {"only": ["knn"], "output": root / "out", **changed}
+    comparison = suite.run_suite("features", [root / "b"], *sources, say=said.append, **arguments)
+    return comparison, said
+
+
+def test_the_same_call_runs_nothing_and_another_does(judged, sources):
+    root, comparison, _ = judged
+    same, said = again(root, sources)
+    assert said == ["b, knn: reused"]
+    assert cell(same, "knn", "f")["b"] == cell(comparison, "knn", "f")["b"]
+    for changed in (
+        {"seed": 1},
+        {"options": {"knn": {"k": 3}}},
+        {"endpoints": ["block2"]},
+        {"max_train_images": 200},
+    ):
+        other, said = again(root, sources, **{**changed, "output": root / "other"})
+        assert said == ["b: knn"], changed
+    fewer, said = again(root, (sources[0], None))
+    assert said == ["b: knn"] and "held out" in fewer["data"]["test"]
+    # Other weights in the same folder are not those that were judged.
+    from rfd_tf import applications
+
+    network = applications.build("six_layer", 16)
+    record = applications.read_record(root / "b")
+    shutil.copytree(root / "b", root / "c" / "b")
+    applications.save_backbone(network, root / "c" / "b" / "backbone.weights.h5", record)
+    _, said = again(root / "c", sources, output=root / "out")
+    assert said == ["b: knn"]
+
+
+def test_published_figures_stand_beside_what_is_comparable(rfd_subject, tmp_path):
+    task = TASKS["nonlinear"](protocol="rotnet_cifar10_conv")
+    rows = [
+        {"task": "nonlinear", "name": "block2", "images": "upright", "metric": "accuracy",
+         "when": when, "value": value, "spread": 0.01, "random_init": 0.6}
+        for when, value in (("last epoch", 0.85), ("best epoch", 0.86))
+    ]  # fmt: skip
+    report = {
+        "protocol": task.protocol(None),
+        "data": {**CIFAR10, "train": "cifar10/train", "test": "cifar10/test"},
+        "backbone": {"backbone": "network_in_network", "arguments": {}},
+        "results": rows,
+    }
+    entries = [e for e in suite.SUITES["cifar10"].entries if e.label == "convolutional"]
+    comparison = suite._compare(
+        "cifar10",
+        suite.SUITES["cifar10"],
+        entries,
+        {"mine": ("runs/mine", rfd_subject)},
+        {"mine": {"convolutional": report}},
+        [],
+    )
+    last, best = comparison["rows"]
+    assert last["published"] == [] and best["published"][0]["value"] == 0.9116
+    suite_table.write(comparison, tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert "| task | feature | when | mine | RotNet (NIN, 4 blocks), published |" in text
+    assert "| convolutional | block2 | last epoch | 85.0 ± 1.0 (60.0) |  |" in text
+    assert "| convolutional | block2 | best epoch | 86.0 ± 1.0 (60.0) | 91.2 (72.5) |" in text
+    assert "ICLR 2018, table 3" in text and "Published, not measured here" in text
+    with open(tmp_path / "comparison.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    stars = [r for r in table if r["published"] == "yes"]
+    assert [float(r["value"]) for r in stars] == [0.9116, 0.725]
+    assert all("table 3" in r["source"] for r in stars) and len(table) == 6
+    axes = suite_table.figure(comparison).axes[0]
+    points = {
+        float(np.ravel(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "*"
+    }
+    assert sorted(points) == pytest.approx([72.5, 91.16])
+
+
+def test_every_suites_tasks_can_be_made():
+    for name, found in suite.SUITES.items():
+        labels = [entry.label for entry in found.entries]
+        assert len(set(labels)) == len(labels), name
+        for entry in found.entries:
+            assert suite._task(entry, {}).name == entry.task
+
+
+def test_two_runs_of_one_name_are_told_apart(rfd_run):
+    found = suite._subjects([rfd_run, rfd_run / "backbone.weights.h5", rfd_run])
+    assert list(found) == ["rfd", "backbone", "rfd_2"]
+
+
+def test_the_runs_own_images_are_taken(judged, tmp_path):
+    root, _, _ = judged
+    data = suite.recorded_data("cifar10", [root / "a", root / "b"])
+    assert data["dataset"] == "digits"
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps({"flags": {"dataset": "stl10"}}))
+    assert suite.recorded_data("cifar10", [root / "a", other]) == {"dataset": "cifar10"}
+    assert suite.recorded_data("features", [root / "a", other]) == {}
+
+
+def test_mistakes_are_named(judged, sources, tmp_path):
+    root, _, _ = judged
+
+    def call(name="features", runs=(root / "a",), data=sources, **arguments):
+        suite.run_suite(name, runs, *data, output=tmp_path, **arguments)
+
+    with pytest.raises(UserError, match="unknown suite 'cifar'.*cifar10"):
+        call("cifar")
+    with pytest.raises(UserError, match="unknown task of suite features 'kn'.*knn"):
+        call(only=["kn"])
+    with pytest.raises(UserError, match="give --runs"):
+        call(runs=[])
+    with pytest.raises(UserError, match="unknown weights 'nothing'"):
+        call(runs=["nothing"])
+    with pytest.raises(UserError, match="can judge none of the runs: a, knn: images to learn"):
+        call(data=(), only=["knn"])
+    bare = ArraySource(sources[0].images, None, None, "bare")
+    with pytest.raises(UserError, match="none of the runs.*'bare' has no labels"):
+        call(data=(bare,), only=["knn"])
