@@ -60,6 +60,9 @@ class Method(keras.Model):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.gradient_accumulation = int(gradient_accumulation)
+        #: Images of a training step over all replicas, once that is known; chance levels of what
+        #: is compared within the batch rest on it.
+        self.batch_size: int | None = None
         #: The `MemoryBank` that batches' indices address, in methods that have one.
         self.memory_bank = None
 

@@ -347,6 +347,10 @@ class RotationFeatureDecoupling(Method):
         }
         if self.memory_bank is not None:
             levels["instance_loss"] = self.recognition.chance_level()
+        if self.batch_size:
+            # Parts of a batch are trained one by one and compare within themselves.
+            compared = NUM_ROTATIONS * (self.batch_size // self.gradient_accumulation)
+            levels["contrast_loss"] = math.log(compared - 1)
         return {name: value for name, value in levels.items() if name in self.log_names}
 
     def named_features(self, images) -> dict:

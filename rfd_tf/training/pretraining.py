@@ -160,6 +160,7 @@ class Pretraining:
                 undecayed=optimization.undecayed,
             )
             self.method.compile(optimizer=self.optimizer, jit_compile=False)
+            self.method.batch_size = optimization.batch_size
             self.optimizer.build(self.method.trainable_variables)
         if augmentation.crops not in self.method.crops:
             options = " or ".join(str(count) for count in self.method.crops)
