@@ -30,14 +30,19 @@ def _parse(arguments: list[str]) -> list[str]:
 
 
 def backbone_options() -> dict:
-    """The flag --backbone_option as a dict, values read as JSON where they are JSON."""
+    """The flag --backbone_option as a dict."""
+    return named_values("backbone_option")
+
+
+def named_values(flag: str) -> dict:
+    """A repeatable flag of name=value as a dict, values read as JSON where they are JSON."""
     from rfd_tf.errors import UserError
 
     options = {}
-    for item in flags.FLAGS.backbone_option:
+    for item in flags.FLAGS[flag].value:
         name, equals, text = item.partition("=")
         if not equals or not name:
-            raise UserError(f"--backbone_option '{item}' must read name=value")
+            raise UserError(f"--{flag} '{item}' must read name=value")
         try:
             options[name] = json.loads(text)
         except ValueError:

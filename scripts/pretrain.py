@@ -45,41 +45,35 @@ def channel_values(name: str, default) -> tuple[float, ...]:
     return values
 
 
-def rfd_arguments(source) -> dict:
-    """Arguments of the method `rfd` besides the backbone."""
-    names = (
-        "lambda_rotation",
-        "lambda_distance",
-        "lambda_instance",
-        "lambda_contrast",
-        "decoupled",
-        "split",
-        "projection_dimensions",
-        "projection_hidden",
-        "temperature",
-        "instance_loss",
-        "instance_views",
-        "negatives",
-        "num_negatives",
-        "normalizer",
-        "exclude_positive",
-        "bank_momentum",
-        "bank_initialization",
-        "bank_dtype",
-        "distance",
-        "pu_gamma",
-        "pu_start_epoch",
-    )
-    weights = None
-    if FLAGS.pu_weights:
+def method_arguments(source) -> dict:
+    """Arguments of the chosen method besides the backbone: flags of their names, and options.
+
+    A flag that is not given leaves the method its own default.
+    """
+    from rfd_tf import methods
+    from rfd_tf.errors import UserError, unknown
+
+    accepted = methods.arguments(FLAGS.method)
+    arguments = {}
+    for name in methods.all_arguments():
+        if name not in FLAGS or not FLAGS[name].present:
+            continue
+        if name not in accepted:
+            raise UserError(f"--{name} has no meaning for method {FLAGS.method}")
+        arguments[name] = FLAGS[name].value
+    for name, value in common.named_values("method_option").items():
+        if name not in accepted or name in FLAGS:
+            given = ("num_images", "pu_weights")
+            options = [option for option in accepted if option not in FLAGS and option not in given]
+            raise unknown(f"option of method {FLAGS.method}", name, options)
+        arguments[name] = value
+    if "num_images" in accepted:
+        arguments["num_images"] = source.num_images
+    if FLAGS.pu_weights and "pu_weights" in accepted:
         from rfd_tf.data import pu_weights
 
-        weights = pu_weights.read(FLAGS.pu_weights, source)
-    arguments = {name: FLAGS[name].value for name in names}
-    return {"num_images": source.num_images, "pu_weights": weights, **arguments}
-
-
-METHOD_ARGUMENTS = {"rfd": rfd_arguments}
+        arguments["pu_weights"] = pu_weights.read(FLAGS.pu_weights, source)
+    return arguments
 
 
 def say(text: str) -> None:
@@ -219,7 +213,7 @@ def make_session(source, strategy):
         "feature_endpoint": FLAGS.feature_endpoint,
         "gradient_accumulation": FLAGS.gradient_accumulation,
         "seed": FLAGS.seed,
-        **METHOD_ARGUMENTS[FLAGS.method](source),
+        **method_arguments(source),
     }
 
     def build_backbone():
@@ -329,9 +323,21 @@ def make_callbacks(run, session, monitor, monitor_start, save, chief: bool) -> l
     if monitor:
         listed.append(callbacks.Monitor(monitor, monitor_start, FLAGS.monitor_every))
     listed.append(callbacks.MetricsFile(run.path("metrics.csv")))
+    tensorboard = None
     if FLAGS.tensorboard:
-        views = example_views(session)
-        listed.append(callbacks.TensorBoard(run.path("tensorboard"), levels, views))
+        turns = "rotation_loss" in session.method.loss_weights
+        views = example_views(session) if turns else None
+        tensorboard = callbacks.TensorBoard(run.path("tensorboard"), levels, views)
+        listed.append(tensorboard)
+    if drawing(session.method):
+        listed.append(
+            callbacks.Figures(
+                next(iter(session.dataset(augmented=False)))["image"][:8].numpy(),
+                run.path("figures"),
+                tensorboard,
+                every=FLAGS.monitor_every or FLAGS.epochs,
+            )
+        )
     return [*listed, callbacks.Progress(levels), callbacks.Checkpoint(save, FLAGS.checkpoint_every)]
 
 
@@ -416,15 +422,23 @@ def make_monitor(method, source, test):
     )
 
 
+def drawing(method) -> bool:
+    """Whether a method draws pictures of what it does."""
+    from rfd_tf.methods import Method
+
+    return type(method).figures is not Method.figures
+
+
 def example_views(session):
-    """The four rotated views of the first few augmented images, for TensorBoard."""
+    """The rotated views of the first few augmented images, for TensorBoard."""
     import numpy as np
 
     from rfd_tf.data import views
 
     batch = next(iter(session.dataset()))
-    images = batch["image"][:8]
-    return np.asarray(views.flatten_views(views.rotate(images)))
+    degrees = getattr(session.method, "rotations", (0, 90, 180, 270))
+    turned = views.rotate_degrees(batch["image"][:8], degrees)
+    return np.asarray(views.flatten_views(turned)).astype("uint8")
 
 
 def finish(run, method, source, test, tasks: list) -> None:

@@ -6,6 +6,11 @@ from absl import flags
 
 flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
 
+flags.DEFINE_multi_string(
+    "method_option",
+    [],
+    "Option of the method that has no flag of its own, as name=value; may be repeated.",
+)
 flags.DEFINE_bool(
     "fidelity",
     False,
@@ -37,7 +42,10 @@ flags.DEFINE_float("color_jitter", 0.0, "Strength of brightness, contrast, satur
 flags.DEFINE_float("hue", 0.0, "Largest turn of the colours, a share of the circle up to 0.5.")
 flags.DEFINE_float("grayscale", 0.0, "Share of images made grey.")
 flags.DEFINE_integer(
-    "crops", 1, "Crops of an image a step: 1, all rotations of one; 4, every rotation its own."
+    "crops",
+    1,
+    "Crops of an image a step. rfd, rotation: 1 for all rotations, or one each. "
+    "pirl: 2, and the transformed version has its own.",
 )
 flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if not given.")
 flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")

@@ -13,6 +13,7 @@ from typing import Any
 from rfd_tf.benchmarks.bank import bank
 from rfd_tf.benchmarks.base import Entry, alternate, paired_ratio
 from rfd_tf.benchmarks.convolutions import convolutions
+from rfd_tf.benchmarks.family import family
 from rfd_tf.benchmarks.inference import inference
 from rfd_tf.benchmarks.memory import memory
 from rfd_tf.benchmarks.overhead import overhead
@@ -23,6 +24,7 @@ from rfd_tf.benchmarks.reference import reference
 #: Every benchmark by name. Each takes `rounds`, how often to time, and sizes, and yields entries.
 BENCHMARKS: dict[str, Callable[..., Iterator[Entry]]] = {
     "overhead": overhead,
+    "family": family,
     "precision": precision,
     "bank": bank,
     "pipeline": pipeline,

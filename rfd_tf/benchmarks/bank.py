@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from rfd_tf.benchmarks import measuring
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.steps import RfdStep, random_batch, timed
+from rfd_tf.benchmarks.steps import MethodStep, random_batch, timed
 from rfd_tf.layers import MemoryBank
 
 BAR = 1.05
@@ -44,7 +44,7 @@ def bank(
     Args:
         rounds: how often each is timed.
         sizes: rows of the small and of the large bank.
-        backbone, image_size, batch_size: see `RfdStep`.
+        backbone, image_size, batch_size: see `MethodStep`.
         negatives: negatives of the NCE, shared by the batch.
         dimensions: length of a row.
         storage_dtypes: how the rows are stored.
@@ -58,7 +58,7 @@ def bank(
             "projection_dimensions": dimensions,
             "bank_dtype": dtype,
         }
-        steps = {rows: RfdStep(*case, rows, **arguments) for rows in (small, large)}
+        steps = {rows: MethodStep(*case, rows, **arguments) for rows in (small, large)}
         seconds = alternate(steps, rounds)
         banks = {rows: step.method.memory_bank for rows, step in steps.items()}
         yield Entry(

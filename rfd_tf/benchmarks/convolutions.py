@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 from rfd_tf.benchmarks.profiling import is_convolution, operation_times
-from rfd_tf.benchmarks.steps import RfdStep
+from rfd_tf.benchmarks.steps import MethodStep
 
 CASES = (
     {"backbone": "six_layer", "image_size": 32, "batch_size": 128, "num_images": 50_000},
@@ -45,10 +45,10 @@ def convolutions(rounds: int = 5, cases: Sequence[dict[str, Any]] = CASES) -> It
 
     Args:
         rounds: how often each is timed.
-        cases: arguments of `RfdStep`.
+        cases: arguments of `MethodStep`.
     """
     for case in cases:
-        step = RfdStep(**case)
+        step = MethodStep(**case)
         alone = Convolutions(step.method.feature_model, 4 * case["batch_size"])
         seconds = alternate({"step": step, "convolutions": alone}, rounds, warmup=1)
         flops = alone.operations

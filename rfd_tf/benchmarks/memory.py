@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from rfd_tf.benchmarks import measuring
 from rfd_tf.benchmarks.base import Entry
-from rfd_tf.benchmarks.steps import RfdStep
+from rfd_tf.benchmarks.steps import MethodStep
 
 CASES = (
     {"backbone": "alexnet", "image_size": 224, "batch_size": 16, "num_images": 1_281_167},
@@ -39,7 +39,7 @@ def memory(rounds: int = 3, cases: Sequence[dict[str, Any]] = CASES) -> Iterator
 
     Args:
         rounds: training steps.
-        cases: arguments of `RfdStep`.
+        cases: arguments of `MethodStep`.
     """
     for case in cases:
         growth, parts = measuring.peak_growth_and_result(
@@ -62,7 +62,7 @@ def memory(rounds: int = 3, cases: Sequence[dict[str, Any]] = CASES) -> Iterator
 
 def train(steps: int, **case: Any) -> dict[str, int]:
     """Trains some steps, and returns the bytes of what training has to hold."""
-    step = RfdStep(**case)
+    step = MethodStep(**case)
     for _ in range(steps):
         step()
     method = step.method

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.steps import BareStep, RfdStep
+from rfd_tf.benchmarks.steps import BareStep, MethodStep
 
 #: The published setting, and RotNet's network on small images.
 CASES = (
@@ -47,10 +47,10 @@ def overhead(rounds: int = 7, cases: Sequence[dict[str, Any]] = CASES) -> Iterat
 
     Args:
         rounds: how often each step is timed.
-        cases: arguments of `RfdStep`.
+        cases: arguments of `MethodStep`.
     """
     for case in cases:
-        step = RfdStep(**case)
+        step = MethodStep(**case)
         seconds = alternate({"rfd": step, "bare": BareStep(step)}, rounds)
         yield Entry(
             f"overhead/{case['backbone']}",

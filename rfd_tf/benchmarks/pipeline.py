@@ -15,7 +15,7 @@ import tensorflow as tf
 from rfd_tf import data
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 from rfd_tf.benchmarks.photographs import write_photographs
-from rfd_tf.benchmarks.steps import RfdStep
+from rfd_tf.benchmarks.steps import MethodStep
 
 BAR = 0.9
 WAITING_BAR = 0.05
@@ -88,7 +88,7 @@ def pipeline(
             f"the same, where the bare loop resizes with antialiasing, too, {setting}",
             details=rate,
         )
-        step = RfdStep(backbone, image_size, min(step_batch_size, source.num_images), 1000)
+        step = MethodStep(backbone, image_size, min(step_batch_size, source.num_images), 1000)
         stream = data.training_dataset(source, batch_size=step.batch["index"].shape[0], **arguments)
         yield _waiting(step, stream, steps, f"{backbone} at {setting}")
 
@@ -122,7 +122,7 @@ def _alternate_streams(streams, rounds: int, batches: int) -> dict[str, list[flo
     return seconds
 
 
-def _waiting(step: RfdStep, stream: tf.data.Dataset, steps: int, setting: str) -> Entry:
+def _waiting(step: MethodStep, stream: tf.data.Dataset, steps: int, setting: str) -> Entry:
     iterator = iter(stream)
     waited, worked = [], []
     for number in range(steps + 2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.steps import RfdStep
+from rfd_tf.benchmarks.steps import MethodStep
 from rfd_tf.training.strategy import has_bfloat16_hardware
 
 BAR = 0.30
@@ -26,13 +26,13 @@ def precision(
 
     Args:
         rounds: how often each step is timed.
-        backbone, image_size, batch_size, num_images: see `RfdStep`.
+        backbone, image_size, batch_size, num_images: see `MethodStep`.
     """
     case = (backbone, image_size, batch_size, num_images)
     steps = {
-        "default": RfdStep(*case),
-        "stock": RfdStep(*case, policy="float32", stock=True),
-        "float32": RfdStep(*case, policy="float32"),
+        "default": MethodStep(*case),
+        "stock": MethodStep(*case, policy="float32", stock=True),
+        "float32": MethodStep(*case, policy="float32"),
     }
     seconds = alternate(steps, rounds)
     setting = f"{backbone} at {image_size}, {batch_size} images"

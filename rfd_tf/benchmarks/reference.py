@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds
-from rfd_tf.benchmarks.steps import RfdStep
+from rfd_tf.benchmarks.steps import MethodStep
 from rfd_tf.errors import UserError, unknown
 
 #: How many times faster than a reference in that precision the step should be.
@@ -33,7 +33,7 @@ def reference(
         rounds: how often the step is timed.
         reference_ms: milliseconds of the other program's step on the same machine, at the same
             sizes, by its precision (`float32`, `bfloat16`).
-        backbone, image_size, batch_size, num_images: see `RfdStep`; by default the sizes of the
+        backbone, image_size, batch_size, num_images: see `MethodStep`; by default the sizes of the
             published program.
 
     Raises:
@@ -46,7 +46,7 @@ def reference(
             raise unknown("precision", name, BARS)
         if not value > 0:
             raise UserError(f"reference step of {value} ms must be above 0")
-    step = RfdStep(backbone, image_size, batch_size, num_images)
+    step = MethodStep(backbone, image_size, batch_size, num_images)
     ours = milliseconds(alternate({"ours": step}, rounds)["ours"])
     for name, value in reference_ms.items():
         yield Entry(

@@ -1,4 +1,4 @@
-"""The training steps that benchmarks time: RFD's, and the bare one of its backbone."""
+"""The training steps that benchmarks time: those of the methods, and the bare one of a backbone."""
 
 from __future__ import annotations
 
@@ -26,22 +26,24 @@ def optimizer() -> keras.optimizers.Optimizer:
     return optimizers.SGD(0.01, momentum=0.9, nesterov=True, coupled_weight_decay=5e-4)
 
 
-class RfdStep:
-    """A training step of Rotation Feature Decoupling on one batch of random pixels.
+class MethodStep:
+    """A training step of a method on one batch of random pixels.
 
     Args:
         backbone: name of a backbone.
         image_size: side of the images, pixels.
-        batch_size: images, of which each is seen in four views.
-        num_images: rows of the memory bank.
+        batch_size: images, of which each is seen in four views by RFD.
+        num_images: images of the dataset, rows of the memory bank.
+        method: name of the method.
+        crops: crops of an image in the batch.
         policy: Keras dtype policy of the backbone; the default precision's when None.
         stock: whether to use Keras' own layers in place of this package's.
         backbone_options: further arguments of the backbone.
-        **arguments: of `rfd_tf.methods.RotationFeatureDecoupling`.
+        **arguments: of the method.
 
     Calling it runs one step and returns the loss as a number, when the step is done.
 
-    >>> step = RfdStep("six_layer", 16, batch_size=2, num_images=10, num_negatives=4)
+    >>> step = MethodStep("six_layer", 16, batch_size=2, num_images=10, num_negatives=4)
     >>> step() > 0
     True
     """
@@ -53,6 +55,8 @@ class RfdStep:
         batch_size: int,
         num_images: int,
         *,
+        method: str = "rfd",
+        crops: int = 1,
         policy: str | None = None,
         stock: bool = False,
         backbone_options: dict[str, Any] | None = None,
@@ -65,10 +69,12 @@ class RfdStep:
             if self.policy != "float32":
                 raise ValueError("stock layers are compared in float32")
             network = applications.portable(network)
-        self.method = methods.METHODS["rfd"](network, num_images, **arguments)
+        if "num_images" in methods.arguments(method):
+            arguments["num_images"] = num_images
+        self.method = methods.METHODS[method](network, **arguments)
         self.method.compile(optimizer=optimizer(), jit_compile=False)
         self.method.optimizer.build(self.method.trainable_variables)
-        self.batch = random_batch(batch_size, image_size, num_images)
+        self.batch = random_batch(batch_size, image_size, num_images, crops)
         self.function = tf.function(self.method.train_step)
 
     def __call__(self) -> float:
@@ -84,12 +90,12 @@ class BareStep:
     Args:
         step: the step whose backbone, precision and batch to take.
 
-    >>> step = RfdStep("six_layer", 16, batch_size=2, num_images=10, num_negatives=4)
+    >>> step = MethodStep("six_layer", 16, batch_size=2, num_images=10, num_negatives=4)
     >>> isinstance(BareStep(step)(), float)
     True
     """
 
-    def __init__(self, step: RfdStep):
+    def __init__(self, step: MethodStep):
         with dtype_policy(step.policy):
             self.model = keras.models.clone_model(step.method.feature_model)
         self.optimizer = optimizer()
@@ -109,10 +115,13 @@ class BareStep:
         return float(self.function(self.views))
 
 
-def random_batch(batch_size: int, image_size: int, num_images: int) -> dict[str, tf.Tensor]:
+def random_batch(
+    batch_size: int, image_size: int, num_images: int, crops: int = 1
+) -> dict[str, tf.Tensor]:
     """A batch of random pixels, of images spread over the whole memory bank."""
     draw = np.random.default_rng(0)
-    pixels = draw.integers(0, 256, (batch_size, image_size, image_size, 3), "uint8")
+    several = (crops,) if crops > 1 else ()
+    pixels = draw.integers(0, 256, (batch_size, *several, image_size, image_size, 3), "uint8")
     index = np.linspace(0, num_images - 1, batch_size).astype("int64")
     return {"image": tf.constant(pixels), "index": tf.constant(index)}
 

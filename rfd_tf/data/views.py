@@ -1,15 +1,18 @@
-"""Views of a batch made by geometry alone: the four rotations by quarter turns.
+"""Views of a batch made by geometry alone: rotations.
 
 A quarter turn is counter-clockwise, as `numpy.rot90` turns: class 1 is 90 degrees
-counter-clockwise. The functions move pixels and never blend them, so they are exact for every
-dtype. They are written in `keras.ops` and run on the device, inside a model or outside it.
+counter-clockwise. Quarter turns move pixels and never blend them, so they are exact for every
+dtype; turns by 45 degrees have to blend. All are written in `keras.ops` and run on the device,
+inside a model or outside it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from rfd_tf.errors import UserError
@@ -82,6 +85,85 @@ def rotate(images: Any, rotations: Sequence[int] = (0, 1, 2, 3)) -> Any:
         for place, turn in enumerate(rotations)
     ]
     return ops.stack(turned, axis=1)
+
+
+def rotate_degrees(images: Any, degrees: Sequence[int] = (0, 90, 180, 270)) -> Any:
+    """Makes views of each image turned by multiples of 45 degrees, counter-clockwise.
+
+    Multiples of 90 degrees by themselves are exact, see `rotate`. With an odd multiple of 45
+    among them, corners would be empty and tell the angle: every view then shows only the central
+    square that no rotation empties, 1/sqrt(2) of the side, enlarged to the image's size by
+    bilinear interpolation (Gidaris et al., ICLR 2018, section 3.1, for eight rotations).
+
+    Args:
+        images: `[B, S, S, C]`, square, S known; or `[B, len(degrees), S, S, C]`, a crop of its own
+            for each rotation.
+        degrees: different multiples of 45 from 0 to 315, in the order wanted.
+
+    Returns:
+        `[B, len(degrees), S, S, C]`: the dtype of `images` for multiples of 90, else float32.
+
+    Raises:
+        UserError: images that are not square, or degrees that are no such multiples.
+
+    >>> image = np.array([[1, 2], [3, 4]]).reshape(1, 2, 2, 1)
+    >>> np.asarray(rotate_degrees(image, (180,)))[0, 0, :, :, 0].tolist()
+    [[4, 3], [2, 1]]
+    """
+    check_degrees(degrees)
+    degrees = [int(angle) for angle in degrees]
+    if all(angle % 90 == 0 for angle in degrees):
+        return rotate(images, [angle // 90 for angle in degrees])
+    images = ops.convert_to_tensor(images)
+    several = len(images.shape) == 5
+    _check_square(images[:, 0] if several else images)
+    if several and images.shape[1] != len(degrees):
+        raise UserError(
+            f"{images.shape[1]} crops of an image cannot be turned by {len(degrees)} rotations; "
+            f"give 1 or {len(degrees)} crops"
+        )
+    turned, made = [], {}
+    for place, angle in enumerate(degrees):
+        # Odd multiples of 45 are quarter turns of the one by 45 degrees.
+        key = (place if several else 0, angle % 90)
+        if key not in made:
+            crop = images[:, place] if several else images
+            made[key] = _enlarged_centre(crop, angle % 90)
+        turned.append(_turn(made[key], angle // 90))
+    return ops.stack(turned, axis=1)
+
+
+def check_degrees(degrees: Sequence[int]) -> None:
+    """Raises a `UserError` unless these are different multiples of 45 degrees, 0 to 315."""
+    possible = list(range(0, 360, 45))
+    given = list(degrees) if isinstance(degrees, (list, tuple)) else [degrees]
+    if not given or any(d not in possible for d in given) or len(set(given)) < len(given):
+        raise UserError(
+            f"rotations must be different multiples of 45 degrees from 0 to 315, got {given}"
+        )
+
+
+def _enlarged_centre(images: Any, degrees: float) -> Any:
+    """Turns `[B, S, S, C]`, and enlarges the central square that is full at every angle."""
+    size, channels = images.shape[1], images.shape[3]
+    # Where, from the centre, each pixel of the result comes from.
+    down, right = np.meshgrid(
+        *[(np.arange(size) + 0.5 - size / 2) / math.sqrt(2)] * 2, indexing="ij"
+    )
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    columns = np.clip(right * cosine - down * sine + (size - 1) / 2, 0, size - 1)
+    rows = np.clip(right * sine + down * cosine + (size - 1) / 2, 0, size - 1)
+    top, left = np.floor(rows).astype("int32"), np.floor(columns).astype("int32")
+    pixels = ops.reshape(ops.cast(images, "float32"), (-1, size * size, channels))
+    result = 0.0
+    for row, row_share in ((top, 1 - (rows - top)), (np.minimum(top + 1, size - 1), rows - top)):
+        for column, share in (
+            (left, 1 - (columns - left)),
+            (np.minimum(left + 1, size - 1), columns - left),
+        ):
+            weights = (row_share * share).reshape(1, -1, 1).astype("float32")
+            result = result + weights * ops.take(pixels, (row * size + column).ravel(), axis=1)
+    return ops.reshape(result, (-1, size, size, channels))
 
 
 def flatten_views(views: Any) -> Any:

@@ -167,12 +167,13 @@ class MemoryBank(keras.layers.Layer):
             if not exclude_positive:
                 return drawn, None
             return drawn, ops.cast(ops.expand_dims(index, 1) != drawn, "float32")
-        batch = ops.shape(index)[0]
         upper = self.num_images - 1 if exclude_positive else self.num_images
-        drawn = keras.random.randint(
-            (batch * replicas.num_replicas(), count), 0, upper, "int32", seed=self.negative_seed
+        drawn = replicas.draw(
+            lambda rows: keras.random.randint(
+                (rows, count), 0, upper, "int32", seed=self.negative_seed
+            ),
+            ops.shape(index)[0],
         )
-        drawn = replicas.local_slice(drawn, batch)
         if exclude_positive:
             # Skipping over the image's own row leaves the others equally likely.
             drawn = drawn + ops.cast(drawn >= ops.expand_dims(index, 1), "int32")

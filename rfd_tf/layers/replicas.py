@@ -89,3 +89,17 @@ def local_slice(tensor, batch_per_replica: int):
         [start] + [0] * (len(tensor.shape) - 1),
         [batch_per_replica] + [-1] * (len(tensor.shape) - 1),
     )
+
+
+def draw(draw_global, batch_per_replica: int):
+    """Random numbers for this replica's images, the same as one replica would draw for them.
+
+    Args:
+        draw_global: function of a number of rows that draws them with a Keras seed generator;
+            it is asked for those of the whole global batch.
+        batch_per_replica: rows of this replica, an int or a scalar tensor.
+
+    Returns:
+        `[batch_per_replica, ...]`.
+    """
+    return local_slice(draw_global(batch_per_replica * num_replicas()), batch_per_replica)

@@ -1,5 +1,6 @@
 """Losses: pure functions on tensors, each usable without the rest of the library."""
 
+from rfd_tf.losses.classification import classification_accuracy, classification_loss
 from rfd_tf.losses.cross_entropy import (
     positive_unlabeled_weights,
     rotation_accuracy,
@@ -9,10 +10,13 @@ from rfd_tf.losses.distance import DISTANCES, rotation_irrelevance
 from rfd_tf.losses.instance_softmax import instance_softmax
 from rfd_tf.losses.nce import chance_level as nce_chance_level
 from rfd_tf.losses.nce import nce, nce_probabilities
+from rfd_tf.losses.transformation_error import transformation_error
 from rfd_tf.losses.view_contrast import view_contrast
 
 __all__ = [
     "DISTANCES",
+    "classification_accuracy",
+    "classification_loss",
     "instance_softmax",
     "nce",
     "nce_chance_level",
@@ -21,5 +25,6 @@ __all__ = [
     "rotation_accuracy",
     "rotation_cross_entropy",
     "rotation_irrelevance",
+    "transformation_error",
     "view_contrast",
 ]

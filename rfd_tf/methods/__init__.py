@@ -1,10 +1,63 @@
 """Pretraining methods by name; each is a `keras.Model` under the one `train_step` of `Method`."""
 
+import inspect
+
+from rfd_tf.methods.aet import AutoEncodingTransformations
 from rfd_tf.methods.base import Method
+from rfd_tf.methods.instance_discrimination import InstanceDiscrimination
+from rfd_tf.methods.jigsaw import Jigsaw
+from rfd_tf.methods.jigsaw_decoupling import JigsawFeatureDecoupling
+from rfd_tf.methods.pirl import PretextInvariantRepresentations
+from rfd_tf.methods.rotation import RotationPrediction
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 
 METHODS = {
+    "aet": AutoEncodingTransformations,
+    "instance": InstanceDiscrimination,
+    "jigsaw": Jigsaw,
+    "pirl": PretextInvariantRepresentations,
     "rfd": RotationFeatureDecoupling,
+    "rfd_jigsaw": JigsawFeatureDecoupling,
+    "rotation": RotationPrediction,
 }
 
-__all__ = ["METHODS", "Method", "RotationFeatureDecoupling"]
+#: What whoever builds a method gives, rather than a user by name.
+_GIVEN = ("self", "backbone", "kwargs")
+
+
+def arguments(name: str) -> dict[str, object]:
+    """Returns the arguments that a method's constructor adds to those of `Method`, with defaults.
+
+    A method that is made from another, and hands on its keyword arguments, has the other's too.
+
+    >>> arguments("rfd")["temperature"]
+    0.07
+    """
+    found = {}
+    for kind in METHODS[name].__mro__:
+        if kind is Method:
+            break
+        for key, value in inspect.signature(kind.__init__).parameters.items():
+            if key not in _GIVEN:
+                found.setdefault(key, value.default)
+    return found
+
+
+def all_arguments() -> list[str]:
+    """Returns the arguments of all methods, each once."""
+    return list(dict.fromkeys(key for name in METHODS for key in arguments(name)))
+
+
+__all__ = [
+    "METHODS",
+    "AutoEncodingTransformations",
+    "InstanceDiscrimination",
+    "Jigsaw",
+    "JigsawFeatureDecoupling",
+    "Method",
+    "PretextInvariantRepresentations",
+    "RotationFeatureDecoupling",
+    "RotationPrediction",
+    "all_arguments",
+    "arguments",
+]

@@ -60,6 +60,9 @@ class Method(keras.Model):
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.gradient_accumulation = int(gradient_accumulation)
+        #: Images of a training step over all replicas, once that is known; chance levels of what
+        #: is compared within the batch rest on it.
+        self.batch_size: int | None = None
         #: The `MemoryBank` that batches' indices address, in methods that have one.
         self.memory_bank = None
 
@@ -93,8 +96,15 @@ class Method(keras.Model):
         """The value that a logged quantity has when nothing has been learnt, by name."""
         return {}
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Called before epoch number `epoch` (0-based) trains."""
+    def begin_epoch(self, epoch: int, images=None) -> None:
+        """Called before epoch number `epoch` (0-based) trains.
+
+        Args:
+            epoch: number of the epoch.
+            images: function without arguments that returns an iterable of batches
+                `{"image": uint8, "index": int64}`, all images once in order, not augmented; None
+                where there are none.
+        """
 
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The linear layers on the feature, by name, that are worth keeping with the backbone."""
@@ -108,6 +118,20 @@ class Method(keras.Model):
             "image_size": self.image_size,
             "feature": {"endpoint": self.feature_endpoint, "pooling": "avg"},
         }
+
+    def figures(self, images) -> dict:
+        """Draws what the method does with a few images, after an epoch.
+
+        It must leave the method's random generators alone, or looking would change the training.
+
+        Args:
+            images: uint8 `[batch, size, size, 3]`, NumPy, not augmented.
+
+        Returns:
+            Pictures, uint8 `[height, width, 3]`, NumPy, by name; a run keeps the latest of each
+            in `figures/`, and all in TensorBoard.
+        """
+        return {}
 
     # -- shared pieces ----------------------------------------------------------------------
 

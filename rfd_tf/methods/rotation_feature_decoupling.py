@@ -11,12 +11,12 @@ from keras import ops
 from rfd_tf import losses
 from rfd_tf.data import views
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.layers import MemoryBank, NormalizingConstant, replicas
+from rfd_tf.layers import replicas
 from rfd_tf.layers.memory_bank import normalize
+from rfd_tf.methods import recognition
 from rfd_tf.methods.base import Method
+from rfd_tf.methods.heads import linear
 
-INSTANCE_LOSSES = ("nce", "softmax")
-NEGATIVES = ("shared", "per_image")
 INSTANCE_VIEWS = ("mean", "each")
 NUM_ROTATIONS = views.NUM_ROTATIONS
 
@@ -127,35 +127,30 @@ class RotationFeatureDecoupling(Method):
                 raise UserError(f"weight {value} of {name} must be a number of at least 0")
         if not any(weights.values()):
             raise UserError("all loss weights are 0; nothing would be trained")
-        if instance_loss not in INSTANCE_LOSSES:
-            raise unknown("instance loss", instance_loss, INSTANCE_LOSSES)
         if instance_views not in INSTANCE_VIEWS:
             raise unknown("kind of instance views", instance_views, INSTANCE_VIEWS)
-        if negatives not in NEGATIVES:
-            raise unknown("kind of negatives", negatives, NEGATIVES)
         if distance not in losses.DISTANCES:
             raise unknown("distance", distance, losses.DISTANCES)
         if projection_hidden < 0:
             raise UserError(f"projection_hidden {projection_hidden} must be 0 or more units")
-        if temperature <= 0:
-            raise UserError(f"temperature {temperature} must be above 0")
         instance = lambda_instance > 0
         if num_negatives is None:
-            num_negatives = min(4096, max(1, num_images // 2))
-        # (The published program draws from all images with replacement, however few they are.)
-        too_few = num_images <= num_negatives and exclude_positive
-        if instance and instance_loss == "nce" and too_few:
-            raise UserError(
-                f"{num_images} images are too few for {num_negatives} negatives; give fewer "
-                "negatives (--num_negatives), or the exact softmax (--instance_loss=softmax)"
-            )
+            num_negatives = recognition.default_negatives(num_images)
+        recognition.check(
+            num_images,
+            temperature,
+            instance_loss,
+            "constant",
+            negatives,
+            num_negatives,
+            # Negatives that are not drawn cannot be too many.
+            exclude_positive and instance,
+        )
         super().__init__(backbone, **kwargs)
         self.num_images = int(num_images)
         self.decoupled = bool(decoupled)
         self.temperature = float(temperature)
-        self.instance_loss = instance_loss
         self.instance_views = instance_views
-        self.shared_negatives = negatives == "shared"
         self.num_negatives = int(num_negatives)
         self.exclude_positive = bool(exclude_positive)
         self.distance = distance
@@ -170,36 +165,35 @@ class RotationFeatureDecoupling(Method):
 
         self.rotation_head = None
         if lambda_rotation:
-            self.rotation_head = _linear(
+            self.rotation_head = linear(
                 NUM_ROTATIONS, self.split[0], "rotation_head", seed=seed + 10
             )
         self.projection = self.projection_hidden = self.normalizing_constant = None
         if instance or lambda_contrast:
             inputs = self.split[1]
             if projection_hidden:
-                self.projection_hidden = _linear(
+                self.projection_hidden = linear(
                     projection_hidden, inputs, "projection_hidden", seed=seed + 13
                 )
                 inputs = projection_hidden
-            self.projection = _linear(projection_dimensions, inputs, "projection", seed=seed + 11)
+            self.projection = linear(projection_dimensions, inputs, "projection", seed=seed + 11)
         if instance:
-            self.memory_bank = MemoryBank(
+            self.recognition = recognition.InstanceRecognition(
                 num_images,
                 projection_dimensions,
-                momentum=bank_momentum,
-                initialization=bank_initialization,
-                storage_dtype=bank_dtype,
+                temperature=temperature,
+                loss=instance_loss,
+                negatives=negatives,
+                num_negatives=num_negatives,
+                normalizer=normalizer,
+                exclude_positive=exclude_positive,
+                bank_momentum=bank_momentum,
+                bank_initialization=bank_initialization,
+                bank_dtype=bank_dtype,
                 seed=seed + 12,
-                name="memory_bank",
             )
-            if instance_loss == "nce":
-                self.normalizing_constant = NormalizingConstant(
-                    num_images,
-                    projection_dimensions,
-                    temperature,
-                    mode=normalizer,
-                    name="normalizing_constant",
-                )
+            self.memory_bank = self.recognition.bank
+            self.normalizing_constant = self.recognition.constant
         self.upright_probability = self.pu_active = None
         if pu_weights is not None:
             self._add_pu_weights(pu_weights)
@@ -277,7 +271,9 @@ class RotationFeatureDecoupling(Method):
                     negatives = ops.repeat(negatives, NUM_ROTATIONS, axis=0)
             else:
                 query, rows = embedding, index
-            outputs["instance_loss"] = self._instance(query, rows, negatives, training)
+            outputs["instance_loss"] = self.recognition.loss(
+                query, rows, negatives, training=training
+            )
             if training:
                 self.memory_bank.update(index, embedding)
         return outputs
@@ -312,18 +308,6 @@ class RotationFeatureDecoupling(Method):
             outputs["rotation_accuracy_f2"] = losses.rotation_accuracy(leaked, labels)
         return outputs
 
-    def _instance(self, embedding, index, negatives, training):
-        if self.instance_loss == "softmax":
-            return losses.instance_softmax(
-                embedding, self.memory_bank.rows(), index, self.temperature
-            )
-        logits, valid = self.instance_logits(embedding, index, negatives)
-        every = None
-        if valid is not None:
-            every = ops.concatenate([ops.ones_like(valid[:, :1]), valid], axis=1)
-        constant = self.normalizing_constant(logits, every, training=training)
-        return losses.nce(logits, constant, self.num_images, valid)
-
     def instance_logits(self, embedding, index, negatives=None):
         """Similarities to the bank's rows / temperature, as the NCE takes them.
 
@@ -336,22 +320,11 @@ class RotationFeatureDecoupling(Method):
             A pair: logits `[batch, 1 + negatives]`, column 0 the positive; and `valid`, see
             `MemoryBank.negatives`.
         """
-        valid = None
-        if negatives is None:
-            negatives, valid = self.memory_bank.negatives(
-                index, self.num_negatives, self.shared_negatives, self.exclude_positive
-            )
-        positive = ops.sum(embedding * self.memory_bank.lookup(index), axis=-1, keepdims=True)
-        rows = self.memory_bank.lookup(negatives)
-        if len(rows.shape) == 2:
-            similarities = ops.matmul(embedding, ops.transpose(rows))
-        else:
-            similarities = ops.squeeze(ops.matmul(rows, ops.expand_dims(embedding, -1)), -1)
-        return ops.concatenate([positive, similarities], axis=1) / self.temperature, valid
+        return self.recognition.logits(embedding, index, negatives)
 
     # -- around training --------------------------------------------------------------------
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, images=None) -> None:
         if self.pu_active is not None:
             self.pu_active.assign(float(epoch >= self.pu_start_epoch))
 
@@ -372,12 +345,12 @@ class RotationFeatureDecoupling(Method):
             "rotation_accuracy": 0.25,
             "rotation_accuracy_f2": 0.25,
         }
-        if self.instance_loss == "softmax":
-            levels["instance_loss"] = math.log(self.num_images)
-        elif self.memory_bank is not None:
-            levels["instance_loss"] = losses.nce_chance_level(
-                self.num_negatives, self.memory_bank.dimensions, self.temperature
-            )
+        if self.memory_bank is not None:
+            levels["instance_loss"] = self.recognition.chance_level()
+        if self.batch_size:
+            # Parts of a batch are trained one by one and compare within themselves.
+            compared = NUM_ROTATIONS * (self.batch_size // self.gradient_accumulation)
+            levels["contrast_loss"] = math.log(compared - 1)
         return {name: value for name, value in levels.items() if name in self.log_names}
 
     def named_features(self, images) -> dict:
@@ -398,17 +371,3 @@ class RotationFeatureDecoupling(Method):
         if self.decoupled:
             record["feature"]["split"] = list(self.split)
         return record
-
-
-def _linear(units: int, inputs: int, name: str, seed: int) -> keras.layers.Dense:
-    """A linear layer in float32, initialised as PyTorch does."""
-    layer = keras.layers.Dense(
-        units,
-        dtype="float32",
-        name=name,
-        kernel_initializer=keras.initializers.VarianceScaling(
-            1 / 3, "fan_in", "uniform", seed=seed
-        ),
-    )
-    layer.build((None, inputs))
-    return layer

@@ -11,6 +11,7 @@ from rfd_tf.data import views
 from rfd_tf.errors import unknown
 from rfd_tf.losses.non_negative_pu import check_prior, non_negative_pu
 from rfd_tf.methods.base import Method
+from rfd_tf.methods.heads import linear
 
 UPRIGHT_LOSSES = ("binary", "non_negative_pu")
 
@@ -61,15 +62,7 @@ class UprightClassifier(Method):
         #: Share of all views that look upright: those that are, and some that are rotated.
         self.upright_share = (1 + (views.NUM_ROTATIONS - 1) * positive_prior) / views.NUM_ROTATIONS
         self.declare({"upright_loss": 1.0}, ["upright_accuracy"])
-        self.upright_head = keras.layers.Dense(
-            1,
-            dtype="float32",
-            name="upright_head",
-            kernel_initializer=keras.initializers.VarianceScaling(
-                1 / 3, "fan_in", "uniform", seed=seed + 10
-            ),
-        )
-        self.upright_head.build((None, self.feature_dimensions))
+        self.upright_head = linear(1, self.feature_dimensions, "upright_head", seed=seed + 10)
         self.built = True
 
     def view_logits(self, images, training=False):

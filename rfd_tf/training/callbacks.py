@@ -211,6 +211,51 @@ class TensorBoard(keras.callbacks.Callback):
         self.writer.close()
 
 
+class Figures(keras.callbacks.Callback):
+    """Keeps the pictures that a method draws of what it does; see `Method.figures`.
+
+    Args:
+        images: uint8 `[batch, size, size, 3]`, what the pictures are drawn of.
+        directory: folder of the PNG files, the latest of each picture; made when there is one.
+        tensorboard: the `TensorBoard` callback of the same training, whose event file then holds
+            the pictures of all epochs, or None. (A second file in its folder would hide the first
+            from TensorBoard.)
+        every: epochs between pictures; the last epoch is always drawn.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        directory: str | os.PathLike,
+        tensorboard: TensorBoard | None = None,
+        every: int = 1,
+    ):
+        super().__init__()
+        self.images = images
+        self.directory = Path(directory)
+        self.tensorboard = tensorboard
+        self.every = max(1, every)
+
+    def on_epoch_end(self, epoch, logs=None):
+        done = epoch + 1
+        if done % self.every and done != self.params["epochs"]:
+            return
+        figures = self.model.figures(self.images)
+        if not figures:
+            return
+        from PIL import Image
+
+        self.directory.mkdir(exist_ok=True)
+        for name, picture in figures.items():
+            Image.fromarray(picture).save(self.directory / f"{name}.png")
+        if self.tensorboard is not None:
+            import tensorflow as tf
+
+            with self.tensorboard.writer.as_default():
+                for name, picture in figures.items():
+                    tf.summary.image(name.replace("_", " "), picture[None], step=done)
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Saves the run at the end of every so many epochs, and of the last.
 

@@ -91,6 +91,7 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_per_execution: int = 1,
+    images: Callable | None = None,
 ) -> None:
     """Trains a compiled method to the end of `epochs`.
 
@@ -103,6 +104,7 @@ def train(
         strategy: the strategy that trains; the current one when None.
         callbacks: Keras callbacks; their `params` hold `epochs`, `steps` and `start_step`.
         steps_per_execution: steps run by one call into TensorFlow, where an epoch has that many.
+        images: see `Method.begin_epoch`.
 
     Raises:
         UserError: a loss became NaN or infinite; the message names the first such term.
@@ -126,7 +128,7 @@ def train(
     for epoch in range(start_step // steps_per_epoch, epochs):
         if step % steps_per_epoch == 0:
             method.reset_metrics()
-        method.begin_epoch(epoch)
+        method.begin_epoch(epoch, images)
         listed.on_epoch_begin(epoch)
         while step < (epoch + 1) * steps_per_epoch:
             run = min(several, (epoch + 1) * steps_per_epoch - step)

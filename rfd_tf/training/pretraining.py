@@ -160,6 +160,7 @@ class Pretraining:
                 undecayed=optimization.undecayed,
             )
             self.method.compile(optimizer=self.optimizer, jit_compile=False)
+            self.method.batch_size = optimization.batch_size
             self.optimizer.build(self.method.trainable_variables)
         if augmentation.crops not in self.method.crops:
             options = " or ".join(str(count) for count in self.method.crops)
@@ -209,4 +210,9 @@ class Pretraining:
             strategy=self.strategy,
             callbacks=callbacks,
             steps_per_execution=self.optimization.steps_per_execution,
+            images=lambda: pipeline.evaluation_dataset(
+                self.source,
+                image_size=self.image_size,
+                batch_size=2 * self.optimization.batch_size,
+            ),
         )

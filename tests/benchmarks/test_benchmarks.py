@@ -20,6 +20,7 @@ from rfd_tf.layers import BatchNormalization
 
 NAMES = {
     "overhead": ["overhead/six_layer"],
+    "family": ["family/rfd", "family/jigsaw"],
     "precision": ["precision/default", "precision/float32"],
     "bank": [
         "bank/step_float32",
@@ -57,7 +58,7 @@ def test_reference_refuses_nonsense():
 
 
 def test_the_bare_step_trains_the_same_network_on_the_same_views():
-    step = steps.RfdStep("six_layer", 16, 2, 10, policy="float32", num_negatives=4)
+    step = steps.MethodStep("six_layer", 16, 2, 10, policy="float32", num_negatives=4)
     bare = steps.BareStep(step)
     assert [w.shape for w in bare.model.weights] == [
         w.shape for w in step.method.feature_model.weights
@@ -72,12 +73,12 @@ def test_the_bare_step_trains_the_same_network_on_the_same_views():
 
 
 def test_the_stock_step_has_stock_layers_in_float32():
-    step = steps.RfdStep("six_layer", 16, 2, 10, policy="float32", stock=True, num_negatives=4)
+    step = steps.MethodStep("six_layer", 16, 2, 10, policy="float32", stock=True, num_negatives=4)
     layers = [layer for layer in step.method.feature_model.layers if "_bn" in layer.name]
     assert len(layers) == 6
     assert all(type(layer) is keras.layers.BatchNormalization for layer in layers)
     assert {layer.compute_dtype for layer in layers} == {"float32"}
-    ours = steps.RfdStep("six_layer", 16, 2, 10, policy="mixed_bfloat16", num_negatives=4)
+    ours = steps.MethodStep("six_layer", 16, 2, 10, policy="mixed_bfloat16", num_negatives=4)
     layer = ours.method.feature_model.get_layer("block1_conv_bn")
     assert type(layer) is BatchNormalization and layer.compute_dtype == "bfloat16"
 

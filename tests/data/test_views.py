@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from rfd_tf.data.views import flatten_views, rotate, rotate_each
+from rfd_tf.data.views import flatten_views, rotate, rotate_degrees, rotate_each
 from rfd_tf.errors import UserError
 
 
@@ -48,6 +48,61 @@ def test_every_rotation_may_turn_its_own_crop():
         np.testing.assert_array_equal(turned[:, place], expected)
 
 
+def test_quarter_turns_in_degrees_are_exact():
+    images = _images()
+    for degrees in ([0, 180], (90, 270), (0, 90, 180, 270)):
+        views = np.asarray(rotate_degrees(images, degrees))
+        assert views.dtype == images.dtype
+        for place, angle in enumerate(degrees):
+            expected = np.rot90(images, angle // 90, axes=(1, 2))
+            np.testing.assert_array_equal(views[:, place], expected)
+
+
+EIGHT = tuple(range(0, 360, 45))
+
+
+@pytest.mark.parametrize("size", [9, 16])
+def test_eighth_turns_are_those_of_scipy(size):
+    from scipy import ndimage
+
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
+    views = np.asarray(rotate_degrees(images, EIGHT))
+    assert views.shape == (2, 8, size, size, 3)
+    for place, angle in enumerate(EIGHT):
+        a = np.deg2rad(angle)
+        # Output to input coordinates, both from the centre, in (row, column).
+        matrix = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) / np.sqrt(2)
+        centre = np.full(2, (size - 1) / 2)
+        for image in range(2):
+            for channel in range(3):
+                expected = ndimage.affine_transform(
+                    images[image, ..., channel],
+                    matrix,
+                    centre - matrix @ centre,
+                    order=1,
+                    mode="nearest",
+                )
+                got = views[image, place, ..., channel]
+                np.testing.assert_allclose(got, expected, atol=1e-4, err_msg=str(angle))
+
+
+def test_no_eighth_turn_shows_an_empty_corner():
+    # White images stay white, and a photograph's frame is out of sight.
+    white = np.full((1, 16, 16, 1), 255, "uint8")
+    np.testing.assert_allclose(rotate_degrees(white, EIGHT), 255, rtol=1e-6)
+    framed = np.zeros((1, 16, 16, 1), "float32")
+    framed[:, :2], framed[:, -2:], framed[:, :, :2], framed[:, :, -2:] = 1, 1, 1, 1
+    assert np.asarray(rotate_degrees(framed, EIGHT))[:, ::2].max() == 0
+
+
+def test_every_eighth_turn_may_turn_its_own_crop():
+    crops = np.random.default_rng(1).normal(size=(2, 3, 8, 8, 3)).astype("float32")
+    turned = np.asarray(rotate_degrees(crops, (0, 45, 225)))
+    for place, angle in enumerate((0, 45, 225)):
+        alone = np.asarray(rotate_degrees(crops[:, place], (angle, 135)))[:, 0]
+        np.testing.assert_allclose(turned[:, place], alone, atol=1e-6)
+
+
 def test_flattened_views_are_image_major():
     images = _images()
     views = rotate(images)
@@ -89,5 +144,10 @@ def test_what_cannot_be_rotated_is_told():
         rotate(_images(), rotations=(4,))
     with pytest.raises(UserError, match="3 crops of an image .* give 1 or 4 crops"):
         rotate(np.zeros((1, 3, 4, 4, 3)))
+    for degrees in ([0, 30], [90, 90], [], [360], 4):
+        with pytest.raises(UserError, match="different multiples of 45 degrees"):
+            rotate_degrees(_images(), degrees)
+    with pytest.raises(UserError, match="3 crops of an image .* give 1 or 2 crops"):
+        rotate_degrees(np.zeros((1, 3, 4, 4, 3)), (0, 45))
     with pytest.raises(UserError, match=r"\[batch, views, ...\]"):
         flatten_views(ops.zeros((4,)))

@@ -217,3 +217,11 @@ def test_rotations_are_counter_clockwise():
     turned = np.asarray(views.rotate(image))[0]
     for k in range(4):
         np.testing.assert_array_equal(turned[k], np.rot90(image[0], k))
+
+
+def test_views_without_likeness_are_at_chance_level_of_the_contrast(batch):
+    method = make(lambda_contrast=1.0, lambda_instance=0.0, temperature=1e6)
+    assert "contrast_loss" not in method.chance_levels()
+    method.batch_size = len(batch["index"])
+    loss = float(method(batch)["contrast_loss"])
+    assert loss == pytest.approx(method.chance_levels()["contrast_loss"], rel=1e-4)

@@ -196,7 +196,7 @@ BAD = {
     "too few images": (["--num_negatives=20"], "20 images are too few for 20 negatives"),
     "unknown backbone": (["--backbone=vgg"], "unknown backbone 'vgg'.*vgg16"),
     "unknown option": (["--backbone_option=depth=3"], "unknown argument of backbone six_layer"),
-    "unknown method": (["--method=simclr"], "unknown method 'simclr'.*options: rfd"),
+    "unknown method": (["--method=simclr"], "unknown method 'simclr'.*options: .*rfd"),
     "unknown endpoint": (["--feature_endpoint=block9"], "unknown endpoint 'block9'.*block6"),
     "size too small": (["--image_size=2"], "image_size 2 is too small for backbone six_layer"),
     "batch too large": (["--batch_size=21"], "batch_size 21 is more than the 20 images"),

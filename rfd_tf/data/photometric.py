@@ -1,0 +1,103 @@
+"""Changes of colour on the device, each image by its own factors.
+
+The same changes as `rfd_tf.data.augment` makes in the input pipeline, written in `keras.ops` for
+views that come into being on the device, such as the tiles of a jigsaw puzzle. Pixels are 0 to
+255, float32, and are not rounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+# ITU-R 601 luma, as Pillow and torchvision compute grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def _column(values: Any) -> Any:
+    return ops.reshape(values, (-1, 1, 1, 1))
+
+
+def _grey(images: Any) -> Any:
+    return ops.matmul(images, ops.reshape(ops.convert_to_tensor(_LUMA, "float32"), (3, 1)))
+
+
+def color_jitter(images: Any, factors: Any) -> Any:
+    """Changes brightness, contrast and saturation, in this order.
+
+    Args:
+        images: `[B, H, W, 3]`, pixels 0 to 255.
+        factors: `[B, 3]`, of brightness, contrast and saturation; 1 changes nothing.
+
+    Returns:
+        float32 `[B, H, W, 3]`, 0 to 255.
+
+    Source: torchvision's ColorJitter, which draws the order as well.
+
+    >>> import numpy as np
+    >>> grey = np.full((1, 2, 2, 3), 100.0, "float32")
+    >>> float(color_jitter(grey, np.array([[1.5, 1.0, 0.3]], "float32"))[0, 0, 0, 0])
+    150.0
+    """
+    images = ops.cast(images, "float32")
+    brightness, contrast, saturation = (_column(factors[:, place]) for place in range(3))
+    images = ops.clip(images * brightness, 0.0, 255.0)
+    mean = ops.mean(_grey(images), axis=(1, 2), keepdims=True)
+    images = ops.clip(mean + contrast * (images - mean), 0.0, 255.0)
+    grey = _grey(images)
+    return ops.clip(grey + saturation * (images - grey), 0.0, 255.0)
+
+
+def turn_hue(images: Any, turns: Any) -> Any:
+    """Turns the hue of each image by its own angle; grey stays grey.
+
+    Args:
+        images: `[B, H, W, 3]`, pixels 0 to 255.
+        turns: `[B]`, shares of the full circle, -0.5 to 0.5.
+
+    Returns:
+        float32 `[B, H, W, 3]`, 0 to 255.
+    """
+    values = ops.image.rgb_to_hsv(ops.cast(images, "float32") / 255.0)
+    hue = ops.mod(values[..., :1] + _column(turns), 1.0)
+    return 255.0 * ops.image.hsv_to_rgb(ops.concatenate([hue, values[..., 1:]], axis=-1))
+
+
+def grayscale(images: Any, chosen: Any) -> Any:
+    """Takes the colour out of the chosen images: `[B, H, W, 3]` and bool `[B]` to float32."""
+    images = ops.cast(images, "float32")
+    return ops.where(_column(chosen), _grey(images), images)
+
+
+def mirror(images: Any, chosen: Any) -> Any:
+    """Mirrors the chosen images left to right: `[B, H, W, C]` and bool `[B]`, dtype kept."""
+    images = ops.convert_to_tensor(images)
+    return ops.where(_column(chosen), ops.flip(images, axis=2), images)
+
+
+def project_colors(images: Any, chosen: Any) -> Any:
+    """Takes the chosen images' colours apart from green to magenta, and keeps the others as shown.
+
+    What lies along (-1, 2, -1) in the space of red, green and blue is removed: there green parts
+    from magenta when a lens bends the colours differently.
+
+    Args:
+        images: `[B, H, W, 3]`, pixels 0 to 255.
+        chosen: bool `[B]`.
+
+    Returns:
+        float32 `[B, H, W, 3]`, 0 to 255.
+
+    Source: Doersch et al., ICCV 2015, section 3.1; used for jigsaw puzzles by the program of
+    Noroozi and Favaro.
+
+    >>> green = [[[[0.0, 60.0, 0.0]]]]
+    >>> project_colors(green, [True]).numpy().ravel().round(3).tolist()
+    [20.0, 20.0, 20.0]
+    """
+    images = ops.cast(images, "float32")
+    along = images[..., 1:2] * 2.0 - images[..., :1] - images[..., 2:]
+    direction = ops.convert_to_tensor([-1.0, 2.0, -1.0], "float32")
+    projected = ops.clip(images - along * direction / 6.0, 0.0, 255.0)
+    return ops.where(_column(chosen), projected, images)

@@ -1,0 +1,78 @@
+"""Trains a tiny method on one replica or two, for tests that compare them."""
+
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf import applications
+from rfd_tf.training import loop, optimizers
+
+STEPS, BATCH, NUM_IMAGES, SIZE = 2, 4, 24, 18
+
+
+def backbone(size=SIZE):
+    return applications.build("six_layer", image_size=size, filters=(4, 4, 4, 4, 4, 8))
+
+
+def batches(crops=1, steps=STEPS):
+    rng = np.random.default_rng(0)
+    index = np.stack([rng.permutation(NUM_IMAGES)[:BATCH] for _ in range(steps)])
+    shape = (steps, BATCH, SIZE, SIZE, 3) if crops == 1 else (steps, BATCH, crops, SIZE, SIZE, 3)
+    return {"image": rng.integers(0, 256, shape).astype("uint8"), "index": index.astype("int64")}
+
+
+@functools.cache
+def strategy_of(num_replicas):
+    if num_replicas == 1:
+        return tf.distribute.get_strategy()
+    # Only one strategy of a process can use TensorFlow's collective operations, and that is the
+    # one of test_replicas.py; this one reduces by copying.
+    devices = [f"CPU:{i}" for i in range(num_replicas)]
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+
+
+def train(build, num_replicas=1, crops=1):
+    """Trains for a few steps.
+
+    Args:
+        build: makes the method from a backbone.
+        num_replicas: 1 or 2.
+        crops: of every image.
+
+    Returns:
+        The method's weights by place and name, and `losses`, the logs of every step.
+    """
+    strategy = strategy_of(num_replicas)
+    keras.utils.set_random_seed(5)
+    with strategy.scope():
+        method = build(backbone())
+        optimizer = optimizers.SGD(0.05, coupled_weight_decay=5e-4)
+        method.compile(optimizer=optimizer, jit_compile=False)
+        optimizer.build(method.trainable_variables)
+    logged = []
+
+    class Collect(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            logged.append([float(value) for value in logs.values()])
+
+    loop.train(
+        method,
+        tf.data.Dataset.from_tensor_slices(batches(crops)),
+        epochs=1,
+        steps_per_epoch=STEPS,
+        strategy=strategy,
+        callbacks=[Collect()],
+    )
+    state = {f"{i} {v.name}": np.asarray(v) for i, v in enumerate(method.variables)}
+    return {**state, "losses": np.array(logged)}
+
+
+def assert_replicas_agree(build, crops=1):
+    """Fails unless two replicas end with the weights, state and losses of one."""
+    one, two = (train(build, count, crops) for count in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_allclose(two[name], one[name], rtol=2e-5, atol=1e-5, err_msg=name)

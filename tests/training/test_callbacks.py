@@ -1,0 +1,42 @@
+"""Pictures that methods draw, on disk and in TensorBoard."""
+
+import numpy as np
+from PIL import Image
+
+from rfd_tf.training import callbacks
+
+
+class Drawing:
+    """Draws the first image, darker by the number of pictures drawn before."""
+
+    drawn = 0
+
+    def figures(self, images):
+        self.drawn += 1
+        return {"first_image": images[0] - np.uint8(self.drawn)}
+
+
+def test_figures_are_drawn_every_so_many_epochs_and_at_the_end(tmp_path):
+    import tensorflow as tf
+
+    images = np.full((2, 4, 4, 3), 100, "uint8")
+    tensorboard = callbacks.TensorBoard(tmp_path / "tensorboard")
+    figures = callbacks.Figures(images, tmp_path / "figures", tensorboard, every=2)
+    drawing = Drawing()
+    for each in (tensorboard, figures):
+        each.set_params({"epochs": 3, "steps": 1, "start_step": 0})
+        each._model = drawing
+        each.on_train_begin()
+    for epoch in range(3):
+        figures.on_epoch_end(epoch, {})
+    assert drawing.drawn == 2
+    picture = np.asarray(Image.open(tmp_path / "figures" / "first_image.png"))
+    np.testing.assert_array_equal(picture, images[0] - 2)
+    tensorboard.on_train_end()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    events = [
+        (event.step, value.tag)
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    assert events == [(2, "first image"), (3, "first image")]
