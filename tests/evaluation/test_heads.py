@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -84,3 +85,12 @@ def test_heads_that_do_not_belong_are_refused(tmp_path):
         load_heads(tmp_path)
     with pytest.raises(UserError, match="cannot write"):
         save_heads(tmp_path / "nowhere", made.heads(), 2)
+
+
+def test_a_head_without_bias_has_one_of_zeros(tmp_path):
+    layer = keras.layers.Dense(3, use_bias=False)
+    layer.build((None, 5))
+    save_heads(tmp_path, {"projection": layer}, epoch=0)
+    kernel, bias = load_heads(tmp_path)["projection"]
+    np.testing.assert_array_equal(kernel, layer.kernel)
+    np.testing.assert_array_equal(bias, np.zeros(3))
