@@ -39,7 +39,8 @@ NOTHING_READ = "no image of a training step can be read"
 
 
 def _steps(recipe: Recipe) -> tf.data.Dataset:
-    return tf.data.Dataset.counter(recipe.start_step, dtype=tf.int64)
+    steps = tf.data.Dataset.counter(recipe.start_step, dtype=tf.int64)
+    return steps if recipe.order is None else steps.take(recipe.ordered_steps)
 
 
 def _parallel(
@@ -335,10 +336,15 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
     per_epoch = recipe.steps_per_epoch
     first_epoch, done = divmod(recipe.start_step, per_epoch)
     failures = Failures(source)
+    times = None
+    if recipe.order is not None:
+        times = tf.math.bincount(tf.cast(recipe.order, tf.int32), minlength=source.num_images)
 
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
         seed = tf.stack([tf.constant(recipe.seed, tf.int64), epoch])
-        batches = source.records(seed).batch(recipe.batch_size, drop_remainder=True)
+        batches = source.records(seed, times).batch(recipe.batch_size, drop_remainder=True)
+        if times is not None:
+            return tf.data.Dataset.zip(_steps(recipe), batches)
         steps = tf.data.Dataset.range(epoch * per_epoch, (epoch + 1) * per_epoch)
         # Steps before the one to begin at are read past, not decoded.
         skipped = tf.where(tf.equal(epoch, first_epoch), tf.constant(done, tf.int64), 0)
@@ -358,6 +364,8 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
         return _one_step(step, index, rows, load, finish, failures)
 
     epochs = tf.data.Dataset.counter(first_epoch, dtype=tf.int64)
+    if recipe.order is not None:
+        epochs = tf.data.Dataset.from_tensors(tf.constant(recipe.start_step, tf.int64))
     return _parallel(epochs.flat_map(epoch_of), make, recipe.deterministic)
 
 
