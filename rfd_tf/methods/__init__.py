@@ -5,6 +5,7 @@ import inspect
 from rfd_tf.methods.aet import AutoEncodingTransformations
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.bigan import BiGAN
+from rfd_tf.methods.deepcluster import DeepCluster
 from rfd_tf.methods.instance_discrimination import InstanceDiscrimination
 from rfd_tf.methods.jigsaw import Jigsaw
 from rfd_tf.methods.jigsaw_decoupling import JigsawFeatureDecoupling
@@ -15,6 +16,7 @@ from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 METHODS = {
     "aet": AutoEncodingTransformations,
     "bigan": BiGAN,
+    "deepcluster": DeepCluster,
     "instance": InstanceDiscrimination,
     "jigsaw": Jigsaw,
     "pirl": PretextInvariantRepresentations,
@@ -54,6 +56,7 @@ __all__ = [
     "METHODS",
     "AutoEncodingTransformations",
     "BiGAN",
+    "DeepCluster",
     "InstanceDiscrimination",
     "Jigsaw",
     "JigsawFeatureDecoupling",
