@@ -106,22 +106,21 @@ def check_library(library: str) -> None:
 
 
 def _lloyd(points: np.ndarray, clusters: int, iterations: int, seed: int) -> np.ndarray:
-    from scipy import sparse
     from sklearn.metrics import pairwise_distances_argmin
 
     rng = np.random.default_rng(seed)
-    count = len(points)
-    centroids = points[rng.choice(count, clusters, replace=False)]
+    centroids = points[rng.choice(len(points), clusters, replace=False)]
     nearest = None
     for _ in range(iterations):
         before, nearest = nearest, pairwise_distances_argmin(points, centroids)
         if before is not None and np.array_equal(before, nearest):
             break
-        members = sparse.csr_matrix(
-            (np.ones(count, "float32"), (nearest, np.arange(count))), shape=(clusters, count)
-        )
         sizes = np.bincount(nearest, minlength=clusters)
-        centroids = (members @ points) / np.maximum(sizes, 1)[:, None].astype("float32")
+        some = np.flatnonzero(sizes)
+        starts = np.cumsum(sizes)[some] - sizes[some]
+        by_cluster = points[np.argsort(nearest, kind="stable")]
+        sums = np.add.reduceat(by_cluster, starts, axis=0)
+        centroids[some] = sums / sizes[some, None].astype("float32")
         split_into_empty(centroids, sizes, rng)
     return pairwise_distances_argmin(points, centroids)
 

@@ -57,10 +57,11 @@ def _rows(path: Path) -> list[dict]:
 def test_the_clusters_are_learnt_beyond_chance(runs):
     rows = _rows(runs / "whole" / "metrics.csv")
     for row in rows:
-        # Each epoch has a new head, and learns within it.
-        assert float(row["cluster_loss"]) < 0.8 * np.log(CLUSTERS)
-        assert float(row["cluster_accuracy"]) > 3 / CLUSTERS
+        # The head of each epoch begins at chance.
+        assert float(row["cluster_loss"]) < 0.97 * np.log(CLUSTERS)
         assert float(row["clusters"]) == CLUSTERS and float(row["largest_cluster"]) < 0.5
+    assert float(rows[-1]["cluster_loss"]) < 0.75 * np.log(CLUSTERS)
+    assert float(rows[-1]["cluster_accuracy"]) > 5 / CLUSTERS
     assert float(rows[0]["cluster_nmi"]) == 0 and 0.3 < float(rows[-1]["cluster_nmi"]) < 1
 
 
@@ -99,7 +100,7 @@ def test_mistakes_end_in_one_line(tmp_path):
         [*TINY, "--crops=2", f"--output_dir={tmp_path}/c"],
     ]
     messages = [
-        "num_clusters 2000 is more than the 1437 images",
+        "num_clusters 2000 is more than the 1500 images",
         "unknown k-means library 'torch'; options: sklearn, faiss",
         "2 crops of an image do not suit the method DeepCluster",
     ]
