@@ -29,7 +29,8 @@ def save_heads(
 
     The file is a NumPy archive with "NAME/kernel" `[d, n]` and "NAME/bias" `[n]`, float32, for
     every head, and "epoch". Of RFD: "rotation_head", on f1, and "projection", on f2; each on the
-    whole feature where it is not split. A layer without bias has one of zeros in the file.
+    whole feature where it is not split. A projection with a hidden layer, which ends in a ReLU,
+    has it as "projection_hidden" before it. A layer without bias has one of zeros in the file.
 
     Args:
         folder: of the run.

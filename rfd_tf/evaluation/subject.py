@@ -122,13 +122,17 @@ class Subject:
                 features = ops.cast(
                     applications.pooled_feature_model(model, endpoint).output, "float32"
                 )
-            kernel, bias = head
-            if features.shape[-1] != kernel.shape[0]:
-                raise UserError(
-                    f"the projection head of '{self.folder}' takes {kernel.shape[0]} numbers, the "
-                    f"feature has {features.shape[-1]}"
-                )
-            tensors["embedding"] = ops.matmul(features, kernel) + bias
+            hidden = self.heads.get("projection_hidden")
+            layers = [head] if hidden is None else [hidden, head]
+            for number, (kernel, bias) in enumerate(layers):
+                if features.shape[-1] != kernel.shape[0]:
+                    raise UserError(
+                        f"the projection head of '{self.folder}' takes {kernel.shape[0]} numbers, "
+                        f"the feature has {features.shape[-1]}"
+                    )
+                features = ops.relu(features) if number else features
+                features = ops.matmul(features, kernel) + bias
+            tensors["embedding"] = features
         if pixels:
             mean, std = (np.asarray(each, np.float32) for each in (self.mean, self.std))
             images = ops.cast(model.input, "float32") * std + mean
