@@ -1,7 +1,7 @@
 """The pixels of crops of photographs: one interpolation from the photograph to the crop.
 
 Where a crop's pixels lie in its photograph is one affine map, found for many crops at once; see
-`photo_crops` for what is cut.
+`photos` for what is cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 
 from rfd_tf.data import augment
 from rfd_tf.data.decode import to_uint8
-from rfd_tf.data.photo_crops import _GOLDEN, DRAWS, PhotoSource, key_of
+from rfd_tf.data.photos import _GOLDEN, DRAWS, PhotoSource, key_of
 
 # Of `DRAWS`: which are used for what.
 _REGION, _WINDOW = slice(0, 2), slice(2, 24)
@@ -36,7 +36,7 @@ def hashed(counters: tf.Tensor) -> tf.Tensor:
 
 
 def uniform_draws(seed: int, numbers: tf.Tensor) -> tf.Tensor:
-    """Returns `photo_crops.uniform_draws` of int64 numbers `[n]`, as a tensor."""
+    """Returns `photos.uniform_draws` of int64 numbers `[n]`, as a tensor."""
     counters = numbers[:, None] * DRAWS + tf.range(DRAWS, dtype=tf.int64)
     bits = hashed(_uint64(key_of(seed)) + tf.cast(counters, tf.uint64) * _uint64(_GOLDEN))
     bits = tf.cast(tf.bitwise.right_shift(bits, _uint64(40)), tf.int32)

@@ -24,8 +24,8 @@ from rfd_tf.data.decode import (
     shape_of,
 )
 from rfd_tf.data.folder import FolderSource
-from rfd_tf.data.photo_crops import PhotoSource
 from rfd_tf.data.photo_sampling import cutter
+from rfd_tf.data.photos import PhotoSource
 from rfd_tf.data.recipe import Batch, Recipe
 from rfd_tf.data.tfds_source import TfdsSource
 

@@ -100,7 +100,7 @@ def subset(source: Source, indices: np.ndarray, name: str | None = None) -> Sour
         return ArraySource(source.images[indices], **described)
     if isinstance(source, FolderSource):
         return _FolderPart(source, indices, described)
-    from rfd_tf.data.photo_crops import PhotoSource  # which takes its hash from here
+    from rfd_tf.data.photos import PhotoSource  # which takes its hash from here
 
     if isinstance(source, PhotoSource):
         return source.part(indices, **described)
