@@ -16,9 +16,12 @@ import dataclasses
 from pathlib import Path
 
 import common
+import photo_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
+
+flags.adopt_module_key_flags(photo_flags)
 
 # Images.
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
@@ -126,8 +129,9 @@ def estimation():
 
 
 def load_source():
-    from rfd_tf import data
+    from rfd_tf import applications, data
 
+    image_size = FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
     source = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
@@ -135,6 +139,7 @@ def load_source():
         tfds_dir=FLAGS.tfds_dir,
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
+        **photo_flags.load_arguments(image_size),
     )
     say(f"{source.num_images} images of {source.name}")
     if source.skipped:

@@ -16,6 +16,7 @@ import platform
 import sys
 
 import common
+import photo_flags
 import pretrain_flags
 from absl import flags
 
@@ -114,10 +115,11 @@ def pretrain(strategy) -> None:
         tfds_dir=FLAGS.tfds_dir,
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
+        **photo_flags.load_arguments(side_of_images()),
     )
     say(f"{source.num_images} images of {source.name}")
-    test = test_source() if FLAGS.monitor_every > 0 or FLAGS.evaluate else None
-    tasks = evaluation_tasks(source, test)
+    judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
+    tasks = evaluation_tasks(*judged)
     session = make_session(source, strategy)
     record = {
         "format": 1,
@@ -133,9 +135,11 @@ def pretrain(strategy) -> None:
     # From here on files are written.
     start_step, monitor_start = open_run(run, session, record, chief)
     write_skipped(run, source, chief)
+    if chief and FLAGS.source_images:
+        photo_flags.draw(source, session.image_size, run.path("figures"))
     monitor = None
     if chief and FLAGS.monitor_every > 0:
-        monitor = make_monitor(session.method, source, test)
+        monitor = make_monitor(session.method, *judged)
     if monitor and monitor_start is None:
         monitor_start = monitor()
         say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
@@ -163,7 +167,7 @@ def pretrain(strategy) -> None:
     else:
         session.train(start_step, make_callbacks(run, session, monitor, monitor_start, save, chief))
     if chief:
-        finish(run, session.method, source, test, tasks)
+        finish(run, session.method, *judged, tasks)
 
 
 def follow_the_original() -> None:
@@ -198,13 +202,20 @@ def check_names() -> None:
     common.backbone_options()
 
 
+def side_of_images() -> int:
+    """Of the training images, pixels."""
+    from rfd_tf import applications
+
+    return FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
+
+
 def make_session(source, strategy):
     """Source, method, optimizer and strategy, put together as the flags say."""
     from rfd_tf import applications, methods
     from rfd_tf.training import pretraining
     from rfd_tf.training import strategy as strategies
 
-    image_size = FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
+    image_size = side_of_images()
     options = {field.name for field in dataclasses.fields(pretraining.Optimization)}
     augmentation = {field.name for field in dataclasses.fields(pretraining.Augmentation)}
     common_arguments = {
@@ -271,6 +282,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
     for name in ("data_dir", "eval_dir", "tfds_dir"):
         # Whoever reads the run later may stand in another folder.
         resolved[name] = resolved[name] and os.path.abspath(os.path.expanduser(resolved[name]))
+    resolved["source_images"] = photo_flags.resolved(FLAGS.source_images)
     step = 0
     if chief:
         found = run.start(identity, FLAGS.resume, FLAGS.overwrite)
@@ -386,6 +398,18 @@ def describe(session) -> str:
             f"{IMAGENET_IMAGES:,} images of ImageNet)"
         )
     return "\n".join(lines)
+
+
+def judged_sources(source) -> tuple:
+    """Labelled images to learn from and to judge; None where a part of the first must do.
+
+    Where the training images have no labels, such as crops of photographs, the test images serve
+    as both.
+    """
+    test = test_source()
+    if source.labels is None and test is not None and test.labels is not None:
+        return test, None
+    return source, test
 
 
 def test_source():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import photo_flags
 from absl import flags
+
+flags.adopt_module_key_flags(photo_flags)
 
 flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
 

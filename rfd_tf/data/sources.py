@@ -1,8 +1,10 @@
-"""Sources by name: the embedded digits, a folder of images, any TFDS image dataset."""
+"""Sources by name: the embedded digits, a folder, crops of photographs, any TFDS image dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,19 +12,23 @@ from PIL import Image
 from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
+from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
 from rfd_tf.data.tfds_source import TfdsSource, tfds
 from rfd_tf.errors import UserError, unknown
 
 __all__ = [
     "DATASETS",
     "ArraySource",
+    "CropSettings",
     "FolderSource",
+    "PhotoSource",
     "Source",
     "TfdsSource",
     "digits",
     "image_folder",
     "image_list",
     "load",
+    "photo_crops",
     "tfds",
 ]
 
@@ -89,31 +95,40 @@ def load(
     tfds_dir: str | None = None,
     download: bool = False,
     max_skipped: float = 0.01,
+    photos: Sequence[str | os.PathLike] | None = None,
+    photo_options: Mapping[str, Any] | None = None,
 ) -> Source:
-    """Returns the source that a name or a folder stands for.
+    """Returns the source that a name, a folder or photographs stand for.
 
     Args:
         dataset: a name in `DATASETS`, or of a TFDS image dataset, as `tfds.builder` takes it
             (`"cifar10"`, `"imagenet_resized/64x64"`).
-        data_dir: a folder of images, see `image_folder`. Give this or `dataset`, not both.
-        split: which part of the dataset; a folder has no splits and ignores it.
+        data_dir: a folder of images, see `image_folder`.
+        split: which part of the dataset; other sources have no splits and ignore it.
         tfds_dir: where TFDS datasets lie, or None for TFDS' own default.
         download: whether TFDS may download and prepare the dataset.
         max_skipped: see `image_folder`.
+        photos: photographs to be cut into crops, see `photo_crops`. Give this, `dataset` or
+            `data_dir`.
+        photo_options: the other arguments of `photo_crops`, by name.
 
     Raises:
-        UserError: neither or both of `dataset` and `data_dir`, an unknown name or split, or what
-            the loader itself finds wrong.
+        UserError: none or several of `dataset`, `data_dir` and `photos`, an unknown name or
+            split, or what the loader itself finds wrong.
 
     >>> load("digits").num_images
     1500
     """
-    if (dataset is None) == (data_dir is None):
-        given = "both were given" if dataset is not None else "neither was given"
+    flags = {"--dataset": dataset, "--data_dir": data_dir, "--source_images": photos or None}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if len(given) != 1:
         raise UserError(
-            f"images come from --dataset or from --data_dir, and {given}; embedded datasets: "
-            f"{', '.join(DATASETS)}; any TFDS image dataset works by name"
+            f"images come from one of {', '.join(flags)}, and {' and '.join(given) or 'none'} "
+            f"{'were' if given else 'was'} given; embedded datasets: {', '.join(DATASETS)}; any "
+            "TFDS image dataset works by name"
         )
+    if photos:
+        return photo_crops(photos, **photo_options or {})
     if data_dir is not None:
         return image_folder(data_dir, max_skipped=max_skipped)
     if dataset in DATASETS:
