@@ -14,7 +14,7 @@ _EXACT = {"instance_loss": "softmax"}
 #: What a method is given besides its defaults: what its configuration for CIFAR-10 gives it.
 SETTINGS: dict[str, dict[str, Any]] = {
     "instance": _EXACT,
-    "jigsaw": {"permutations": 35, "permutations_per_image": 4, "tile_units": 64},
+    "jigsaw": {"grid": 2, "permutations": 24, "permutations_per_image": 4, "tile_units": 64},
     "pirl": {**_EXACT, "crops": 2},
     "rfd": {**_EXACT, "crops": 4, "lambda_contrast": 1.0},
     "rfd_jigsaw": {**_EXACT, "crops": 4, "lambda_contrast": 1.0, "lambda_jigsaw": 0.3},
@@ -40,7 +40,7 @@ def family(
     """A step of each method / a step of rotation prediction, same backbone and images.
 
     Methods see an image in different numbers of views: rotation prediction in four whole ones,
-    jigsaw in nine small tiles. What happens between epochs (DeepCluster's clustering) is not in a
+    jigsaw in four small tiles. What happens between epochs (DeepCluster's clustering) is not in a
     step.
 
     Args:
