@@ -146,14 +146,17 @@ class _TfdsPart(_Part, TfdsSource):
         labels = self.whole.labels
         return None if labels is None else labels[self.indices]
 
-    def records(self, seed: Any = None) -> Any:
+    def records(self, seed: Any = None, times: Any = None) -> Any:
         import tensorflow as tf
 
         place = np.full(self.whole.num_images, -1, np.int64)
         place[self.indices] = np.arange(self.num_images)
         with tf.device("/CPU:0"):
             place = tf.constant(place)
-        records = self.whole.records(seed).map(
+            if times is not None:
+                whole = tf.zeros([self.whole.num_images], times.dtype)
+                times = tf.tensor_scatter_nd_update(whole, self.indices[:, None], times)
+        records = self.whole.records(seed, times).map(
             lambda index, contents: (tf.gather(place, index), contents)
         )
         return records.filter(lambda index, _: index >= 0)

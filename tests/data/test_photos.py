@@ -16,7 +16,7 @@ from rfd_tf.data import (
     photo_crops,
     training_dataset,
 )
-from rfd_tf.data.photos import DRAWS, key_of, sheet, uniform_draws
+from rfd_tf.data.photos import DRAWS, _path, key_of, sheet, uniform_draws
 from rfd_tf.data.subset import subset
 from rfd_tf.errors import UserError
 
@@ -139,6 +139,25 @@ def test_shrinking_does_not_alias(tmp_path):
     settings = PLAIN | {"scale": True, "area_min": 1, "aspect": 1, "region": 1}
     images = crops(tmp_path / "board.png", 5, 32, **settings).astype(int)
     assert np.abs(images - 128).max() <= 2
+
+
+def test_pixels_are_interpolated_on_the_two_nearest_levels(tmp_path):
+    photo = Image.open(_path(CHINA)).crop((100, 100, 356, 356))
+    photo.save(tmp_path / "square.png")
+    settings = PLAIN | {"scale": True, "area_min": 1, "aspect": 1, "region": 1}
+    (found,) = crops(tmp_path / "square.png", 1, 150, **settings)
+    share = math.log2(256 / 150)
+    fine, coarse = (
+        np.asarray(
+            level.transform(
+                (150, 150), Image.Transform.EXTENT, (0, 0, *level.size), Image.Resampling.BILINEAR
+            )
+        ).astype(float)
+        for level in (photo, photo.reduce(2))
+    )
+    expected = (1 - share) * fine + share * coarse
+    assert np.abs(fine - coarse).mean() > 3
+    np.testing.assert_allclose(found[2:-2, 2:-2], expected[2:-2, 2:-2], atol=2)
 
 
 def test_corners_are_black_only_where_a_shear_leaves_nothing(tmp_path):

@@ -33,11 +33,18 @@ class RecordSource(TfdsSource):
         self.__dict__["labels"] = np.arange(COUNT) % 3
         super(TfdsSource, self).__init__("records", COUNT, fingerprint="records")
 
-    def records(self, seed=None):
+    def records(self, seed=None, times=None):
         if seed is None:
             return self._records
         single = tf.random.stateless_uniform([], seed, minval=None, maxval=None, dtype=tf.int64)
-        return self._records.shuffle(COUNT, seed=single, reshuffle_each_iteration=False)
+        records = self._records
+        if times is not None:
+            records = records.flat_map(
+                lambda index, contents: tf.data.Dataset.from_tensors((index, contents)).repeat(
+                    tf.cast(tf.gather(times, index), tf.int64)
+                )
+            )
+        return records.shuffle(COUNT, seed=single, reshuffle_each_iteration=False)
 
 
 @pytest.fixture(params=["array", "folder", "records"])
@@ -76,6 +83,17 @@ def test_a_part_holds_its_images_under_a_dense_index(source):
         seen.extend(index)
     # Two epochs of two steps: every image twice.
     assert sorted(seen) == sorted([*range(6)] * 2)
+
+
+def test_an_order_of_a_part_is_followed(source):
+    part = subset(source, [2, 3, 11, 22])
+    plain = {"crop": "none", "horizontal_flip": False, "order": np.array([3, 0, 3, 3, 1, 0])}
+    batches = list(training_dataset(part, image_size=20, batch_size=3, seed=0, **plain))
+    seen = np.concatenate([batch["index"].numpy() for batch in batches])
+    assert sorted(seen) == [0, 0, 1, 3, 3, 3]
+    shown = numbers_in(np.concatenate([batch["image"].numpy() for batch in batches]))
+    whole = numbers_in(load_images(source, 20))
+    np.testing.assert_array_equal(shown, whole[np.array([2, 3, 11, 22])[seen]])
 
 
 def test_fingerprints_tell_parts_apart():
