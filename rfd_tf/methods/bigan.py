@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import losses
-from rfd_tf.layers import replicas
+from rfd_tf.layers import BatchNormalization, replicas
 from rfd_tf.methods import bigan_networks, options
 from rfd_tf.methods.base import Method
 
@@ -36,6 +36,10 @@ class BiGAN(Method):
         weight_penalty: so much times half the sum of the squares of all weights, but for batch
             normalisation's scales, is added to the loss: the published weight decay, which goes
             through the optimizer's moments. Run with `--weight_decay=0`.
+        latent_normalization: whether each of the encoder's latents is normalised over the batch
+            and brought to the generator's distribution, uniform from -1 to 1 where it was normal,
+            by the error function; not published, where a sigmoid does it. In a short run D can
+            then not tell the two by their latents' spread alone.
         seed: of the three networks and the latents.
         **kwargs: see `Method`.
 
@@ -67,6 +71,7 @@ class BiGAN(Method):
         generator_width: int = 64,
         discriminator_width: int = 64,
         weight_penalty: float = 2.5e-5,
+        latent_normalization: bool = False,
         seed: int = 0,
         **kwargs,
     ):
@@ -98,6 +103,12 @@ class BiGAN(Method):
             name="latent_head",
         )
         self.latent_head.build((None, self.feature_dimensions))
+        self.latent_normalizer = None
+        if latent_normalization:
+            self.latent_normalizer = BatchNormalization(
+                center=False, scale=False, momentum=0.9, dtype="float32", name="latent_normalizer"
+            )
+            self.latent_normalizer.build((None, latent))
         self.latent_seed = keras.random.SeedGenerator(seed + 12, name="latent_seed")
         self.built = True
 
@@ -174,7 +185,11 @@ class BiGAN(Method):
     def encode(self, images, training=False):
         """Latents E(x) `[batch, latent_dimensions]`, from -1 to 1, of pixels 0-255."""
         features = self.features(self.preprocess(images), training=training)
-        return 2.0 * ops.sigmoid(self.latent_head(features)) - 1.0
+        latents = self.latent_head(features)
+        if self.latent_normalizer is None:
+            return 2.0 * ops.sigmoid(latents) - 1.0
+        # Twice the distribution function of N(0, 1), less 1: uniform where they are normal.
+        return ops.erf(self.latent_normalizer(latents, training=training) / math.sqrt(2))
 
     def chance_levels(self) -> dict[str, float]:
         return {

@@ -236,3 +236,14 @@ def test_options_that_cannot_be_are_named(given, message):
 def test_small_images_are_refused():
     with pytest.raises(UserError, match="images of 12 pixels are too small to generate"):
         BiGAN(training_runs.backbone(12))
+
+
+def test_normalized_latents_are_spread_as_those_drawn():
+    method = _method(latent_normalization=True)
+    batch = _batch(200)
+    latents = np.array(method.encode(batch["image"], training=True))
+    # Of a uniform distribution from -1 to 1; half of the numbers lie in the inner half.
+    np.testing.assert_allclose(latents.mean(0), 0, atol=0.15)
+    np.testing.assert_allclose(latents.std(0), 1 / np.sqrt(3), atol=0.1)
+    np.testing.assert_allclose((np.abs(latents) < 0.5).mean(), 0.5, atol=0.1)
+    assert np.array(_method().encode(batch["image"], training=True)).std(0).max() < 0.1
