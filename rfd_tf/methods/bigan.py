@@ -105,8 +105,14 @@ class BiGAN(Method):
         self.latent_head.build((None, self.feature_dimensions))
         self.latent_normalizer = None
         if latent_normalization:
+            # (The head begins with small weights, so a usual epsilon would rule.)
             self.latent_normalizer = BatchNormalization(
-                center=False, scale=False, momentum=0.9, dtype="float32", name="latent_normalizer"
+                momentum=0.9,
+                epsilon=1e-8,
+                center=False,
+                scale=False,
+                dtype="float32",
+                name="latent_normalizer",
             )
             self.latent_normalizer.build((None, latent))
         self.latent_seed = keras.random.SeedGenerator(seed + 12, name="latent_seed")
