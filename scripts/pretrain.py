@@ -111,9 +111,11 @@ def pretrain(strategy) -> None:
     source = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
+        split=FLAGS.train_split,
         tfds_dir=FLAGS.tfds_dir,
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
+        classes=FLAGS.tfds_classes,
     )
     say(f"{source.num_images} images of {source.name}")
     test = test_source() if FLAGS.monitor_every > 0 or FLAGS.evaluate else None
@@ -400,6 +402,7 @@ def test_source():
             split=FLAGS.eval_split,
             tfds_dir=FLAGS.tfds_dir,
             download=FLAGS.tfds_download,
+            classes=FLAGS.tfds_classes,
         )
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -10,6 +10,7 @@ from PIL import Image
 from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
+from rfd_tf.data.tfds_objects import with_objects
 from rfd_tf.data.tfds_source import TfdsSource, tfds
 from rfd_tf.errors import UserError, unknown
 
@@ -89,6 +90,7 @@ def load(
     tfds_dir: str | None = None,
     download: bool = False,
     max_skipped: float = 0.01,
+    classes: Sequence[str] = (),
 ) -> Source:
     """Returns the source that a name or a folder stands for.
 
@@ -100,6 +102,7 @@ def load(
         tfds_dir: where TFDS datasets lie, or None for TFDS' own default.
         download: whether TFDS may download and prepare the dataset.
         max_skipped: see `image_folder`.
+        classes: of a TFDS dataset with objects, only the images that show one of these classes.
 
     Raises:
         UserError: neither or both of `dataset` and `data_dir`, an unknown name or split, or what
@@ -114,8 +117,11 @@ def load(
             f"images come from --dataset or from --data_dir, and {given}; embedded datasets: "
             f"{', '.join(DATASETS)}; any TFDS image dataset works by name"
         )
+    if classes and (dataset is None or dataset in DATASETS):
+        raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
     if data_dir is not None:
         return image_folder(data_dir, max_skipped=max_skipped)
     if dataset in DATASETS:
         return DATASETS[dataset](split)
-    return tfds(dataset, split=split, tfds_dir=tfds_dir, download=download, embedded=DATASETS)
+    source = tfds(dataset, split=split, tfds_dir=tfds_dir, download=download, embedded=DATASETS)
+    return with_objects(source, classes) if classes else source

@@ -158,7 +158,7 @@ def train_on_array(source: ArraySource, recipe: Recipe) -> tf.data.Dataset:
             windows = recipe.windows(draws["window"], *size)
             batch = augment.crop_and_resize(batch, windows, recipe.image_size)
         else:
-            batch = evaluation_transform(batch, recipe.image_size)
+            batch = recipe.whole(batch, recipe.image_size)
         return recipe.batch(recipe.finish(batch, draws), index)
 
     return _steps(recipe).map(
@@ -286,7 +286,7 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
             images = files.upright(_crops(images, recipe), recipe.each_crop(index))
             return recipe.batch(recipe.finish(images, draws), index)
 
-        load = functools.partial(files.load, recipe.image_size)
+        load = functools.partial(files.load, recipe.image_size, transform=recipe.whole)
         return _one_step(step, index, rows, load, finish, failures)
 
     return _parallel(_steps(recipe), make, recipe.deterministic)
@@ -325,7 +325,7 @@ def _load_record(
 ) -> tf.Tensor:
     kind = kind_of(contents, source.transparent)
     if draws is None:
-        return evaluation_transform(decode(contents, kind, KINDS), recipe.image_size)
+        return recipe.whole(decode(contents, kind, KINDS), recipe.image_size)
     height, width = tf.unstack(shape_of(contents, kind, KINDS))
     window = recipe.windows(draws, height, width)
     return _decode_windows(contents, kind, window, recipe.image_size, KINDS)
