@@ -59,6 +59,7 @@ flags.DEFINE_boolean(
 flags.DEFINE_integer("k", None, "Neighbours. Default: 200, or a tenth of a smaller train set.", 1)
 flags.DEFINE_float("temperature", 0.07, "Of the neighbours' vote: exp(similarity / temperature).")
 flags.DEFINE_integer("knn_memory", 512, "MiB that the search may take beyond the features.", 1)
+flags.DEFINE_boolean("raw_pixels", False, "Of knn: judge the images' own pixels too.")
 
 # linear, nonlinear.
 flags.DEFINE_string(
@@ -180,7 +181,12 @@ _RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batc
 
 #: Task -> option of its constructor -> the flag that sets it.
 OPTIONS: dict[str, dict[str, str]] = {
-    "knn": {"k": "k", "temperature": "temperature", "memory": "knn_memory"},
+    "knn": {
+        "k": "k",
+        "temperature": "temperature",
+        "memory": "knn_memory",
+        "raw_pixels": "raw_pixels",
+    },
     "linear": {
         "protocol": "protocol",
         "probe_size": "probe_size",

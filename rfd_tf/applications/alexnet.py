@@ -30,6 +30,7 @@ def AlexNet(
     bigger: bool = False,
     fully_connected: bool = True,
     width: float = 1.0,
+    sobel: bool = False,
 ) -> keras.Model:
     """Builds the AlexNet of Rotation Feature Decoupling.
 
@@ -56,6 +57,8 @@ def AlexNet(
         fully_connected: whether `fc6` and `fc7` belong to the network. The output without top is
             then `fc7` `[B, 4096]`, otherwise the last pooling `[B, 6, 6, 256]` (224 pixels).
         width: multiplies the channels of the convolutions and the size of `fc6` and `fc7`.
+        sobel: whether fixed Sobel filters come first, so that it sees edges in grey; see
+            `building.sobel`.
 
     Returns:
         A functional `keras.Model`.
@@ -78,6 +81,8 @@ def AlexNet(
         default_size=DEFAULT_SIZE,
         fixed_size=fully_connected,
     )
+    if sobel:
+        x = building.sobel(x)
     filters = BIGGER_FILTERS if bigger else FILTERS
     for number, (channels, kernel_size) in enumerate(
         zip(filters, KERNEL_SIZES, strict=True), start=1
@@ -116,6 +121,11 @@ def AlexNet(
     )
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
-        arguments = {"bigger": bigger, "fully_connected": fully_connected, "width": width}
+        arguments = {
+            "bigger": bigger,
+            "fully_connected": fully_connected,
+            "width": width,
+            "sobel": sobel,
+        }
         weight_files.load_into(model, weights, "alexnet", arguments)
     return model

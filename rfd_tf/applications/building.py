@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import BatchNormalization
@@ -89,6 +90,33 @@ def check_image_shape(
             raise UserError(
                 f"image_size {size} is too small for backbone {backbone}: at least {min_size}"
             )
+
+
+def sobel(x: Any) -> Any:
+    """Adds the fixed Sobel filters, the first layer of networks that are not to see colours.
+
+    The mean of the channels is filtered for changes from right to left and from bottom to top,
+    with zeros around. The layer is called `sobel`; its weights are never trained, and are stored
+    with the others. Source: the published program of DeepCluster (Caron et al., ECCV 2018).
+
+    Args:
+        x: Keras tensor `[B, H, W, C]`, normalised pixels.
+
+    Returns:
+        Keras tensor `[B, H, W, 2]`.
+    """
+    channels = x.shape[-1]
+    across = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]]) / channels
+    kernel = np.repeat(np.stack([across, across.T], axis=-1)[:, :, None], channels, axis=2)
+    return keras.layers.Conv2D(
+        2,
+        3,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=keras.initializers.Constant(kernel.tolist()),
+        trainable=False,
+        name="sobel",
+    )(x)
 
 
 def check_top(include_top: bool, pooling: str | None, classes: int) -> None:

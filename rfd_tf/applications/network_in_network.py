@@ -26,6 +26,7 @@ def NetworkInNetwork(
     name: str = "network_in_network",
     blocks: int = 4,
     width: float = 1.0,
+    sobel: bool = False,
 ) -> keras.Model:
     """Builds RotNet's network-in-network for 32-pixel images.
 
@@ -52,6 +53,8 @@ def NetworkInNetwork(
         name: the model's name.
         blocks: 3, 4 or 5.
         width: multiplies every number of channels.
+        sobel: whether fixed Sobel filters come first, so that it sees edges in grey; see
+            `building.sobel`.
 
     Returns:
         A functional `keras.Model`.
@@ -74,6 +77,8 @@ def NetworkInNetwork(
         default_size=DEFAULT_SIZE,
         fixed_size=False if not include_top else input_shape is None,
     )
+    if sobel:
+        x = building.sobel(x)
     for number in range(1, blocks + 1):
         block = f"block{number}"
         channels = (192, 160, 96) if number == 1 else (192, 192, 192)
@@ -103,6 +108,6 @@ def NetworkInNetwork(
     )
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
-        arguments = {"blocks": blocks, "width": width}
+        arguments = {"blocks": blocks, "width": width, "sobel": sobel}
         weight_files.load_into(model, weights, "network_in_network", arguments)
     return model

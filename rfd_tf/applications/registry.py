@@ -70,7 +70,7 @@ def default_arguments(name: str) -> dict[str, Any]:
     """Returns a backbone's own options (those beside the common ones) and their defaults.
 
     >>> default_arguments("resnet18")
-    {'cifar_stem': False, 'width': 1.0}
+    {'cifar_stem': False, 'width': 1.0, 'sobel': False}
     """
     parameters = inspect.signature(BACKBONES[name]).parameters
     return {

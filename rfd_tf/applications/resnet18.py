@@ -28,6 +28,7 @@ def ResNet18(
     name: str = "resnet18",
     cifar_stem: bool = False,
     width: float = 1.0,
+    sobel: bool = False,
 ) -> keras.Model:
     """Builds ResNet18, layer for layer torchvision's.
 
@@ -50,6 +51,8 @@ def ResNet18(
         cifar_stem: a 3x3 convolution of step 1 and no pooling in place of the 7x7 convolution of
             step 2 with max-pooling, for images of about 32 pixels.
         width: multiplies every number of channels.
+        sobel: whether fixed Sobel filters come first, so that it sees edges in grey; see
+            `building.sobel`.
 
     Returns:
         A functional `keras.Model`.
@@ -70,6 +73,8 @@ def ResNet18(
         default_size=DEFAULT_SIZE_CIFAR_STEM if cifar_stem else DEFAULT_SIZE,
         fixed_size=False if not include_top else input_shape is None,
     )
+    if sobel:
+        x = building.sobel(x)
     filters = [building.scaled(channels, width) for channels in FILTERS]
     if cifar_stem:
         x = _convolution(x, filters[0], 3, name="stem_conv", output_name="stem")
@@ -91,7 +96,7 @@ def ResNet18(
     )
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
-        arguments = {"cifar_stem": cifar_stem, "width": width}
+        arguments = {"cifar_stem": cifar_stem, "width": width, "sobel": sobel}
         weight_files.load_into(model, weights, "resnet18", arguments)
     return model
 

@@ -26,6 +26,7 @@ def SixLayer(
     classifier_activation: Any = "softmax",
     name: str = "six_layer",
     filters: Sequence[int] = FILTERS,
+    sobel: bool = False,
 ) -> keras.Model:
     """Builds six 3x3 convolutions with batch normalisation and ReLU, about 105k parameters.
 
@@ -47,6 +48,8 @@ def SixLayer(
         classifier_activation: activation of the top, None for logits.
         name: the model's name.
         filters: the six numbers of output channels.
+        sobel: whether fixed Sobel filters come first, so that it sees edges in grey; see
+            `building.sobel`.
 
     Returns:
         A functional `keras.Model`.
@@ -73,6 +76,8 @@ def SixLayer(
         default_size=DEFAULT_SIZE,
         fixed_size=False if not include_top else input_shape is None,
     )
+    if sobel:
+        x = building.sobel(x)
     for number, channels in enumerate(filters, start=1):
         block = f"block{number}"
         pooled = number in (2, 4)
@@ -90,5 +95,7 @@ def SixLayer(
     )
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
-        weight_files.load_into(model, weights, "six_layer", {"filters": list(filters)})
+        weight_files.load_into(
+            model, weights, "six_layer", {"filters": list(filters), "sobel": sobel}
+        )
     return model

@@ -28,8 +28,8 @@ def _uniform(shape, seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.
     return tf.random.stateless_uniform(shape, seed, low, high)
 
 
-def _uniform_below(bound: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """Turns uniform numbers in [0, 1) into integers in [0, bound)."""
+def uniform_below(bound: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """Turns uniform numbers in [0, 1) into integers in [0, bound): int32, the common shape."""
     drawn = tf.cast(uniform * tf.cast(bound, tf.float32), tf.int32)
     # In float32 a number just below 1 times a large bound can round up to the bound.
     return tf.minimum(drawn, bound - 1)
@@ -99,8 +99,8 @@ def resized_crop_windows(
     room_below = tf.cast(height, tf.int32)[..., None] - window_height
     room_right = tf.cast(width, tf.int32)[..., None] - window_width
     top_draw, left_draw = draws[..., 2 * _TRIES : 2 * _TRIES + 1], draws[..., 2 * _TRIES + 1 :]
-    top = tf.where(any_fits, _uniform_below(room_below + 1, top_draw), room_below // 2)
-    left = tf.where(any_fits, _uniform_below(room_right + 1, left_draw), room_right // 2)
+    top = tf.where(any_fits, uniform_below(room_below + 1, top_draw), room_below // 2)
+    left = tf.where(any_fits, uniform_below(room_right + 1, left_draw), room_right // 2)
     return tf.concat([top, left, window_height, window_width], axis=-1)
 
 
@@ -123,8 +123,8 @@ def square_windows(
     height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
     shorter = tf.minimum(height, width)
     side = tf.maximum(1, tf.cast(tf.round(tf.cast(shorter, tf.float32) * share), tf.int32))
-    top = _uniform_below(height - side + 1, draws[..., -2])
-    left = _uniform_below(width - side + 1, draws[..., -1])
+    top = uniform_below(height - side + 1, draws[..., -2])
+    left = uniform_below(width - side + 1, draws[..., -1])
     return tf.stack([top, left, side, side], axis=-1)
 
 

@@ -52,6 +52,7 @@ def training_dataset(
     crops: int = 1,
     shard: tuple[int, int] = (0, 1),
     deterministic: bool = True,
+    order: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Returns the endless stream of augmented training batches.
 
@@ -85,6 +86,11 @@ def training_dataset(
         crops: how often each image of a batch is cropped and changed, every time anew.
         shard: `(i, n)`: give out the i-th of n equal slices of every global batch.
         deterministic: False lets batches come in the order they are ready, where that is faster.
+        order: integers `[n]`, the images to give out in place of permutations, the first
+            `batch_size` of them at `start_step`, the next at the step after; an image may stand
+            in it several times. The stream then ends with the last full batch. A TFDS dataset
+            that is not kept in memory gives out each image as often as that, in an order of its
+            own.
 
     Returns:
         A `tf.data.Dataset` of `{"image": uint8 [batch_size / n, S, S, 3], "index": int64
@@ -124,6 +130,8 @@ def training_dataset(
             f"batch_size {batch_size} cannot be divided by the {workers} shards; give a multiple "
             f"of {workers}"
         )
+    if order is not None:
+        order = _checked_order(order, source, batch_size)
     recipe = Recipe(
         image_size=image_size,
         batch_size=batch_size,
@@ -142,6 +150,7 @@ def training_dataset(
         grayscale=grayscale,
         shard=(worker, workers),
         deterministic=deterministic,
+        order=order,
     )
     return _with_options(_by_source(source, streams.TRAIN)(source, recipe), deterministic)
 
@@ -223,6 +232,21 @@ def load_images(source: Source, image_size: int, indices: np.ndarray | None = No
             f"{named}"
         )
     return images
+
+
+def _checked_order(order: np.ndarray, source: Source, batch_size: int) -> tf.Tensor:
+    order = np.asarray(order)
+    if order.ndim != 1 or order.dtype.kind not in "iu":
+        raise UserError(f"order must be integers [n], not {order.dtype} {list(order.shape)}")
+    if len(order) < batch_size:
+        raise UserError(f"an order of {len(order)} images is less than a batch of {batch_size}")
+    if order.min() < 0 or order.max() >= source.num_images:
+        raise UserError(
+            f"order must hold indices from 0 to {source.num_images - 1} of '{source.name}', not "
+            f"{order.min()} to {order.max()}"
+        )
+    with tf.device("/CPU:0"):
+        return tf.constant(order, tf.int64)
 
 
 def _by_source(source: Source, makers: dict):

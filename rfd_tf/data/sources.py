@@ -10,7 +10,6 @@ from PIL import Image
 from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
-from rfd_tf.data.tfds_objects import with_objects
 from rfd_tf.data.tfds_source import TfdsSource, tfds
 from rfd_tf.errors import UserError, unknown
 
@@ -123,5 +122,4 @@ def load(
         return image_folder(data_dir, max_skipped=max_skipped)
     if dataset in DATASETS:
         return DATASETS[dataset](split)
-    source = tfds(dataset, split=split, tfds_dir=tfds_dir, download=download, embedded=DATASETS)
-    return with_objects(source, classes) if classes else source
+    return tfds(dataset, split, tfds_dir, download, embedded=DATASETS, classes=classes)

@@ -24,6 +24,8 @@ from rfd_tf.data.decode import (
     shape_of,
 )
 from rfd_tf.data.folder import FolderSource
+from rfd_tf.data.photo_crops import PhotoSource
+from rfd_tf.data.photo_sampling import cutter
 from rfd_tf.data.recipe import Batch, Recipe
 from rfd_tf.data.tfds_source import TfdsSource
 
@@ -39,7 +41,8 @@ NOTHING_READ = "no image of a training step can be read"
 
 
 def _steps(recipe: Recipe) -> tf.data.Dataset:
-    return tf.data.Dataset.counter(recipe.start_step, dtype=tf.int64)
+    steps = tf.data.Dataset.counter(recipe.start_step, dtype=tf.int64)
+    return steps if recipe.order is None else steps.take(recipe.ordered_steps)
 
 
 def _parallel(
@@ -144,22 +147,25 @@ def tensor_of(source: ArraySource) -> tf.Tensor:
     return _tensors[source]
 
 
+def _augmented(batch: tf.Tensor, draws: Batch, recipe: Recipe) -> tf.Tensor:
+    """Augments images of one size, `[local_size * crops, H, W, 3]`."""
+    if "window" not in draws:
+        batch = recipe.whole(batch, recipe.image_size)
+    else:
+        size = (tf.fill([batch.shape[0]], side) for side in batch.shape[1:3])
+        windows = recipe.windows(draws["window"], *size)
+        batch = augment.crop_and_resize(batch, windows, recipe.image_size)
+    return recipe.finish(batch, draws)
+
+
 def train_on_array(source: ArraySource, recipe: Recipe) -> tf.data.Dataset:
     images = tensor_of(source)
-    height, width = source.images.shape[1:3]
 
     def make(step: tf.Tensor) -> Batch:
         index = recipe.indices(step, source.num_images)
         draws = recipe.draws(step)
         batch = tf.gather(images, recipe.each_crop(index))
-        if "window" in draws:
-            count = recipe.local_size * recipe.crops
-            size = tf.fill([count], height), tf.fill([count], width)
-            windows = recipe.windows(draws["window"], *size)
-            batch = augment.crop_and_resize(batch, windows, recipe.image_size)
-        else:
-            batch = recipe.whole(batch, recipe.image_size)
-        return recipe.batch(recipe.finish(batch, draws), index)
+        return recipe.batch(_augmented(batch, draws, recipe), index)
 
     return _steps(recipe).map(
         make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=recipe.deterministic
@@ -187,6 +193,47 @@ def evaluate_array(
 
     ordered = _in_order(source, indices).batch(batch_size)
     return ordered.map(make, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+# Photographs -------------------------------------------------------------------------------------
+
+
+def _cut(source: PhotoSource, index: tf.data.Dataset) -> tf.data.Dataset:
+    """Makes of a dataset of indices one of `(index, crop)`, several crops at a time."""
+    make = cutter(source)
+    pieces = index.batch(make.at_once).map(
+        lambda some: (some, make(some)), num_parallel_calls=_calls(), deterministic=True
+    )
+    return pieces.unbatch()
+
+
+def train_on_photos(source: PhotoSource, recipe: Recipe) -> tf.data.Dataset:
+    cutter(source)  # made here, outside the functions that TensorFlow traces
+
+    def make(step: tf.Tensor) -> tf.data.Dataset:
+        draws = recipe.draws(step)
+        index = tf.data.Dataset.from_tensor_slices(recipe.indices(step, source.num_images))
+
+        def finish(index: tf.Tensor, images: tf.Tensor) -> Batch:
+            return recipe.batch(_augmented(recipe.each_crop(images), draws, recipe), index)
+
+        return _cut(source, index).batch(recipe.local_size, drop_remainder=True).map(finish)
+
+    return _parallel(_steps(recipe), make, recipe.deterministic)
+
+
+def evaluate_photos(
+    source: PhotoSource,
+    image_size: int,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    transform: Transform = evaluation_transform,
+) -> tf.data.Dataset:
+    def make(index: tf.Tensor, images: tf.Tensor) -> Batch:
+        return {"image": transform(images, image_size), "index": index}
+
+    batches = _cut(source, _in_order(source, indices)).batch(batch_size)
+    return batches.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 # Files -------------------------------------------------------------------------------------------
@@ -335,10 +382,15 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
     per_epoch = recipe.steps_per_epoch
     first_epoch, done = divmod(recipe.start_step, per_epoch)
     failures = Failures(source)
+    times = None
+    if recipe.order is not None:
+        times = tf.math.bincount(tf.cast(recipe.order, tf.int32), minlength=source.num_images)
 
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
         seed = tf.stack([tf.constant(recipe.seed, tf.int64), epoch])
-        batches = source.records(seed).batch(recipe.batch_size, drop_remainder=True)
+        batches = source.records(seed, times).batch(recipe.batch_size, drop_remainder=True)
+        if times is not None:
+            return tf.data.Dataset.zip(_steps(recipe), batches)
         steps = tf.data.Dataset.range(epoch * per_epoch, (epoch + 1) * per_epoch)
         # Steps before the one to begin at are read past, not decoded.
         skipped = tf.where(tf.equal(epoch, first_epoch), tf.constant(done, tf.int64), 0)
@@ -358,6 +410,8 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
         return _one_step(step, index, rows, load, finish, failures)
 
     epochs = tf.data.Dataset.counter(first_epoch, dtype=tf.int64)
+    if recipe.order is not None:
+        epochs = tf.data.Dataset.from_tensors(tf.constant(recipe.start_step, tf.int64))
     return _parallel(epochs.flat_map(epoch_of), make, recipe.deterministic)
 
 
@@ -385,10 +439,12 @@ def evaluate_records(
 TRAIN = {
     ArraySource: train_on_array,
     FolderSource: train_on_files,
+    PhotoSource: train_on_photos,
     TfdsSource: train_on_records,
 }
 EVALUATE = {
     ArraySource: evaluate_array,
     FolderSource: evaluate_files,
+    PhotoSource: evaluate_photos,
     TfdsSource: evaluate_records,
 }

@@ -64,7 +64,7 @@ def subset(source: Source, indices: np.ndarray, name: str | None = None) -> Sour
     that cannot be read while training are remembered by both.
 
     Args:
-        source: an `ArraySource`, `FolderSource` or `TfdsSource`.
+        source: an `ArraySource`, `FolderSource`, `TfdsSource` or `PhotoSource`.
         indices: increasing integers, 0 to `source.num_images - 1`, at least one.
         name: what to call the part.
 
@@ -100,6 +100,10 @@ def subset(source: Source, indices: np.ndarray, name: str | None = None) -> Sour
         return ArraySource(source.images[indices], **described)
     if isinstance(source, FolderSource):
         return _FolderPart(source, indices, described)
+    from rfd_tf.data.photo_crops import PhotoSource  # which takes its hash from here
+
+    if isinstance(source, PhotoSource):
+        return source.part(indices, **described)
     raise UserError(f"a part of {type(source).__name__} cannot be made")
 
 

@@ -69,12 +69,14 @@ class TfdsSource(Source):
                 labels[indices] = values
         return labels
 
-    def records(self, seed: Any = None) -> Any:
+    def records(self, seed: Any = None, times: Any = None) -> Any:
         """Returns one pass over the records: a `tf.data.Dataset` of `(index, encoded image)`.
 
         Args:
             seed: None for the order of the index; or an int64 tensor `[2]`, which shuffles the
                 files, interleaves them and shuffles the records within `shuffle_buffer`.
+            times: with a seed: integer tensor `[num_images]`, how often each record comes; once
+                if None.
 
         Returns:
             A dataset of (int64 scalar, string scalar).
@@ -84,11 +86,11 @@ class TfdsSource(Source):
         key = self._image_key
         reader = tensorflow_datasets.features.FeaturesDict({key: self._features[key]})
         encoded = {key: tensorflow_datasets.decode.SkipDecoding()}
-        return self._serialized(seed).map(
+        return self._serialized(seed, times).map(
             lambda index, record: (index, reader.deserialize_example(record, decoders=encoded)[key])
         )
 
-    def _serialized(self, seed: Any) -> Any:
+    def _serialized(self, seed: Any, times: Any = None) -> Any:
         import tensorflow as tf
 
         def read(position: tf.Tensor) -> tf.data.Dataset:
@@ -109,6 +111,13 @@ class TfdsSource(Source):
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
+        if times is not None:
+
+            def repeat(index: tf.Tensor, record: tf.Tensor) -> tf.data.Dataset:
+                count = tf.cast(tf.gather(times, index), tf.int64)
+                return tf.data.Dataset.from_tensors((index, record)).repeat(count)
+
+            records = records.flat_map(repeat)
         single = tf.random.stateless_uniform([], seed, minval=None, maxval=None, dtype=tf.int64)
         graph = tf.compat.v1.get_default_graph()
         global_seed, graph.seed = graph.seed, None

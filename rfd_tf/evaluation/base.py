@@ -122,6 +122,7 @@ class Evaluator(Task):
             they are.
         compact: whether cached features may be float16.
         embedding: whether the projected embedding is judged too, where there is one.
+        pixels: whether the images' own pixels are judged too, as "pixels".
         train_rotated: whether train images are turned by their `turns`.
         images: which test images are judged, of "upright" and "rotated".
     """
@@ -129,6 +130,7 @@ class Evaluator(Task):
     pooling: Pooling = ("average", 1)
     compact: bool = False
     embedding: bool = False
+    pixels: bool = False
     train_rotated: bool = False
     images: tuple[str, ...] = ("upright", "rotated")
 

@@ -120,7 +120,7 @@ def _tensors(
         f"{task.name}/{name}": tensor
         for task in evaluators
         for name, tensor in subject.feature_tensors(
-            model, task.pooling, settings.endpoints, task.embedding
+            model, task.pooling, settings.endpoints, task.embedding, task.pixels
         ).items()
     }
 

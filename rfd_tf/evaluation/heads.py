@@ -29,7 +29,8 @@ def save_heads(
 
     The file is a NumPy archive with "NAME/kernel" `[d, n]` and "NAME/bias" `[n]`, float32, for
     every head, and "epoch". Of RFD: "rotation_head", on f1, and "projection", on f2; each on the
-    whole feature where it is not split.
+    whole feature where it is not split. A projection with a hidden layer, which ends in a ReLU,
+    has it as "projection_hidden" before it. A layer without bias has one of zeros in the file.
 
     Args:
         folder: of the run.
@@ -51,8 +52,9 @@ def save_heads(
     """
     arrays = {_EPOCH: np.float64(epoch)}
     for name, layer in heads.items():
-        for part, variable in (("kernel", layer.kernel), ("bias", layer.bias)):
-            arrays[f"{name}/{part}"] = np.asarray(ops.convert_to_numpy(variable.value), np.float32)
+        bias = np.zeros(layer.units) if layer.bias is None else layer.bias.value
+        for part, value in (("kernel", layer.kernel.value), ("bias", bias)):
+            arrays[f"{name}/{part}"] = np.asarray(ops.convert_to_numpy(value), np.float32)
     path = Path(folder) / FILE
     writing = path.with_name(f".{FILE}.{os.getpid()}")
     try:

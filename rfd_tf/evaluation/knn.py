@@ -245,12 +245,15 @@ class KNearestNeighbours(Evaluator):
     """Evaluator: weighted k-nearest-neighbour accuracy, maps global-average pooled.
 
     On every endpoint, on f, f1 and f2, and, where the run folder holds the head, on the projected
-    embedding of the instance loss.
+    embedding of the instance loss (of BiGAN: the latent).
 
     Args:
         k: neighbours; None takes `default_k` of the train set; never more than there are.
         temperature: of the vote's weights.
         memory: bytes that the search may take beyond the features.
+        raw_pixels: whether to judge the images themselves as well, as "pixels" from 0 to 1, which
+            both networks see alike: what a feature must beat to be worth its name. On small images
+            a good deal is told by them (of handwritten digits nearly all).
 
     >>> features, labels = {"f": np.eye(4)}, np.array([0, 1, 2, 3])
     >>> [(r.feature, r.value)
@@ -262,7 +265,13 @@ class KNearestNeighbours(Evaluator):
     pooling = ("average", 1)
     embedding = True
 
-    def __init__(self, k: int | None = None, temperature: float = 0.07, memory: int = MEMORY):
+    def __init__(
+        self,
+        k: int | None = None,
+        temperature: float = 0.07,
+        memory: int = MEMORY,
+        raw_pixels: bool = False,
+    ):
         if (k is not None and k < 1) or temperature <= 0:
             raise UserError(f"k is 1 or more and temperature above 0; got {k} and {temperature}")
         if memory < 1 << 20:
@@ -270,16 +279,18 @@ class KNearestNeighbours(Evaluator):
                 f"the neighbours' search needs 1 MiB of memory or more; got {memory} bytes"
             )
         self.k, self.temperature, self.memory = k, temperature, memory
+        self.pixels = bool(raw_pixels)
 
     def settings(self, num_train: int) -> dict:
         k = default_k(num_train) if self.k is None else min(self.k, num_train)
-        return {
+        settings = {
             "k": k,
             "temperature": self.temperature,
             "similarity": "cosine",
             "vote": "exp(similarity / temperature)",
             "features": "maps global-average pooled, vectors as they are",
         }
+        return {**settings, "pixels": "from 0 to 1"} if self.pixels else settings
 
     def fit(self, train: Features, labels: np.ndarray, num_classes: int) -> None:
         self._train, self._labels, self._num_classes = train, labels, num_classes

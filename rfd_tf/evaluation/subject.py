@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,7 @@ class Subject:
         pooling: Pooling = ("average", 1),
         endpoints: Sequence[str] | None = None,
         embedding: bool = False,
+        pixels: bool = False,
     ) -> dict[str, Any]:
         """Names the vectors of `network()` that are judged; see `features.feature_tensors`.
 
@@ -107,8 +109,9 @@ class Subject:
             model: of `network()`.
             pooling: of maps.
             endpoints: names; by default all of the backbone's.
-            embedding: whether to add "embedding", the projection of the instance loss, where
-                the run folder holds its head.
+            embedding: whether to add "embedding", the projection of the instance loss (of BiGAN:
+                the latent, in front of its sigmoid), where the run folder holds its head.
+            pixels: whether to add "pixels", the model's images themselves, values from 0 to 1.
         """
         tensors = feature_tensors(model, self.record.get("feature"), pooling, endpoints)
         head = self.heads.get("projection") if embedding else None
@@ -119,13 +122,21 @@ class Subject:
                 features = ops.cast(
                     applications.pooled_feature_model(model, endpoint).output, "float32"
                 )
-            kernel, bias = head
-            if features.shape[-1] != kernel.shape[0]:
-                raise UserError(
-                    f"the projection head of '{self.folder}' takes {kernel.shape[0]} numbers, the "
-                    f"feature has {features.shape[-1]}"
-                )
-            tensors["embedding"] = ops.matmul(features, kernel) + bias
+            hidden = self.heads.get("projection_hidden")
+            layers = [head] if hidden is None else [hidden, head]
+            for number, (kernel, bias) in enumerate(layers):
+                if features.shape[-1] != kernel.shape[0]:
+                    raise UserError(
+                        f"the projection head of '{self.folder}' takes {kernel.shape[0]} numbers, "
+                        f"the feature has {features.shape[-1]}"
+                    )
+                features = ops.relu(features) if number else features
+                features = ops.matmul(features, kernel) + bias
+            tensors["embedding"] = features
+        if pixels:
+            mean, std = (np.asarray(each, np.float32) for each in (self.mean, self.std))
+            images = ops.cast(model.input, "float32") * std + mean
+            tensors["pixels"] = ops.reshape(images, (-1, math.prod(model.input_shape[1:])))
         return tensors
 
     @functools.cached_property

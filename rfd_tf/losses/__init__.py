@@ -1,5 +1,6 @@
 """Losses: pure functions on tensors, each usable without the rest of the library."""
 
+from rfd_tf.losses.adversarial import adversarial_loss, discrimination_accuracy
 from rfd_tf.losses.classification import classification_accuracy, classification_loss
 from rfd_tf.losses.cross_entropy import (
     positive_unlabeled_weights,
@@ -15,8 +16,10 @@ from rfd_tf.losses.view_contrast import view_contrast
 
 __all__ = [
     "DISTANCES",
+    "adversarial_loss",
     "classification_accuracy",
     "classification_loss",
+    "discrimination_accuracy",
     "instance_softmax",
     "nce",
     "nce_chance_level",

@@ -4,6 +4,8 @@ import inspect
 
 from rfd_tf.methods.aet import AutoEncodingTransformations
 from rfd_tf.methods.base import Method
+from rfd_tf.methods.bigan import BiGAN
+from rfd_tf.methods.deepcluster import DeepCluster
 from rfd_tf.methods.instance_discrimination import InstanceDiscrimination
 from rfd_tf.methods.jigsaw import Jigsaw
 from rfd_tf.methods.jigsaw_decoupling import JigsawFeatureDecoupling
@@ -13,6 +15,8 @@ from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 
 METHODS = {
     "aet": AutoEncodingTransformations,
+    "bigan": BiGAN,
+    "deepcluster": DeepCluster,
     "instance": InstanceDiscrimination,
     "jigsaw": Jigsaw,
     "pirl": PretextInvariantRepresentations,
@@ -51,6 +55,8 @@ def all_arguments() -> list[str]:
 __all__ = [
     "METHODS",
     "AutoEncodingTransformations",
+    "BiGAN",
+    "DeepCluster",
     "InstanceDiscrimination",
     "Jigsaw",
     "JigsawFeatureDecoupling",

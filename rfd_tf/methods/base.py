@@ -101,10 +101,27 @@ class Method(keras.Model):
 
         Args:
             epoch: number of the epoch.
-            images: function without arguments that returns an iterable of batches
-                `{"image": uint8, "index": int64}`, all images once in order, not augmented; None
-                where there are none.
+            images: function that returns an iterable of batches
+                `{"image": uint8, "index": int64}`, all images once in order, not augmented, or
+                those of the increasing indices it is given; None where there are none. Images
+                that cannot be read are missing.
         """
+
+    def epoch_order(self, epoch: int, count: int) -> np.ndarray | None:
+        """Chooses the images that an epoch trains on; asked after `begin_epoch`.
+
+        What it answers must follow from the method's weights and options, so that a resumed run
+        and every machine see the same.
+
+        Args:
+            epoch: number of the epoch.
+            count: images the epoch takes.
+
+        Returns:
+            int64 `[count]`, the images' indices in the order of training; or None, for every
+            epoch, where each image is to be seen once in random order.
+        """
+        return None
 
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The linear layers on the feature, by name, that are worth keeping with the backbone."""
@@ -148,6 +165,26 @@ class Method(keras.Model):
     def named_features(self, images) -> dict:
         """Evaluation-mode features of pixels, by name: `f`, and its parts where it has some."""
         return {"f": self.features(self.preprocess(images), training=False)}
+
+    def reset_optimizer_state(self, variables) -> None:
+        """Sets what the optimizer remembers of variables, such as momentum, to zero.
+
+        Args:
+            variables: trainable weights, whose meaning has changed.
+        """
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is None or not optimizer.built:
+            return
+        trained = [id(variable) for variable in self.trainable_variables]
+        state = {id(variable) for variable in optimizer.variables}
+        for kept in vars(optimizer).values():
+            # What an optimizer keeps for each variable, it keeps in a list of their order.
+            if not isinstance(kept, list) or len(kept) != len(trained):
+                continue
+            for variable in variables:
+                slot = kept[trained.index(id(variable))]
+                if id(slot) in state and slot.shape == variable.shape:
+                    slot.assign(np.zeros(slot.shape, "float32"))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of the losses in `y_pred`, the dict that `call` returned."""

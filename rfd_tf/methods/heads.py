@@ -71,6 +71,11 @@ class Embedding(keras.layers.Layer):
         self.projection = linear(dimensions, hidden or inputs, "projection", seed)
         self.built = True
 
+    def layers_by_name(self, name: str = "projection") -> dict[str, keras.layers.Dense]:
+        """The linear layers, for `Method.heads`: `NAME_hidden` where there is one, and `NAME`."""
+        hidden = {} if self.hidden is None else {f"{name}_hidden": self.hidden}
+        return {**hidden, name: self.projection}
+
     def call(self, features):
         if self.hidden is not None:
             features = ops.relu(self.hidden(features))

@@ -110,3 +110,7 @@ class InstanceDiscrimination(Method):
 
     def chance_levels(self) -> dict[str, float]:
         return {"instance_loss": self.recognition.chance_level()}
+
+    def heads(self) -> dict[str, keras.layers.Dense]:
+        """The projection of the image's embedding."""
+        return self.projection.layers_by_name()

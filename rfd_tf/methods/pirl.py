@@ -220,3 +220,7 @@ class PretextInvariantRepresentations(Method):
 
     def chance_levels(self) -> dict[str, float]:
         return {name: self.recognition.chance_level() for name in self.loss_weights}
+
+    def heads(self) -> dict[str, keras.layers.Dense]:
+        """The projection of the image's embedding."""
+        return self.projection.layers_by_name()

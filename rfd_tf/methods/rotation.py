@@ -14,6 +14,9 @@ from rfd_tf.errors import UserError
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import linear
 
+#: What evaluators of a rotation head turn images by.
+QUARTERS = (0, 90, 180, 270)
+
 
 class RotationPrediction(Method):
     """Tells by how much an image was rotated, from all its rotations in one batch.
@@ -78,3 +81,7 @@ class RotationPrediction(Method):
     def chance_levels(self) -> dict[str, float]:
         count = len(self.rotations)
         return {"rotation_loss": math.log(count), "rotation_accuracy": 1 / count}
+
+    def heads(self) -> dict[str, keras.layers.Dense]:
+        """The classifier of rotations, where they are the four quarter turns in order."""
+        return {"rotation_head": self.rotation_head} if self.rotations == QUARTERS else {}

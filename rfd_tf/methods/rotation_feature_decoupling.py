@@ -363,7 +363,11 @@ class RotationFeatureDecoupling(Method):
 
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The classifier of rotations, on f1, and the projection of the instance loss, on f2."""
-        layers = {"rotation_head": self.rotation_head, "projection": self.projection}
+        layers = {
+            "rotation_head": self.rotation_head,
+            "projection_hidden": self.projection_hidden,
+            "projection": self.projection,
+        }
         return {name: layer for name, layer in layers.items() if layer is not None}
 
     def record(self) -> dict:

@@ -92,6 +92,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_per_execution: int = 1,
     images: Callable | None = None,
+    epoch_dataset: Callable[[int, int], tf.data.Dataset | None] | None = None,
 ) -> None:
     """Trains a compiled method to the end of `epochs`.
 
@@ -105,6 +106,9 @@ def train(
         callbacks: Keras callbacks; their `params` hold `epochs`, `steps` and `start_step`.
         steps_per_execution: steps run by one call into TensorFlow, where an epoch has that many.
         images: see `Method.begin_epoch`.
+        epoch_dataset: function of an epoch's number and the step to begin at, called when the
+            method has begun the epoch; returns this worker's batches of the rest of that epoch,
+            or None for those of `dataset`. It does either for every epoch.
 
     Raises:
         UserError: a loss became NaN or infinite; the message names the first such term.
@@ -112,7 +116,7 @@ def train(
     strategy = strategy or tf.distribute.get_strategy()
     several = max(1, min(steps_per_execution, steps_per_epoch))
     functions = {}
-    iterator = iter(distribute(strategy, dataset))
+    iterator = None
     listed = keras.callbacks.CallbackList(
         list(callbacks),
         model=method,
@@ -129,6 +133,9 @@ def train(
         if step % steps_per_epoch == 0:
             method.reset_metrics()
         method.begin_epoch(epoch, images)
+        own = epoch_dataset(epoch, step) if epoch_dataset else None
+        if own is not None or iterator is None:
+            iterator = iter(distribute(strategy, dataset if own is None else own))
         listed.on_epoch_begin(epoch)
         while step < (epoch + 1) * steps_per_epoch:
             run = min(several, (epoch + 1) * steps_per_epoch - step)

@@ -90,7 +90,8 @@ def build(
     """Makes an optimizer by name.
 
     Args:
-        name: `sgd` (`SGD` above), `adam` (Keras' AdamW) or `rmsprop` (Keras' RMSprop).
+        name: `sgd` (`SGD` above), `adam` (Keras' AdamW, without decay its Adam) or `rmsprop`
+            (Keras' RMSprop).
         learning_rate: number or schedule.
         momentum: of `sgd` and `rmsprop`; the decay of the first moment of `adam`.
         nesterov: of `sgd`.
@@ -109,7 +110,9 @@ def build(
         return SGD(learning_rate, momentum, nesterov, weight_decay, undecayed)
     decay = weight_decay or None
     if name == "adam":
-        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=decay, beta_1=momentum)
+        # (Keras' AdamW cannot go without a decay.)
+        kind = keras.optimizers.AdamW if decay else keras.optimizers.Adam
+        optimizer = kind(learning_rate, weight_decay=decay, beta_1=momentum)
     else:
         optimizer = keras.optimizers.RMSprop(learning_rate, momentum=momentum, weight_decay=decay)
     if undecayed and decay:

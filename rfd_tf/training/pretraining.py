@@ -7,10 +7,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data import pipeline
-from rfd_tf.data.base import Source
+from rfd_tf.data.base import Source, fingerprint
 from rfd_tf.errors import UserError
 from rfd_tf.methods.base import Method
 from rfd_tf.training import loop, optimizers, schedules
@@ -178,8 +179,16 @@ class Pretraining:
             self.strategy, optimization.batch_size, self.method.gradient_accumulation
         )
 
-    def dataset(self, start_step: int = 0, augmented: bool = True) -> tf.data.Dataset:
-        """This worker's batches, the first being that of step `start_step`."""
+    def dataset(
+        self, start_step: int = 0, augmented: bool = True, order: np.ndarray | None = None
+    ) -> tf.data.Dataset:
+        """This worker's batches, the first being that of step `start_step`.
+
+        Args:
+            start_step: the step to begin at.
+            augmented: whether images are cropped and changed.
+            order: see `rfd_tf.data.pipeline.training_dataset`.
+        """
         options = dataclasses.asdict(self.augmentation)
         if not augmented:
             options.update(
@@ -197,8 +206,28 @@ class Pretraining:
             seed=self.seed,
             start_step=start_step,
             shard=strategies.worker(self.strategy),
+            order=order,
             **options,
         )
+
+    def epoch_dataset(self, epoch: int, step: int) -> tf.data.Dataset | None:
+        """This worker's batches of an epoch for which the method chooses the images, else None.
+
+        Args:
+            epoch: its number.
+            step: the step to begin at, within the epoch.
+
+        Raises:
+            UserError: the method chose otherwise on another machine.
+        """
+        batch_size = self.optimization.batch_size
+        order = self.method.epoch_order(epoch, self.steps_per_epoch * batch_size)
+        if order is None:
+            return None
+        digest = fingerprint([np.ascontiguousarray(order).tobytes()])
+        strategies.check_same(self.strategy, {"order of images": digest})
+        done = step - epoch * self.steps_per_epoch
+        return self.dataset(step, order=order[done * batch_size :])
 
     def fill_memory_bank(self) -> None:
         """Fills the memory bank by one forward pass over the images, not augmented."""
@@ -216,9 +245,11 @@ class Pretraining:
             strategy=self.strategy,
             callbacks=callbacks,
             steps_per_execution=self.optimization.steps_per_execution,
-            images=lambda: pipeline.evaluation_dataset(
+            images=lambda indices=None: pipeline.evaluation_dataset(
                 self.source,
                 image_size=self.image_size,
                 batch_size=2 * self.optimization.batch_size,
+                indices=indices,
             ),
+            epoch_dataset=self.epoch_dataset,
         )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from rfd_tf import applications
 from rfd_tf.applications import AlexNet, NetworkInNetwork, ResNet18, SixLayer, build, endpoints
@@ -182,3 +183,31 @@ def test_smallest_sizes_work():
     assert build("network_in_network", 4, width=0.05).output_shape[1:3] == (1, 1)
     assert build("resnet18", 32, width=0.05).output_shape[1:3] == (1, 1)
     assert build("resnet18", 8, width=0.05, cifar_stem=True).output_shape[1:3] == (1, 1)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_sobel_filters_come_first_and_are_not_trained(name, tmp_path):
+    size, options = SMALL[name]
+    model = build(name, size, sobel=True, **options)
+    layer = model.get_layer("sobel")
+    assert endpoints(model) == endpoints(build(name, size, **options))
+    assert not any(weight is layer.kernel for weight in model.trainable_variables)
+    images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
+    filtered = np.asarray(keras.Model(model.input, layer.output)(images))
+    grey = images.mean(axis=-1)
+    # SciPy's filter smooths along one axis and takes right minus left, bottom minus top.
+    for channel, axis in ((0, 2), (1, 1)):
+        expected = np.stack([-ndimage.sobel(one, axis - 1, mode="constant") for one in grey])
+        np.testing.assert_allclose(filtered[..., channel], expected, atol=1e-5)
+    # What Keras alone reads has them too, and so does a weights file.
+    applications.portable(model).save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert not again.get_layer("sobel").trainable
+    np.testing.assert_allclose(again(images), model(images), rtol=1e-4, atol=1e-5)
+    arguments = {**options, "sobel": True}
+    record = {"format": 1, "backbone": name, "arguments": arguments, "image_size": size}
+    path = applications.save_backbone(model, tmp_path / "a.weights.h5", record)
+    loaded, _ = applications.load_backbone(path)
+    np.testing.assert_array_equal(loaded(images), model(images))
+    with pytest.raises(UserError, match="sobel=True.*, not "):
+        build(name, size, weights=str(path), **options)

@@ -120,6 +120,20 @@ def test_a_stream_can_be_entered_at_any_step(case):
     _assert_same(_batches(source, 3, start_step=5, **settings), whole[5:])
 
 
+def test_an_order_given_is_followed_and_ends(source):
+    order = np.array([3, 3, 21, 0, 3, 9, *range(10, 16), 1, 2])
+    batches = _batches(source, 9, order=order, start_step=4)
+    assert [list(batch["index"]) for batch in batches] == [list(order[:6]), list(order[6:12])]
+    # Its augmentation is the step's, whatever the order.
+    later = _batches(source, 9, order=order[6:], start_step=5)
+    np.testing.assert_array_equal(later[0]["image"], batches[1]["image"])
+    assert not np.array_equal(batches[0]["image"][0], batches[0]["image"][1])
+    parts = [_batches(source, 9, order=order, start_step=4, shard=(i, 2)) for i in range(2)]
+    for step in range(2):
+        both = np.concatenate([part[step]["image"] for part in parts])
+        np.testing.assert_array_equal(both, batches[step]["image"])
+
+
 def test_the_seed_decides(array):
     for settings in (SETTINGS["pad"], SETTINGS["colours"]):
         one = _batches(array, 2, **settings)
@@ -242,6 +256,9 @@ def test_order_may_be_given_up(folder):
         ({"grayscale": 1.1}, "grayscale is a probability from 0 to 1, got 1.1"),
         ({"shard": (2, 2)}, r"shard must be \(i, n\) with 0 <= i < n, got \(2, 2\)"),
         ({"shard": (0, 4)}, "batch_size 6 cannot be divided by the 4 shards"),
+        ({"order": np.arange(5)}, "an order of 5 images is less than a batch of 6"),
+        ({"order": np.arange(17, 23)}, "from 0 to 21 of '.*', not 17 to 22"),
+        ({"order": np.ones(6)}, r"order must be integers \[n\], not float64 \[6\]"),
     ],
 )
 def test_arguments_out_of_range(array, arguments, message):

@@ -197,6 +197,20 @@ def test_a_stream_can_be_entered_at_any_step_and_divided(folder):
             np.testing.assert_array_equal(np.concatenate([left[key], right[key]]), both[key])
 
 
+def test_images_come_as_often_as_they_stand_in_an_order(folder, truth):
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
+    order = np.array([5] * 9 + [50] * 2 + [0] + [1] * 4)
+    options = {"crop": "none", "horizontal_flip": False}
+    batches = _batches(source, 9, start_step=3, order=order, **options)
+    assert len(batches) == 2
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert sorted(index) == sorted(order) and list(index) != sorted(index)
+    pixels = np.concatenate([batch["image"] for batch in batches])
+    np.testing.assert_array_equal(pixels, np.stack([truth[i]["image"] for i in index]))
+    later = _batches(source, 9, start_step=5, order=order, **options)
+    assert [list(batch["index"]) for batch in later] != [list(batch["index"]) for batch in batches]
+
+
 def test_images_of_all_sizes_stream(folder):
     source = load("rfd_test_photos", tfds_dir=folder)
     assert isinstance(source, TfdsSource) and source.labels is None
@@ -226,8 +240,10 @@ def test_a_broken_record_is_replaced_and_remembered(folder):
     source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
     records = source.records
 
-    def with_a_broken_one(seed=None):
-        return records(seed).map(lambda i, image: (i, tf.where(i == 7, b"\x89PNG no", image)))
+    def with_a_broken_one(seed=None, times=None):
+        return records(seed, times).map(
+            lambda i, image: (i, tf.where(i == 7, b"\x89PNG no", image))
+        )
 
     source.records = with_a_broken_one
     indices = np.concatenate([batch["index"] for batch in _batches(source, 18)])

@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ from rfd_tf import applications
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import Subject
 from rfd_tf.evaluation.heads import load_heads, save_heads
-from rfd_tf.methods import RotationFeatureDecoupling
+from rfd_tf.methods import METHODS, RotationFeatureDecoupling
 
 
 def method(**options):
@@ -84,3 +85,39 @@ def test_heads_that_do_not_belong_are_refused(tmp_path):
         load_heads(tmp_path)
     with pytest.raises(UserError, match="cannot write"):
         save_heads(tmp_path / "nowhere", made.heads(), 2)
+
+
+def test_a_head_without_bias_has_one_of_zeros(tmp_path):
+    layer = keras.layers.Dense(3, use_bias=False)
+    layer.build((None, 5))
+    save_heads(tmp_path, {"projection": layer}, epoch=0)
+    kernel, bias = load_heads(tmp_path)["projection"]
+    np.testing.assert_array_equal(kernel, layer.kernel)
+    np.testing.assert_array_equal(bias, np.zeros(3))
+
+
+@pytest.mark.parametrize("name", ["rfd", "instance", "pirl", "rfd_jigsaw"])
+@pytest.mark.parametrize("hidden", [0, 6])
+def test_an_embedding_of_a_run_is_the_one_that_was_trained(name, hidden, tmp_path):
+    backbone = applications.build("six_layer", 18, filters=[4, 4, 4, 4, 4, 8])
+    made = METHODS[name](backbone, 20, projection_dimensions=5, projection_hidden=hidden)
+    record = {
+        "format": 1,
+        "backbone": "six_layer",
+        "arguments": {"filters": [4, 4, 4, 4, 4, 8]},
+        **made.record(),
+    }
+    applications.save_backbone(backbone, tmp_path / "backbone.weights.h5", record)
+    (tmp_path / "run.json").write_text("{}")
+    save_heads(tmp_path, made.heads(), 1)
+    subject = Subject.pretrained(tmp_path)
+    network = subject.network()
+    embed = keras.Model(
+        network.inputs, subject.feature_tensors(network, embedding=True)["embedding"]
+    )
+    pixels = np.random.default_rng(0).uniform(-1, 1, (3, 18, 18, 3)).astype("float32")
+    features = made.features(pixels)
+    trained = made.embed(features[:, 4:]) if name.startswith("rfd") else made.projection(features)
+    found = np.array(embed(pixels))
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, trained, rtol=1e-4, atol=1e-5)

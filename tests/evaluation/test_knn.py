@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from rfd_tf import applications, data
+from rfd_tf.data.pipeline import load_images
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation import evaluate
 from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
 
 
@@ -144,3 +147,21 @@ def test_bad_input_is_named(change, message):
     }
     with pytest.raises(UserError, match=message):
         knn_accuracy(**arguments)
+
+
+def test_raw_pixels_stand_beside_the_features(tmp_path):
+    record = {"format": 1, "backbone": "six_layer", "arguments": {"filters": [4] * 6}}
+    record.update(image_size=8, mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
+    network = applications.build("six_layer", 8, **record["arguments"])
+    path = applications.save_backbone(network, tmp_path / "backbone.weights.h5", record)
+    train, test = data.digits("train"), data.digits("test")
+    report = evaluate(path, [KNearestNeighbours(k=1, raw_pixels=True)], train, test)
+    found = {row["name"]: row for row in report["results"] if row["images"] == "upright"}
+    assert set(found) >= {"pixels", "block6"} and "pixels" in report["protocol"]["knn"]
+    sets = [load_images(source, 8).reshape(-1, 8 * 8 * 3) / 255.0 for source in (train, test)]
+    reference = KNeighborsClassifier(1, metric="cosine", algorithm="brute")
+    expected = reference.fit(sets[0], train.labels).score(sets[1], test.labels)
+    assert found["pixels"]["value"] == pytest.approx(expected, abs=0.005)
+    assert found["pixels"]["value"] == found["pixels"]["random_init"]
+    assert found["block6"]["value"] != found["pixels"]["value"]
+    assert "pixels" not in KNearestNeighbours().settings(10)

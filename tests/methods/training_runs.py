@@ -34,13 +34,14 @@ def strategy_of(num_replicas):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
-def train(build, num_replicas=1, crops=1):
+def train(build, num_replicas=1, crops=1, images=None):
     """Trains for a few steps.
 
     Args:
         build: makes the method from a backbone.
         num_replicas: 1 or 2.
         crops: of every image.
+        images: see `Method.begin_epoch`.
 
     Returns:
         The method's weights by place and name, and `losses`, the logs of every step.
@@ -65,14 +66,15 @@ def train(build, num_replicas=1, crops=1):
         steps_per_epoch=STEPS,
         strategy=strategy,
         callbacks=[Collect()],
+        images=images,
     )
     state = {f"{i} {v.name}": np.asarray(v) for i, v in enumerate(method.variables)}
     return {**state, "losses": np.array(logged)}
 
 
-def assert_replicas_agree(build, crops=1):
+def assert_replicas_agree(build, crops=1, images=None):
     """Fails unless two replicas end with the weights, state and losses of one."""
-    one, two = (train(build, count, crops) for count in (1, 2))
+    one, two = (train(build, count, crops, images) for count in (1, 2))
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_allclose(two[name], one[name], rtol=2e-5, atol=1e-5, err_msg=name)

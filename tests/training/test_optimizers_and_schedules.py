@@ -55,6 +55,15 @@ def test_every_optimizer_goes_downhill_and_spares_the_undecayed(name):
     np.testing.assert_array_equal(bias, before[1])
 
 
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_goes_without_decay(name):
+    variable = keras.Variable([1.0, -2.0])
+    optimizer = optimizers.build(name, 0.01, momentum=0.5, weight_decay=0.0)
+    optimizer.build([variable])
+    optimizer.apply_gradients([(np.zeros(2, "float32"), variable)])
+    np.testing.assert_array_equal(variable, [1.0, -2.0])
+
+
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(UserError, match="options: sgd, adam, rmsprop"):
         optimizers.build("lars", 0.1)
