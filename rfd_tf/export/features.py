@@ -53,9 +53,10 @@ def head_range(record: dict[str, Any], output: str) -> tuple[int, int | None]:
 
     A head is on its half of a decoupled feature, and on the whole of one that is not split.
 
-    >>> head_range({"feature": {"split": [64, 64]}}, "projection"), head_range({"feature": {}},
-    ...                                                                        "projection")
-    ((64, 128), (0, None))
+    >>> head_range({"feature": {"split": [64, 64]}}, "projection")
+    (64, 128)
+    >>> head_range({"feature": {}}, "projection")
+    (0, None)
     """
     return feature_range(record, HEAD_OUTPUTS[output][1] if record["feature"].get("split") else "f")
 
