@@ -283,6 +283,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
             flags=resolved,
             identity=identity,
             record=record,
+            chance_levels=session.method.chance_levels(),
             versions={
                 "python": platform.python_version(),
                 "tensorflow": tf.__version__,

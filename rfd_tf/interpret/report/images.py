@@ -10,7 +10,6 @@ import numpy as np
 
 from rfd_tf.data.sources import Source
 from rfd_tf.data.subset import index_hash
-from rfd_tf.data.subset import subset as part_of
 from rfd_tf.evaluation.base import Data, Subject
 from rfd_tf.evaluation.features import FeatureExtractor, Features
 from rfd_tf.evaluation.image_set import ImageSet
@@ -54,21 +53,13 @@ class ReportImages:
         seed: int = 0,
     ):
         self.subject = Subject.pretrained(run.folder)
-        self.train, self.seed, self.batch_size = train, seed, batch_size
+        self.train, self.seed = train, seed
         options = {"labels_optional": True, "max_train_images": _GALLERY * count, "seed": seed}
         size = self.subject.image_size
-        whole = Data(train, test, size, batch_size, **options)
-        rows = subset(whole.test.rows, count)
-        self.data = whole
-        if len(rows) < whole.test.source.num_images:
-            name = whole.test.source.name
-            self.data.test = ImageSet(
-                part_of(whole.test.source, rows, name), None, size, batch_size, seed
-            )
-
-    @property
-    def batch_or_fewer(self) -> int:
-        return min(self.batch_size, len(self.data.test))
+        self.data = Data(train, test, size, batch_size, **options)
+        judged = self.data.test
+        rows = subset(judged.rows, count)
+        self.data.test = ImageSet(judged.source, rows, size, batch_size, seed)
 
     @functools.cached_property
     def network(self) -> keras.Model:
