@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,18 +11,24 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import applications
-from rfd_tf.data import image_files
+from rfd_tf.data import image_files, pipeline
+from rfd_tf.data.base import Source
+from rfd_tf.data.subset import index_hash
+from rfd_tf.data.views import NUM_ROTATIONS
 from rfd_tf.data.voc import IGNORED, VocSet
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.subject import Subject
 from rfd_tf.evaluation.transformed import judged_tensors
-from rfd_tf.interpret import overlap, saliency
+from rfd_tf.interpret import activation, overlap
+from rfd_tf.interpret.saliency import COLORS, GROUPS, GradientMaps
 
 #: What saliency is taken of: the four outputs of the rotation classifier, or the feature's neurons.
 LAYERS = ("rotation", "embedding")
 MAPS = ("gradient", "smooth", "grad_cam", "attention")
 COMBINATIONS = ("mean", "maximum")
-RANDOM_PIXELS = "random pixels"
+# Pictures whose maps are kept to be drawn.
+_SHOWN = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +36,17 @@ class Pictures:
     """Pictures as squares, and where their objects are.
 
     Attributes:
-        names: N names.
+        name: of the set.
+        names: of the N pictures.
         images: uint8 `[N, S, S, 3]`.
-        objects: bool `[N, S, S]`, the union of the boxes, or the mask's objects.
+        objects: bool `[N, S, S]`, the union of the boxes, or the masks' objects; None where no
+            objects are known.
     """
 
+    name: str
     names: tuple[str, ...]
     images: np.ndarray
-    objects: np.ndarray
+    objects: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +57,13 @@ class Settings:
         map: of `MAPS`: gradients, smoothed gradients, Grad-CAM, or attention.
         group: of several neurons' maps: `maximum` makes one map, `each` keeps them apart.
         combine: of the Qs of several maps of an image: `mean` or `maximum`.
-        quantile: share of a map's pixels that do not count as salient.
-        threshold: a fixed value instead of the quantile.
+        quantile: share of each map's pixels that do not count as salient.
+        thresholds: layer -> fixed value from which a pixel counts; judged beside the quantile.
         neurons: at most so many neurons of the embedding, evenly spread; all if 0.
-        layer: of Grad-CAM and attention; see `saliency.map_of`.
+        layer: of Grad-CAM and attention; see `activation.map_of`.
         power: of attention.
-        draws, noise: of the smoothed gradients; see `saliency.smooth_gradients`.
-        seed: of noise and random pixels.
+        draws, noise, colors: see `saliency.GradientMaps`.
+        seed: of the random network, noise and random pixels.
 
     Raises:
         UserError: unknown names, numbers out of range.
@@ -67,65 +75,143 @@ class Settings:
     map: str = "gradient"
     group: str = "maximum"
     combine: str = "mean"
-    quantile: float | None = 0.8
-    threshold: float | None = None
+    quantile: float = 0.8
+    thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     neurons: int = 0
     layer: str | None = None
     power: int = 1
     draws: int = 16
     noise: float = 0.15
+    colors: str = "maximum"
     seed: int = 0
 
     def __post_init__(self):
         for kind, value, options in (
             ("kind of map", self.map, MAPS),
-            ("group", self.group, saliency.GROUPS),
+            ("group", self.group, GROUPS),
             ("combination", self.combine, COMBINATIONS),
+            ("reduction of colours", self.colors, COLORS),
         ):
             if value not in options:
                 raise unknown(kind, value, options)
+        for layer in self.thresholds:
+            if layer not in LAYERS:
+                raise unknown("layer of a threshold", layer, LAYERS)
         if self.neurons < 0:
             raise UserError(f"the number of neurons is 0 (all) or more, not {self.neurons}")
-        # Refuses a pair of thresholds, none, and values out of range.
-        overlap.binary_map(np.zeros((1, 1)), self.threshold, self.quantile)
+        if self.draws < 1 or self.noise < 0:
+            raise UserError(
+                f"smooth gradients take 1 draw or more and noise of at least 0; got {self.draws} "
+                f"and {self.noise}"
+            )
+        # Values out of range are refused.
+        overlap.binary_map(np.zeros((1, 1)), quantile=self.quantile)
+        for threshold in self.thresholds.values():
+            overlap.binary_map(np.zeros((1, 1)), threshold)
+
+    def limits(self, layer: str) -> dict[str, dict[str, float]]:
+        """What counts as salient: in words -> arguments of `overlap.binary_map`."""
+        found = {f"strongest {100 * (1 - self.quantile):g} %": {"quantile": self.quantile}}
+        if layer in self.thresholds:
+            value = self.thresholds[layer]
+            found[f"at least {value:g}"] = {"threshold": value}
+        return found
 
 
 def read_pictures(voc_set: VocSet, image_size: int, max_images: int | None = None) -> Pictures:
-    """Reads pictures, stretched to squares as the study does, with the objects' masks.
+    """Reads pictures, stretched to squares, with the masks of their objects.
 
     Args:
         voc_set: pictures with boxes or masks.
         image_size: side S of the squares.
-        max_images: read at most so many, evenly spread; all if None.
+        max_images: read at most so many, chosen by a hash of their place; all if None.
 
     Raises:
-        UserError: a picture that cannot be read.
+        UserError: a picture or a mask cannot be read or has another size than its annotation.
     """
     from PIL import Image
 
-    chosen = list(voc_set.images)
-    if max_images is not None and max_images < len(chosen):
-        places = np.linspace(0, len(chosen) - 1, max_images).round().astype(int)
-        chosen = [chosen[place] for place in places]
+    chosen = [voc_set.images[place] for place in _some(len(voc_set.images), max_images)]
     size = (image_size, image_size)
     images, objects = [], []
     for one in chosen:
-        try:
-            pixels = Image.fromarray(image_files.read_rgb(str(one.image)))
-        except Exception as error:  # Pillow raises many types on broken files
-            raise UserError(
-                f"'{one.image}' cannot be read: {image_files.reason_of(error)}"
-            ) from None
+        pixels = Image.fromarray(_read(one.image, image_files.read_rgb))
         images.append(np.asarray(pixels.resize(size, Image.Resampling.BILINEAR)))
         if one.mask is not None:
-            with Image.open(one.mask) as mask:
-                values = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
+            mask = _read(one.mask, lambda path: np.asarray(Image.open(path)))
+            if mask.shape != pixels.size[::-1]:
+                raise UserError(
+                    f"the mask '{one.mask}' has shape {mask.shape}, its picture "
+                    f"{pixels.size[::-1]}; a mask holds one number a pixel"
+                )
+            values = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
             objects.append((values > 0) & (values != IGNORED))
-        else:
-            # (Of the annotated size, in case the file holds a thumbnail of it.)
-            scale = np.array([image_size / one.width, image_size / one.height] * 2)
-            objects.append(overlap.box_mask(one.boxes * scale, image_size))
-    return Pictures(tuple(one.name for one in chosen), np.stack(images), np.stack(objects))
+            continue
+        if pixels.size != (one.width, one.height):
+            raise UserError(
+                f"'{one.image}' has {pixels.width} x {pixels.height} pixels, its boxes are of a "
+                f"picture of {one.width} x {one.height}"
+            )
+        objects.append(
+            overlap.box_mask(scale_boxes(one.boxes, pixels.size, image_size), image_size)
+        )
+    names = tuple(one.name for one in chosen)
+    return Pictures(voc_set.name, names, np.stack(images), np.stack(objects))
+
+
+def scale_boxes(boxes: np.ndarray, size: tuple[int, int], image_size: int) -> np.ndarray:
+    """Moves boxes to where they lie once their picture is stretched to a square.
+
+    Args:
+        boxes: `[n, 4]`: left, top, right, bottom in pixels.
+        size: width and height of the picture, pixels.
+        image_size: side of the square.
+
+    >>> scale_boxes(np.array([[10, 5, 20, 10]]), (40, 20), 10).tolist()
+    [[2.5, 2.5, 5.0, 5.0]]
+    """
+    width, height = size
+    return np.asarray(boxes) * (image_size / np.array([width, height, width, height]))
+
+
+def without_objects(source: Source, image_size: int, max_images: int | None = None) -> Pictures:
+    """Reads the images of a source, stretched to squares; where their objects are is not known.
+
+    Args:
+        source: images.
+        image_size: side S of the squares.
+        max_images: read at most so many, chosen by a hash of their index; all if None.
+
+    >>> from rfd_tf.data import digits
+    >>> without_objects(digits("test"), 16, max_images=3).images.shape
+    (3, 16, 16, 3)
+    """
+    rows = _some(source.num_images, max_images)
+    batches = pipeline.evaluation_dataset(
+        source, image_size=image_size, batch_size=256, indices=rows, stretch=True
+    )
+    images, seen = [], []
+    for batch in batches.as_numpy_iterator():
+        images.append(batch["image"])
+        seen.extend(batch["index"].tolist())
+    if not seen:
+        raise UserError(f"no image of '{source.name}' can be read")
+    names = tuple(str(source.names[index] if source.names else index) for index in seen)
+    return Pictures(source.name, names, np.concatenate(images), None)
+
+
+def _some(count: int, most: int | None) -> np.ndarray:
+    rows = np.arange(count)
+    if most is None or most >= count:
+        return rows
+    return np.sort(np.argsort(index_hash(rows), kind="stable")[:most])
+
+
+def _read(path, read: Callable[[str], np.ndarray]) -> np.ndarray:
+    try:
+        return read(str(path))
+    except Exception as error:  # Pillow raises many types on broken files
+        raise UserError(f"'{path}' cannot be read: {image_files.reason_of(error)}") from None
 
 
 def layer_model(subject: Subject, layer: str, neurons: int = 0) -> keras.Model:
@@ -133,9 +219,12 @@ def layer_model(subject: Subject, layer: str, neurons: int = 0) -> keras.Model:
 
     Args:
         subject: a pretrained network or its random twin.
-        layer: of `LAYERS`: `rotation`, the classifier's four outputs; or `embedding`, the neurons
-            of the pooled feature.
+        layer: of `LAYERS`: `rotation`, the classifier's four outputs before softmax; or
+            `embedding`, the neurons of the pooled feature, all of it where it is split.
         neurons: of the embedding, at most so many, evenly spread; all if 0.
+
+    Returns:
+        A functional model, `[None, S, S, 3]` to float32 `[None, D]`.
 
     Raises:
         UserError: an unknown layer, or a run without a rotation classifier.
@@ -149,7 +238,7 @@ def layer_model(subject: Subject, layer: str, neurons: int = 0) -> keras.Model:
         if 0 < neurons < outputs.shape[-1]:
             places = np.linspace(0, outputs.shape[-1] - 1, neurons).round().astype("int32")
             outputs = ops.take(outputs, places, axis=-1)
-        return keras.Model(model.inputs, outputs)
+        return keras.Model(model.inputs[0], outputs)
     head = subject.heads.get("rotation_head")
     if head is None:
         raise UserError(
@@ -158,43 +247,75 @@ def layer_model(subject: Subject, layer: str, neurons: int = 0) -> keras.Model:
         )
     name = next(name for name in ("f1", "f", "pooled") if name in tensors)
     kernel, bias = head
-    if tensors[name].shape[-1] != len(kernel):
+    if (tensors[name].shape[-1], NUM_ROTATIONS) != kernel.shape:
         raise UserError(
-            f"the rotation classifier takes {len(kernel)} numbers, feature {name} has "
-            f"{tensors[name].shape[-1]}"
+            f"the rotation classifier has shape {kernel.shape}; feature {name} needs "
+            f"({tensors[name].shape[-1]}, {NUM_ROTATIONS})"
         )
-    return keras.Model(model.inputs, ops.matmul(tensors[name], kernel) + bias)
+    return keras.Model(model.inputs[0], ops.matmul(tensors[name], kernel) + bias)
 
 
-def maps_of(subject: Subject, model: keras.Model, images: np.ndarray, settings: Settings):
-    """Returns saliency maps float32 `[N, maps, S, S]` of uint8 images, by the settings.
+def rotation_accuracy(subject: Subject, images: np.ndarray) -> float:
+    """Share of the four rotations of all images that the rotation classifier tells, 0 to 1.
 
     Args:
-        subject: whose normalisation to use.
-        model: of `layer_model`.
+        subject: with a rotation classifier.
         images: uint8 `[N, S, S, 3]`.
-        settings: which map.
+
+    Raises:
+        UserError: there is no rotation classifier.
     """
-    pixels = ops.convert_to_numpy(
-        applications.preprocess_input(
-            np.asarray(images, np.float32), mean=subject.mean, std=subject.std
+    extract = FeatureExtractor(layer_model(subject, "rotation"), subject.mean, subject.std)
+    right = 0
+    for turns in range(NUM_ROTATIONS):
+        answers = extract(images, batch_size=64, rotations=np.full(len(images), turns))
+        right += int((answers["features"].argmax(axis=-1) == turns).sum())
+    return right / (NUM_ROTATIONS * len(images))
+
+
+class Maps:
+    """Makes one kind of map of one layer of a network.
+
+    Args:
+        subject: the network.
+        layer: of `LAYERS`.
+        settings: which map.
+
+    Raises:
+        UserError: see `layer_model` and `activation.map_of`.
+    """
+
+    def __init__(self, subject: Subject, layer: str, settings: Settings):
+        self.subject, self.settings = subject, settings
+        self.model = layer_model(subject, layer, settings.neurons)
+        self.title = f"{subject.title}, {layer}"
+        if settings.map in ("gradient", "smooth"):
+            self._gradients = GradientMaps(
+                self.model,
+                group=settings.group,
+                colors=settings.colors,
+                draws=settings.draws if settings.map == "smooth" else 0,
+                noise=settings.noise,
+                seed=settings.seed,
+            )
+        else:
+            activation.map_of(self.model, settings.layer)
+
+    def __call__(self, images: np.ndarray, progress: bool = False) -> np.ndarray:
+        """Returns float32 `[N, maps, S, S]`, at least 0, of uint8 images `[N, S, S, 3]`."""
+        settings = self.settings
+        pixels = ops.convert_to_numpy(
+            applications.preprocess_input(
+                np.asarray(images, np.float32), mean=self.subject.mean, std=self.subject.std
+            )
         )
-    )
-    if settings.map == "gradient":
-        return saliency.saliency_maps(model, pixels, group=settings.group)
-    if settings.map == "smooth":
-        return saliency.smooth_gradients(
-            model,
-            pixels,
-            draws=settings.draws,
-            noise=settings.noise,
-            group=settings.group,
-            seed=settings.seed,
-        )
-    if settings.map == "attention":
-        return saliency.attention_map(model, pixels, settings.power, settings.layer)[:, None]
-    maps = saliency.grad_cam(model, pixels, layer=settings.layer)
-    return maps.max(axis=1, keepdims=True) if settings.group == "maximum" else maps
+        if settings.map in ("gradient", "smooth"):
+            return self._gradients(pixels, progress=self.title if progress else None)
+        if settings.map == "attention":
+            return activation.attention_map(self.model, pixels, settings.power, settings.layer)[
+                :, None
+            ]
+        return activation.grad_cam(self.model, pixels, layer=settings.layer, group=settings.group)
 
 
 def judge(
@@ -203,171 +324,89 @@ def judge(
     settings: Settings,
     layers: Sequence[str] = LAYERS,
     progress: bool = False,
-    batch_size: int = 16,
 ) -> dict[str, Any]:
-    """Measures Q = |S and B| / |S or B| of the pretrained network, a random one, and random pixels.
+    """Measures Q = |S and B| / |S or B| of a pretrained network and of its random twin.
+
+    S are a map's salient pixels, B those of the objects. Beside each Q stands that of as many
+    pixels drawn at random, and of as many around the centre.
 
     Args:
-        subject: the pretrained network; its random twin has the same seed as the settings.
-        pictures: with their objects.
+        subject: the pretrained network.
+        pictures: where objects are not known, maps are made to be shown, and nothing is measured.
         settings: which map, which pixels count.
         layers: of `LAYERS`.
         progress: whether to show a bar.
-        batch_size: pictures at once.
 
     Returns:
-        `rows`: list of `{"layer", "network", "q", "salient", "per_image"}`, networks "pretrained",
-        "random init", and "random pixels" (as many pixels as the pretrained network's map, drawn
-        at random); q the mean over the images, salient the mean share of salient pixels, per_image
-        `[N]`. `shown`: layer -> network -> the first images' maps, bool `[n, S, S]` salient pixels
-        and float32 `[n, S, S]`.
-
-    Source: the overlap of a study of rotation prediction by saliency (facts: S the salient pixels,
-    B the union of the boxes). With one fixed threshold for all networks, a random network's
-    gradients may all lie below it: its Q is then 0 by construction and says nothing. A quantile of
-    each map marks the same share in both, and random pixels show what that share alone reaches.
-    """
-    from tqdm import tqdm
-
-    networks = [subject, subject.random_twin(settings.seed)]
-    rows, shown = [], {}
-    for layer in layers:
-        shown[layer] = {}
-        for network in networks:
-            model = layer_model(network, layer, settings.neurons)
-            quality, chance, share, kept = [], [], [], []
-            starts = range(0, len(pictures.images), batch_size)
-            title = f"{network.title}, {layer}"
-            for start in tqdm(starts, desc=title, disable=None if progress else True):
-                part = slice(start, start + batch_size)
-                maps = maps_of(network, model, pictures.images[part], settings)
-                salient = overlap.binary_map(maps, settings.threshold, settings.quantile)
-                objects = pictures.objects[part, None]
-                quality.append(_combined(overlap.overlap(salient, objects), settings))
-                random = overlap.same_area(salient, settings.seed + start)
-                chance.append(_combined(overlap.overlap(random, objects), settings))
-                share.append(salient.mean(axis=(1, 2, 3)))
-                if start == 0:
-                    kept = [salient.any(axis=1), maps.max(axis=1)]
-            shown[layer][network.title] = kept
-            found = [(network.title, quality)]
-            if network.is_pretrained:
-                found.append((RANDOM_PIXELS, chance))
-            for name, values in found:
-                values = np.concatenate(values)
-                rows.append(
-                    {
-                        "layer": layer,
-                        "network": name,
-                        "q": float(values.mean()),
-                        "salient": float(np.concatenate(share).mean()),
-                        "per_image": values,
-                    }
-                )
-    return {"rows": rows, "shown": shown}
-
-
-def _combined(quality: np.ndarray, settings: Settings) -> np.ndarray:
-    """`[N, maps]` to `[N]`."""
-    return quality.mean(axis=1) if settings.combine == "mean" else quality.max(axis=1)
-
-
-def table(rows: Sequence[dict[str, Any]], settings: Settings) -> str:
-    """The result as a Markdown table, Q and shares in percent.
-
-    >>> rows = [{"layer": "rotation", "network": "pretrained", "q": 0.3, "salient": 0.2}]
-    >>> print(table(rows, Settings()).splitlines()[2])
-    | rotation | pretrained | 30.0 | 20.0 |
-    """
-    lines = ["| layer | network | Q, % | salient pixels, % |", "|---|---|---:|---:|"]
-    for row in rows:
-        lines.append(
-            f"| {row['layer']} | {row['network']} | {100 * row['q']:.1f} | "
-            f"{100 * row['salient']:.1f} |"
-        )
-    if settings.threshold is not None:
-        lines += [
-            "",
-            f"Fixed threshold {settings.threshold:g}: where a network's gradients are smaller than "
-            "that everywhere, its Q is 0 by construction and says nothing of where it looks; give "
-            "a quantile to compare networks.",
-        ]
-    return "\n".join(lines)
-
-
-def sheet(pictures: Pictures, shown: dict[str, dict[str, Any]], settings: Settings, count: int = 6):
-    """Draws pictures with their objects beside the maps of both networks, a row a picture.
-
-    Args:
-        pictures: of `judge`.
-        shown: of `judge`.
-        settings: of `judge`.
-        count: rows, at most.
-
-    Returns:
-        A `matplotlib.figure.Figure`: the picture with its objects outlined; then, for each layer
-        and network, the map, with the salient pixels' border in white.
-    """
-    from matplotlib.figure import Figure
-
-    columns = [(layer, name) for layer, maps in shown.items() for name in maps]
-    count = min(count, *(len(shown[layer][name][0]) for layer, name in columns))
-    figure = Figure(figsize=(1.7 * (len(columns) + 1), 1.7 * count + 1.0), dpi=130)
-    axes = figure.subplots(count, len(columns) + 1, squeeze=False)
-    for row in range(count):
-        axes[row, 0].imshow(pictures.images[row])
-        _outline(axes[row, 0], pictures.objects[row], "red")
-        for column, (layer, name) in enumerate(columns, start=1):
-            salient, values = shown[layer][name]
-            axes[row, column].imshow(values[row], cmap="magma")
-            _outline(axes[row, column], salient[row], "white", 0.4)
-    titles = ["picture, objects", *(f"{layer}\n{name}" for layer, name in columns)]
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
-    for axis in axes.ravel():
-        axis.set_xticks([])
-        axis.set_yticks([])
-    which = (
-        f"threshold {settings.threshold:g}"
-        if settings.threshold is not None
-        else f"the strongest {100 * (1 - settings.quantile):.0f} % of each map"
-    )
-    caption = f"{settings.map} maps, each scaled by itself; white: {which}"
-    figure.tight_layout(rect=(0, 0.5 / (1.7 * count + 1.0), 1, 1))
-    figure.text(0.02, 0.01, caption, fontsize=8)
-    return figure
-
-
-def _outline(axis, mask: np.ndarray, color: str, width: float = 1.2) -> None:
-    if mask.any() and not mask.all():
-        axis.contour(mask.astype(float), levels=[0.5], colors=color, linewidths=width)
-
-
-def write(output: Path, pictures: Pictures, found: dict, settings: Settings, count: int) -> None:
-    """Writes `saliency.md`, `.csv` (Q of each image), `.json` and `.png` to a folder.
+        `rows`: of each layer, limit and network a dict `{"layer", "salient", "network", "q",
+        "random_pixels", "central_pixels", "share", "per_image"}`: means over the images, `share`
+        that of salient pixels; per_image holds the images' Q `[N]`.
+        `rotation_accuracy`: network -> share, where there is a rotation classifier.
+        `shown`: layer -> network -> the first images' salient pixels bool `[n, S, S]` (of the
+        quantile), maps float32 `[n, S, S]` and Qs `[n]` or None.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: see `layer_model`.
+
+    With one fixed threshold for all networks, a random network's gradients may all lie below it:
+    its Q is then 0 by construction and says nothing. A quantile marks the same share in every map.
     """
-    import csv
+    networks = [subject, subject.random_twin(settings.seed)]
+    accuracy = {}
+    if "rotation_head" in subject.heads:
+        accuracy = {one.title: rotation_accuracy(one, pictures.images) for one in networks}
+    rows, shown = [], {layer: {} for layer in layers}
+    for layer in layers:
+        for network in networks:
+            kept, measured = _of_network(Maps(network, layer, settings), layer, pictures, progress)
+            shown[layer][network.title] = kept
+            rows.extend(
+                {"layer": layer, "salient": limit, "network": network.title, **values}
+                for limit, values in measured.items()
+            )
+    return {"rows": rows, "rotation_accuracy": accuracy, "shown": shown}
 
-    from rfd_tf.evaluation.files import folder, save_figure, write_json, write_text
 
-    output, rows = folder(output), found["rows"]
-    with write_text(output / "saliency.md") as file:
-        file.write(table(rows, settings) + "\n")
-    with write_text(output / "saliency.csv") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", *(f"{row['layer']}, {row['network']}" for row in rows)])
-        for place, name in enumerate(pictures.names):
-            writer.writerow([name, *(f"{row['per_image'][place]:.5f}" for row in rows)])
-    write_json(
-        output / "saliency.json",
-        {
-            "settings": dataclasses.asdict(settings),
-            "num_images": len(pictures.names),
-            "image_size": int(pictures.images.shape[1]),
-            "rows": [{k: v for k, v in row.items() if k != "per_image"} for row in rows],
-        },
+def _of_network(maps: Maps, layer: str, pictures: Pictures, progress: bool):
+    """What `judge` shows and measures of one layer of one network."""
+    settings, limits = maps.settings, maps.settings.limits(layer)
+    # Maps of each neuron are many: they are not held for all images.
+    count = len(pictures.images)
+    at_once = count if settings.group == "maximum" or settings.map == "attention" else 4
+    if pictures.objects is None:
+        count = at_once = min(count, _SHOWN)
+    found: dict[str, list] = {limit: [] for limit in limits}
+    kept: list[Any] = []
+    for start in range(0, count, at_once):
+        part = slice(start, min(start + at_once, count))
+        values = maps(pictures.images[part], progress)
+        for number, (limit, arguments) in enumerate(limits.items()):
+            salient = overlap.binary_map(values, **arguments)
+            if pictures.objects is not None:
+                found[limit].append(_measured(salient, pictures.objects[part], settings, start))
+            if number == 0 and start < _SHOWN:
+                kept.append((salient[:_SHOWN].any(axis=1), values[:_SHOWN].max(axis=1)))
+    shown = [np.concatenate(part)[:_SHOWN] for part in zip(*kept, strict=True)]
+    if pictures.objects is None:
+        return [*shown, None], {}
+    measured = {}
+    for limit, parts in found.items():
+        table = np.concatenate(parts)
+        names = ("q", "random_pixels", "central_pixels", "share")
+        means = dict(zip(names, table.mean(axis=0).tolist(), strict=True))
+        measured[limit] = {**means, "per_image": table[:, 0]}
+    return [*shown, next(iter(measured.values()))["per_image"][: len(shown[0])]], measured
+
+
+def _measured(
+    salient: np.ndarray, objects: np.ndarray, settings: Settings, start: int
+) -> np.ndarray:
+    """Q, those of random and of central pixels, and the salient share: `[N, 4]`."""
+    masks = (
+        salient,
+        overlap.same_area(salient, settings.seed + start),
+        overlap.central_area(salient),
     )
-    save_figure(sheet(pictures, found["shown"], settings, count), output / "saliency.png")
+    combine = np.mean if settings.combine == "mean" else np.max
+    columns = [combine(overlap.overlap(mask, objects[:, None]), axis=1) for mask in masks]
+    return np.stack([*columns, salient.mean(axis=(1, 2, 3))], axis=1)
