@@ -87,6 +87,9 @@ function filter() {
   for (let place = 0; place < state.set.num_images; place += 1) {
     if (wanted === "" || String(state.set.labels[place]) === wanted) state.shown.push(place);
   }
+  // A folder's order is that of its classes: mixed, always in the same way.
+  const mixed = (place) => Math.imul(place + 1, 2654435761) >>> 0;
+  state.shown.sort((one, other) => mixed(one) - mixed(other));
   state.page = 0;
   showGrid();
 }
@@ -228,19 +231,20 @@ function showNeighbours(neighbours) {
   const own = subject.upload || !set.labels ? null : set.labels[subject.image];
   $("frames").hidden = own === null;
   $("rows").replaceChildren(...set.features.map(({ name }) => {
-    let same = 0;
+    let [same, others] = [0, 0];
     const items = neighbours[name].map(({ image, similarity }) => {
       const item = element("li", {}, thumb(image));
       const itself = !subject.upload && image === subject.image;
       if (own !== null) {
         item.className = set.labels[image] === own ? "same" : "other";
-        same += set.labels[image] === own;
+        same += !itself && set.labels[image] === own;
+        others += !itself;
       }
       item.append(element("span", {}, itself ? "itself" : label(image) || set.names[image]));
       item.append(element("span", { class: "similarity" }, similarity.toFixed(3)));
       return item;
     });
-    const count = own === null ? "" : ` · ${same} of ${items.length} of its class`;
+    const count = own === null ? "" : ` · ${same} of ${others} others are of its class`;
     const title = element("h3", {}, name, element("span", {}, ` ${MEANINGS[name]}${count}`));
     return element("div", { class: `row ${name}` }, title, element("ol", {}, ...items));
   }));
@@ -286,7 +290,9 @@ function showHeat() {
 
 function showCurve() {
   const { degrees, distance } = state.curve;
-  const [width, height, left, right, top, bottom] = [760, 230, 52, 46, 12, 42];
+  // Drawn at the size it is shown at, so that its letters are as large as all others.
+  const width = Math.max(280, $("curve").clientWidth);
+  const [height, left, right, top, bottom] = [230, 52, 34, 12, 42];
   const spreads = state.set.features.map((feature) => feature.spread || 0);
   const largest = 1.08 * Math.max(1e-6, ...Object.values(distance).flat(), ...spreads);
   const x = (angle) => left + ((width - left - right) * angle) / 360;
@@ -421,8 +427,8 @@ function describe() {
     + "on this machine.";
   $("rotation-note").textContent = set.rotation === "trained"
     ? `By the classifier trained with the network, on ${set.rotation_feature}.`
-    : `By a linear classifier on ${set.rotation_feature}, fitted just for this page to `
-      + `${number(set.fitted_to)} of these images: of them it knows the answers.`;
+    : `By a linear classifier on ${set.rotation_feature}, fitted for this page to `
+      + `${number(set.fitted_to)} of these images, upright and turned; on those it is flattered.`;
   document.body.classList.toggle("pixels", set.image_size < 96);
   if (set.labels) {
     const kinds = [...new Set(set.labels)].sort((one, other) => one - other);
@@ -463,6 +469,7 @@ async function start() {
   }
   $("map").addEventListener("change", () =>
     showMaps({ signal: running.signal }).catch(told));
+  addEventListener("resize", () => { if (state.curve) showCurve(); });
   listenForPictures();
   filter();
   recall();
