@@ -54,7 +54,7 @@ def grad_cam(
         raise unknown("group", group, GROUPS)
     images = np.asarray(images, np.float32)
     columns = columns_of(model, neurons)
-    both = keras.Model(model.inputs, [map_of(model, layer), model.output])
+    both = keras.Model(model.inputs[0], [map_of(model, layer), model.output])
 
     @tf.function(
         input_signature=[
@@ -117,7 +117,7 @@ def attention_map(
     if power < 1:
         raise UserError(f"the power of an attention map is 1 or more, not {power}")
     images = np.asarray(images, np.float32)
-    inner = keras.Model(model.inputs, map_of(model, layer))
+    inner = keras.Model(model.inputs[0], map_of(model, layer))
     found = []
     for start in range(0, len(images), batch_size):
         activation = inner(images[start : start + batch_size], training=False)
