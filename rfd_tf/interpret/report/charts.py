@@ -93,11 +93,11 @@ def stairs_chart(
 def _axes(x: str, y: str) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4, 2.9), layout="constrained")
+    figure = Figure(figsize=(4.0, 2.7), layout="constrained")
     axes = figure.subplots()
-    axes.set_xlabel(x, color=_INK, fontsize=9)
-    axes.set_ylabel(y, color=_INK, fontsize=9)
-    axes.tick_params(colors=_INK, labelsize=8)
+    axes.set_xlabel(x, color=_INK, fontsize=9.5)
+    axes.set_ylabel(y, color=_INK, fontsize=9.5)
+    axes.tick_params(colors=_INK, labelsize=8.5)
     axes.grid(color=_FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.patch.set_visible(False)
@@ -109,9 +109,11 @@ def _axes(x: str, y: str) -> tuple[Any, Any]:
 
 
 def _legend(axes: Any) -> None:
+    count = len(axes.get_legend_handles_labels()[1])
+    columns = 3 if count == 3 else 2
     axes.legend(
-        fontsize=8, labelcolor=_INK, frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
-        ncols=2, borderaxespad=0.2, columnspacing=1.2, handlelength=1.6,
+        fontsize=8.5, labelcolor=_INK, frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
+        ncols=columns, borderaxespad=0.2, columnspacing=1.2, handlelength=1.6,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from rfd_tf.interpret.report.blocks import (
 )
 from rfd_tf.interpret.report.images import ReportImages, class_of, describe
 from rfd_tf.interpret.report.run_record import RunRecord
+from rfd_tf.interpret.saliency import GradientMaps
 
 _QUERIES, _NEIGHBOURS = 8, 7
 _DOUBTS = 10
@@ -244,6 +245,15 @@ def invariance(run: RunRecord, images: ReportImages) -> Section:
         for subject, stem, style in networks
     }
     edges = found["-"]["edges"]
+    # Up to the farthest that there is.
+    filled = [
+        np.nonzero(values)[0].max(initial=0)
+        for content in found.values()
+        for by_kind in content["counts"].values()
+        for values in by_kind.values()
+    ]
+    bins = int(max(filled)) + 1
+    edges = edges[: bins + 1]
     order = list(images.tensors)
     drawn: dict[str, dict[str, Any]] = {}
     rows = []
@@ -255,7 +265,11 @@ def invariance(run: RunRecord, images: ReportImages) -> Section:
             for kind, values in by_kind.items():
                 line = feature if style == "-" else f"{feature}, random init"
                 colour = _place(order, title)
-                drawn.setdefault(kind, {})[line] = (colour, style, 100 * charts.shares(values))
+                drawn.setdefault(kind, {})[line] = (
+                    colour,
+                    style,
+                    100 * charts.shares(values)[:bins],
+                )
             ratios = [
                 f"{means[kind]:.2f} ({means[kind] / means[OTHER]:.2f})" if means[OTHER] else ""
                 for kind in by_kind
@@ -310,10 +324,6 @@ def _place(order: list[str], title: str) -> int:
 
 def saliency_sheet(run: RunRecord, images: ReportImages) -> Section:
     """Where a change of the pixels would change the feature most."""
-    try:
-        from rfd_tf.interpret.saliency import saliency_maps
-    except ImportError:
-        raise LeftOut("this version of rfd_tf computes no saliency.") from None
     from rfd_tf.applications import preprocess_input
 
     subject = images.subject
@@ -334,7 +344,7 @@ def saliency_sheet(run: RunRecord, images: ReportImages) -> Section:
         )
     ]
     for name, (model, neurons) in [*kinds.items(), *_random_models(twin, images).items()]:
-        maps = saliency_maps(model, inputs, neurons)[:, 0]
+        maps = GradientMaps(model, neurons)(inputs)[:, 0]
         row = []
         for one, i in zip(maps, chosen, strict=True):
             alt = f"saliency of {name} on {describe(source, int(i))}"

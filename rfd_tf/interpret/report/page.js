@@ -33,9 +33,9 @@ for (const figure of document.querySelectorAll("[data-map]")) {
   // The dot nearest to the pointer: dots are small, fingers are not.
   function nearest(event) {
     const frame = plane.querySelector("svg").getBoundingClientRect();
-    const unit = frame.width / 108;
+    const unit = frame.width / 109;
     const x = (event.clientX - frame.left) / unit - 6;
-    const y = (event.clientY - frame.top) / unit - 2;
+    const y = (event.clientY - frame.top) / unit - 3;
     let best = -1, least = 16;
     view.points.forEach((point, index) => {
       const d = (100 * point[0] - x) ** 2 + (100 - 100 * point[1] - y) ** 2;

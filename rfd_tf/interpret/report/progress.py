@@ -9,7 +9,7 @@ from typing import Any
 
 from rfd_tf.applications.weights import RUN_FILE, sha256
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import table
+from rfd_tf.evaluation.table import tables
 from rfd_tf.interpret.report import charts
 from rfd_tf.interpret.report.blocks import (
     Chart,
@@ -134,7 +134,7 @@ def _chart(run: RunRecord, title: str, names: Sequence[str]) -> Chart:
     unit = "percent" if factor == 100 else _UNITS.get(names[0], "loss")
     if factor == 1 and not names[0].endswith("loss"):
         unit = _UNITS.get(names[0], names[0])
-    where = " and ".join(f"{name}" for name in names)
+    where = " and ".join(sorted(names))
     caption = f"{where}: {_CAPTIONS[title]}" if title in _CAPTIONS else where
     return charts.line_chart(lines, title=title, x="epoch", y=unit, levels=levels, caption=caption)
 
@@ -154,7 +154,7 @@ def evaluation(run: RunRecord) -> Section:
     report = run.evaluation
     blocks: list[Any] = []
     try:
-        tables = table.tables(report)
+        parts = tables(report)
         if run.has_weights and report.get("sha256") != sha256(run.folder / RUN_FILE):
             blocks.append(
                 Text("These figures are of other weights than those in the run now.", warning=True)
@@ -172,7 +172,7 @@ def evaluation(run: RunRecord) -> Section:
             blocks.append(
                 Text("Best epoch: the best of all on the test images themselves, so flattering.")
             )
-        for number, (head, rows, labels) in enumerate(tables):
+        for number, (head, rows, labels) in enumerate(parts):
             tasks = ", ".join(dict.fromkeys(row[0] for row in rows))
             caption = f"{tasks}: accuracies and precisions in percent, distances and ratios plain"
             blocks.append(Table(head, rows, caption, labels, folded=number > 0 and len(rows) > 40))
@@ -191,13 +191,13 @@ def files(run: RunRecord) -> Section:
         raise LeftOut("the run has no files to use yet.")
     try:
         rows = [
-            (str(path.relative_to(run.folder)), f"{path.stat().st_size:,}", sha256(path))
+            (str(path.relative_to(run.folder)), sha256(path), f"{path.stat().st_size:,}")
             for path in paths
         ]
     except OSError as error:
         raise UserError(f"'{error.filename}' cannot be read: {error.strerror}") from None
     blocks: list[Any] = [
-        Table(("file", "bytes", "SHA-256"), rows, f"Files in {run.folder}", labels=1)
+        Table(("file", "SHA-256", "bytes"), rows, f"Files in {run.folder}", labels=2)
     ]
     folder = shlex.quote(str(run.folder))
     if run.has_weights:
@@ -205,8 +205,8 @@ def files(run: RunRecord) -> Section:
     blocks += [Code(title, code) for title, code in _of_card(exported / "README.md")]
     commands = [f"python scripts/evaluate.py --task=knn,linear --weights={folder}"]
     commands.append(
-        f"python scripts/export.py --weights={folder} --format=saved_model,onnx "
-        f"--output_dir={shlex.quote(str(run.folder / 'export'))} --overwrite"
+        f"python scripts/export.py --weights={folder} --format=saved_model,onnx \\\n"
+        f"    --output_dir={shlex.quote(str(run.folder / 'export'))} --overwrite"
     )
     if run.has_weights:
         blocks.append(Code("To evaluate, and to export", "\n".join(commands)))
@@ -259,7 +259,7 @@ def _named(name: Any, options: Any) -> str | None:
 def _images(identity: dict[str, Any]) -> str | None:
     if "num_images" not in identity:
         return None
-    return f"{identity['num_images']:,} of {identity.get('dataset', '?')}"
+    return f"{identity['num_images']:,} of '{identity.get('dataset', '?')}'"
 
 
 def _feature(record: dict[str, Any]) -> str | None:
