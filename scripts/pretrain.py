@@ -202,6 +202,8 @@ def check_names() -> None:
 
 def make_session(source, strategy):
     """Source, method, optimizer and strategy, put together as the flags say."""
+    import keras
+
     from rfd_tf import applications, methods
     from rfd_tf.training import pretraining
     from rfd_tf.training import strategy as strategies
@@ -224,6 +226,10 @@ def make_session(source, strategy):
             from rfd_tf.training import fidelity
 
             fidelity.apply_batch_normalization(backbone)
+        if FLAGS.batch_norm_momentum is not None:
+            for layer in backbone.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = FLAGS.batch_norm_momentum
         return backbone
 
     return pretraining.Pretraining(

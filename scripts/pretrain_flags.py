@@ -67,6 +67,14 @@ flags.DEFINE_string(
 flags.DEFINE_multi_string(
     "backbone_option", [], "Constructor option as name=value, such as width=0.5; may be repeated."
 )
+flags.DEFINE_float(
+    "batch_norm_momentum",
+    None,
+    "Share that batch normalisation's moving statistics keep at a step; the network's own if not "
+    "given. Some networks of Keras have 0.999, which takes thousands of steps to settle.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 flags.DEFINE_string(
     "feature_endpoint", None, "Layer whose output is the feature; the last one if not given."
 )
