@@ -46,7 +46,7 @@ def make_images(folder, count=40):
     images = data.digits("test").images
     for place in range(count):
         name = f"{HOSTILE}.png" if place == 0 else f"{place:03}.png"
-        target = folder / ("even & odd" if place % 2 else "<b>zero</b>") / name.replace("/", "_")
+        target = folder / ("even & odd" if place % 2 else "<b>zero") / name
         target.parent.mkdir(parents=True, exist_ok=True)
         pixels = images[place].copy()
         pixels[..., place % 3] //= 2
