@@ -1,6 +1,6 @@
 "use strict";
 
-const PAGE = 48;
+const PAGE = 50;
 const MEANINGS = {
   f1: "the half that tells the rotation",
   f2: "the half that should not know the rotation",
@@ -428,7 +428,7 @@ function describe() {
   $("rotation-note").textContent = set.rotation === "trained"
     ? `By the classifier trained with the network, on ${set.rotation_feature}.`
     : `By a linear classifier on ${set.rotation_feature}, fitted for this page to `
-      + `${number(set.fitted_to)} of these images, upright and turned; on those it is flattered.`;
+      + `${number(set.fitted_to)} of these images, upright and turned: for those it looks better than it is.`;
   document.body.classList.toggle("pixels", set.image_size < 96);
   if (set.labels) {
     const kinds = [...new Set(set.labels)].sort((one, other) => one - other);
