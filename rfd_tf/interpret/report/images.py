@@ -121,7 +121,8 @@ def describe(source: Source, index: int) -> str:
     """
     name = str(source.names[index]) if source.names else f"image {index}"
     label = class_of(source, index)
-    return f"{label}, {name}" if label else name
+    # (A file in its class's folder tells the class already.)
+    return f"{label}, {name}" if label and not name.startswith(f"{label}/") else name
 
 
 def class_of(source: Source, index: int) -> str:

@@ -64,13 +64,13 @@ def rotations(run: RunRecord, images: ReportImages) -> Section:
         accuracy = 100 * counts.trace() / max(counts.sum(), 1)
         blocks.append(
             Table(
-                ("turned by", *(f"taken for {angle}" for angle in degrees)),
+                ("turned by ↓ taken for →", *degrees),
                 [
                     (angle, *(f"{value:.1f}" for value in row))
                     for angle, row in zip(degrees, share, strict=True)
                 ],
                 f"{name}: accuracy {accuracy:.1f} % (chance 25). Percent of the images turned by "
-                "each angle, counter-clockwise",
+                "each angle, counter-clockwise.",
                 shades=(share / 100).tolist(),
             )
         )
@@ -172,7 +172,9 @@ def neighbours(run: RunRecord, images: ReportImages) -> Section:
                 row.append(Picture(uri, text, mark=mark))
             rows.append((name, row))
         title = describe(test, index)
-        query = Picture(pictures.data_uri(query_pixels[number]), f"query: {title}", title)
+        query = Picture(
+            pictures.data_uri(query_pixels[number]), f"query: {title}", class_of(test, index)
+        )
         blocks.append(Pictures(rows, "", lead=query))
     return Section("neighbours", "Neighbours", blocks)
 
