@@ -128,7 +128,7 @@ def sheet(
 
     Returns:
         A `matplotlib.figure.Figure`: the picture, its objects outlined; then for each layer and
-        network the map, the salient pixels' border in white, with its Q in percent.
+        network the map, and beside it the salient pixels with the picture's Q in percent.
     """
     from matplotlib.figure import Figure
 
@@ -136,23 +136,26 @@ def sheet(
     count = min(count, *(len(shown[layer][name][0]) for layer, name in columns))
     size = pictures.images.shape[1]
     figure = Figure(
-        figsize=(1.75 * (len(columns) + 1) + 0.5, 1.75 * count + 1.1),
+        figsize=(1.3 * (2 * len(columns) + 1) + 0.4, 1.45 * count + 1.2),
         dpi=130,
         layout="constrained",
     )
-    axes = figure.subplots(count, len(columns) + 1, squeeze=False)
+    axes = figure.subplots(count, 2 * len(columns) + 1, squeeze=False)
     for row in range(count):
+        objects = None if pictures.objects is None else pictures.objects[row]
         axes[row, 0].imshow(pictures.images[row])
-        if pictures.objects is not None:
-            _outline(axes[row, 0], pictures.objects[row], "red", 1.2)
-        for column, (layer, name) in enumerate(columns, start=1):
+        _outline(axes[row, 0], objects, 1.2)
+        for place, (layer, name) in enumerate(columns):
             salient, values, quality = shown[layer][name]
-            axis = axes[row, column]
-            axis.imshow(values[row], cmap="magma")
-            _outline(axis, salient[row], "white", 0.4)
+            left, right = axes[row, 2 * place + 1], axes[row, 2 * place + 2]
+            left.imshow(values[row], cmap="magma", vmin=0)
+            right.imshow(salient[row], cmap="gray", vmin=0, vmax=1)
+            _outline(right, objects, 0.8)
             if quality is not None:
-                axis.set_xlabel(f"Q {100 * quality[row]:.0f} %", fontsize=7, labelpad=2)
-    titles = ["picture", *(f"{layer}\n{name}" for layer, name in columns)]
+                right.set_xlabel(f"Q {100 * quality[row]:.0f} %", fontsize=7, labelpad=2)
+    titles = ["picture"]
+    for layer, name in columns:
+        titles += [f"{layer}\n{name}", "salient"]
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     for axis in axes.ravel():
@@ -162,14 +165,14 @@ def sheet(
     axes[-1, 0].set_xticks([0, size - 1], ["0", f"{size - 1} pixels"], fontsize=7)
     share = f"{100 * (1 - settings.quantile):g} %"
     caption = (
-        f"{_MAPS[settings.map]}, each map scaled by itself (dark 0, bright its largest value).\n"
-        f"White: the border of the {share} of pixels with the largest values. "
-        + ("Red: the objects." if pictures.objects is not None else "")
+        f"{_MAPS[settings.map]}, each map scaled by itself (black 0, bright its largest value). "
+        f"Salient: the {share} of pixels with the largest values."
+        + ("\nRed: the objects; Q = |S and B| / |S or B|." if objects is not None else "")
     )
     figure.supxlabel(caption, fontsize=8)
     return figure
 
 
-def _outline(axis: Any, mask: np.ndarray, color: str, width: float) -> None:
-    if mask.any() and not mask.all():
-        axis.contour(mask.astype(float), levels=[0.5], colors=color, linewidths=width)
+def _outline(axis: Any, mask: np.ndarray | None, width: float) -> None:
+    if mask is not None and mask.any() and not mask.all():
+        axis.contour(mask.astype(float), levels=[0.5], colors="red", linewidths=width)

@@ -140,9 +140,12 @@ def test_tables_hold_what_was_measured(subject, pictures, tmp_path):
     text = (tmp_path / "saliency.md").read_text()
     assert "says nothing of where it looks" in text and "random init" in text
     figure = saliency_files.sheet(pictures, found["shown"], settings, 3)
-    assert len(figure.axes) == 3 * 5
+    assert len(figure.axes) == 3 * 9
     assert figure.axes[1].get_title() == "rotation\npretrained"
-    assert "White" in figure.get_supxlabel() and "Red" in figure.get_supxlabel()
+    assert figure.axes[2].get_title() == "salient"
+    assert "20 % of pixels" in figure.get_supxlabel() and "Red" in figure.get_supxlabel()
+    quality = found["shown"]["rotation"]["pretrained"][2][0]
+    assert figure.axes[2].get_xlabel() == f"Q {100 * quality:.0f} %"
 
 
 def test_without_boxes_maps_are_drawn_and_nothing_is_measured(subject, tmp_path):
