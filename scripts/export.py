@@ -24,6 +24,12 @@ flags.DEFINE_string(
     "feature", "f", "What `embedding` is: f (the pooled feature) or its half f1 or f2."
 )
 flags.DEFINE_list("endpoints", [], "Layers whose outputs are given as well, for example block2.")
+flags.DEFINE_list(
+    "outputs",
+    [],
+    "Further outputs: f, f1, f2 (the feature and its halves beside one another), and of the heads "
+    "trained with the backbone rotation_logits, projection. A .keras file has the backbone only.",
+)
 flags.DEFINE_integer("image_size", None, "Pixels a side; by default as recorded in the weights.")
 flags.DEFINE_string("backbone", None, "The network's name, for weights that carry no record of it.")
 flags.DEFINE_integer("opset", 17, "ONNX operator set, 13 to 18.")
@@ -55,6 +61,7 @@ def main() -> None:
             FLAGS.format,
             feature=FLAGS.feature,
             endpoints=FLAGS.endpoints,
+            outputs=FLAGS.outputs,
             image_size=FLAGS.image_size,
             backbone=FLAGS.backbone,
             opset=FLAGS.opset,

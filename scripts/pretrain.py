@@ -112,10 +112,12 @@ def pretrain(strategy) -> None:
     source = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
+        split=FLAGS.train_split,
         tfds_dir=FLAGS.tfds_dir,
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
         **photo_flags.load_arguments(side_of_images()),
+        classes=FLAGS.tfds_classes,
     )
     say(f"{source.num_images} images of {source.name}")
     judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
@@ -211,6 +213,8 @@ def side_of_images() -> int:
 
 def make_session(source, strategy):
     """Source, method, optimizer and strategy, put together as the flags say."""
+    import keras
+
     from rfd_tf import applications, methods
     from rfd_tf.training import pretraining
     from rfd_tf.training import strategy as strategies
@@ -233,6 +237,10 @@ def make_session(source, strategy):
             from rfd_tf.training import fidelity
 
             fidelity.apply_batch_normalization(backbone)
+        if FLAGS.batch_norm_momentum is not None:
+            for layer in backbone.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.momentum = FLAGS.batch_norm_momentum
         return backbone
 
     return pretraining.Pretraining(
@@ -293,6 +301,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
             flags=resolved,
             identity=identity,
             record=record,
+            chance_levels=session.method.chance_levels(),
             versions={
                 "python": platform.python_version(),
                 "tensorflow": tf.__version__,
@@ -424,6 +433,7 @@ def test_source():
             split=FLAGS.eval_split,
             tfds_dir=FLAGS.tfds_dir,
             download=FLAGS.tfds_download,
+            classes=FLAGS.tfds_classes,
         )
     return None
 

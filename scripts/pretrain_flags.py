@@ -25,7 +25,16 @@ flags.DEFINE_bool(
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
 flags.DEFINE_string("data_dir", None, "Folder of training images, flat or nested.")
 flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
+flags.DEFINE_string(
+    "train_split", "train", "Split of --dataset to train on, such as train or train[:60%]."
+)
 flags.DEFINE_string("eval_split", "test", "Split of --dataset to evaluate on.")
+flags.DEFINE_list(
+    "tfds_classes",
+    [],
+    "Only the images of a TFDS --dataset that show an object of one of these classes, such as "
+    "cat,dog of coco/2017.",
+)
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
@@ -35,8 +44,9 @@ flags.DEFINE_integer(
 flags.DEFINE_enum(
     "crop",
     "pad",
-    ["pad", "resized", "none"],
-    "pad: zero border, random crop. resized: random resized crop.",
+    ["pad", "resized", "stretch", "none"],
+    "pad: zero border, random crop. resized: random resized crop. stretch: the whole image, its "
+    "sides made equal.",
 )
 flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
 flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
@@ -62,6 +72,14 @@ flags.DEFINE_string(
 )
 flags.DEFINE_multi_string(
     "backbone_option", [], "Constructor option as name=value, such as width=0.5; may be repeated."
+)
+flags.DEFINE_float(
+    "batch_norm_momentum",
+    None,
+    "Share that batch normalisation's moving statistics keep at a step; the network's own if not "
+    "given. Some networks of Keras have 0.999, which takes thousands of steps to settle.",
+    lower_bound=0.0,
+    upper_bound=1.0,
 )
 flags.DEFINE_string(
     "feature_endpoint", None, "Layer whose output is the feature; the last one if not given."
@@ -139,13 +157,22 @@ flags.DEFINE_enum(
     "sgd: coupled weight decay, as published. adam (AdamW) and rmsprop: decoupled.",
 )
 flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate.")
-flags.DEFINE_enum("schedule", "cosine", ["cosine", "step", "constant"], "Learning-rate schedule.")
+flags.DEFINE_enum(
+    "schedule",
+    "cosine",
+    ["cosine", "step", "exponential", "constant"],
+    "Learning-rate schedule.",
+)
 flags.DEFINE_string(
     "lr_table",
     None,
     "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10, rotnet_imagenet.",
 )
 flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up of the cosine schedule.")
+flags.DEFINE_float(
+    "decay_rate", 0.5, "Share of the rate that --schedule=exponential leaves after --decay_epochs."
+)
+flags.DEFINE_float("decay_epochs", 10.0, "See --decay_rate; the decay is spread over every step.")
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD and RMSprop, first moment of Adam.")
 flags.DEFINE_bool("nesterov", True, "Nesterov momentum.")
 flags.DEFINE_float("weight_decay", 5e-4, "Weight decay, on every weight.")

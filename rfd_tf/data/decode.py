@@ -201,6 +201,20 @@ def evaluation_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.ensure_shape(result, shape)
 
 
+def stretch_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes all of an image to a square, whatever its aspect; bilinear with antialiasing.
+
+    Args:
+        images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
+        image_size: side of the result.
+
+    Returns:
+        uint8, with `image_size` for H and W.
+    """
+    shape = [*images.shape[:-3], image_size, image_size, 3]
+    return tf.ensure_shape(resize(images, image_size, image_size), shape)
+
+
 def ten_crop_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
     """Resizes the shorter side, keeping the aspect, and cuts the corners, the centre, and mirrors.
 

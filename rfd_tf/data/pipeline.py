@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from rfd_tf.data import streams
 from rfd_tf.data.base import ArraySource, Source
-from rfd_tf.data.decode import evaluation_transform, ten_crop_transform
+from rfd_tf.data.decode import evaluation_transform, stretch_transform, ten_crop_transform
 from rfd_tf.data.recipe import Recipe
 from rfd_tf.errors import UserError, unknown
 
-CROPS = ("pad", "resized", "window", "none")
+CROPS = ("pad", "resized", "window", "stretch", "none")
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -73,8 +73,9 @@ def training_dataset(
         crop: `"pad"`: the evaluation transform, then black padding and a random S x S window
             (RotNet on CIFAR-10). `"resized"`: a window of random area and aspect, resized to S x S
             (RFD on ImageNet). `"window"`: a square of the evaluation's scale at a random place
-            (the probes of RFD and RotNet: resize to 256, random crop of 224). `"none"`: the
-            evaluation transform only.
+            (the probes of RFD and RotNet: resize to 256, random crop of 224). `"stretch"`: all of
+            the image, resized to S x S whatever its aspect. `"none"`: the evaluation transform
+            only.
         crop_area: for `"resized"`: the smallest and largest fraction of the image's area.
         crop_ratio: for `"resized"`: the smallest and largest width / height.
         padding: for `"pad"`: pixels on each side; `image_size // 8` if None.
@@ -161,6 +162,7 @@ def evaluation_dataset(
     batch_size: int,
     indices: np.ndarray | None = None,
     ten_crops: bool = False,
+    stretch: bool = False,
 ) -> tf.data.Dataset:
     """Returns one pass over the images in the order of their index, without augmentation.
 
@@ -175,6 +177,7 @@ def evaluation_dataset(
         indices: increasing integers, the images to give; all if None.
         ten_crops: whether to give, of each image resized to 256/224 of `image_size`, the crops at
             the four corners and the centre and their mirror images.
+        stretch: whether to resize all of the image to S x S instead, whatever its aspect.
 
     Returns:
         A `tf.data.Dataset` of `{"image": uint8 [B, S, S, 3], "index": int64 [B]}`; with ten crops
@@ -189,6 +192,8 @@ def evaluation_dataset(
     if indices is not None:
         indices = np.asarray(indices, np.int64)
     transform = ten_crop_transform if ten_crops else evaluation_transform
+    if stretch:
+        transform = stretch_transform
     return _with_options(make(source, image_size, batch_size, indices, transform), True)
 
 

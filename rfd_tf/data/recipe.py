@@ -11,7 +11,7 @@ import dataclasses
 import tensorflow as tf
 
 from rfd_tf.data import augment
-from rfd_tf.data.decode import evaluation_resize
+from rfd_tf.data.decode import evaluation_resize, evaluation_transform, stretch_transform
 
 # TensorFlow's default of 4 rounds leaves the orders of successive epochs strongly correlated
 # (0.74 for 50,000 images); from 8 on they cannot be told from random ones.
@@ -95,6 +95,11 @@ class Recipe:
         if self.grayscale:
             draws["grey"] = augment.grayscale_draws(size, seed_of(4), self.grayscale)
         return {use: self.local(values, self.crops) for use, values in draws.items()}
+
+    def whole(self, images: tf.Tensor, image_size: int) -> tf.Tensor:
+        """Gives images of which no window is cut their final size."""
+        transform = stretch_transform if self.crop == "stretch" else evaluation_transform
+        return transform(images, image_size)
 
     def each_crop(self, rows: tf.Tensor) -> tf.Tensor:
         """Turns what belongs to images, `[n, ...]`, into what belongs to crops."""

@@ -97,6 +97,7 @@ def load(
     max_skipped: float = 0.01,
     photos: Sequence[str | os.PathLike] | None = None,
     photo_options: Mapping[str, Any] | None = None,
+    classes: Sequence[str] = (),
 ) -> Source:
     """Returns the source that a name, a folder or photographs stand for.
 
@@ -111,6 +112,7 @@ def load(
         photos: photographs to be cut into crops, see `photo_crops`. Give this, `dataset` or
             `data_dir`.
         photo_options: the other arguments of `photo_crops`, by name.
+        classes: of a TFDS dataset with objects, only the images that show one of these classes.
 
     Raises:
         UserError: none or several of `dataset`, `data_dir` and `photos`, an unknown name or
@@ -129,8 +131,10 @@ def load(
         )
     if photos:
         return photo_crops(photos, **photo_options or {})
+    if classes and (dataset is None or dataset in DATASETS):
+        raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
     if data_dir is not None:
         return image_folder(data_dir, max_skipped=max_skipped)
     if dataset in DATASETS:
         return DATASETS[dataset](split)
-    return tfds(dataset, split=split, tfds_dir=tfds_dir, download=download, embedded=DATASETS)
+    return tfds(dataset, split, tfds_dir, download, embedded=DATASETS, classes=classes)

@@ -150,7 +150,7 @@ def tensor_of(source: ArraySource) -> tf.Tensor:
 def _augmented(batch: tf.Tensor, draws: Batch, recipe: Recipe) -> tf.Tensor:
     """Augments images of one size, `[local_size * crops, H, W, 3]`."""
     if "window" not in draws:
-        batch = evaluation_transform(batch, recipe.image_size)
+        batch = recipe.whole(batch, recipe.image_size)
     else:
         size = (tf.fill([batch.shape[0]], side) for side in batch.shape[1:3])
         windows = recipe.windows(draws["window"], *size)
@@ -333,7 +333,7 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
             images = files.upright(_crops(images, recipe), recipe.each_crop(index))
             return recipe.batch(recipe.finish(images, draws), index)
 
-        load = functools.partial(files.load, recipe.image_size)
+        load = functools.partial(files.load, recipe.image_size, transform=recipe.whole)
         return _one_step(step, index, rows, load, finish, failures)
 
     return _parallel(_steps(recipe), make, recipe.deterministic)
@@ -372,7 +372,7 @@ def _load_record(
 ) -> tf.Tensor:
     kind = kind_of(contents, source.transparent)
     if draws is None:
-        return evaluation_transform(decode(contents, kind, KINDS), recipe.image_size)
+        return recipe.whole(decode(contents, kind, KINDS), recipe.image_size)
     height, width = tf.unstack(shape_of(contents, kind, KINDS))
     window = recipe.windows(draws, height, width)
     return _decode_windows(contents, kind, window, recipe.image_size, KINDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,40 @@ class TfdsSource(Source):
             for indices, values in parsed.batch(1024).as_numpy_iterator():
                 labels[indices] = values
         return labels
+
+    def showing(self, class_names: Sequence[str]) -> np.ndarray:
+        """Returns which images show an object of one of the classes: int64, increasing.
+
+        Args:
+            class_names: of the labels of the dataset's "objects", such as `("cat", "dog")`.
+
+        Raises:
+            UserError: the dataset has no objects with labels, or lacks a class.
+        """
+        import tensorflow_datasets
+
+        try:
+            names = self._features["objects"].feature["label"].names
+        except (KeyError, AttributeError, TypeError):
+            raise UserError(f"'{self.name}' has no objects with labels to choose by") from None
+        for name in class_names:
+            if name not in names:
+                raise unknown(f"class of '{self.name}'", name, names)
+        wanted = np.array([names.index(name) for name in class_names])
+        reader = tensorflow_datasets.features.FeaturesDict({"objects": self._features["objects"]})
+        with _on_cpu():
+            parsed = self._serialized(None).map(
+                lambda index, record: (
+                    index,
+                    reader.deserialize_example(record)["objects"]["label"],
+                )
+            )
+            found = [
+                int(index)
+                for index, labels in parsed.as_numpy_iterator()
+                if np.isin(labels, wanted).any()
+            ]
+        return np.sort(np.array(found, np.int64))
 
     def records(self, seed: Any = None, times: Any = None) -> Any:
         """Returns one pass over the records: a `tf.data.Dataset` of `(index, encoded image)`.
@@ -135,6 +169,7 @@ def tfds(
     download: bool = False,
     cache_bytes: int = 1 << 30,
     embedded: Iterable[str] = (),
+    classes: Sequence[str] = (),
 ) -> Source:
     """Returns a split of a TFDS image dataset.
 
@@ -146,6 +181,8 @@ def tfds(
         cache_bytes: a dataset whose images all have one shape is kept in memory if its decoded
             pixels take no more than this. 0 turns it off.
         embedded: names of other datasets, to be listed where `name` is unknown.
+        classes: only the images that show an object of one of these classes, of a dataset with
+            "objects" that have a "label", such as `coco/2017`; all images if empty.
 
     Returns:
         An `ArraySource` where the images are kept in memory, else a `TfdsSource`. Labels come from
@@ -153,7 +190,7 @@ def tfds(
 
     Raises:
         UserError: TFDS is not installed; the dataset is unknown, not prepared, has no such split
-            or no images of 8 or 16 bits.
+            or no images of 8 or 16 bits; no objects, no such class or no image that shows one.
     """
     try:
         import tensorflow_datasets
@@ -195,6 +232,13 @@ def tfds(
         ),
         class_names=info.features[label_key].names if label_key else None,
     )
+    if classes:
+        from rfd_tf.data.subset import subset
+
+        chosen = source.showing(classes)
+        if not len(chosen):
+            raise UserError(f"no image of '{full_name}' shows {' or '.join(classes)}")
+        return subset(source, chosen, f"{full_name}, {' or '.join(classes)}")
     return _in_memory(source, info.features[image_key].shape, cache_bytes) or source
 
 

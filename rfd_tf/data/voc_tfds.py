@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, unknown
 
 _DONE = "complete"
 
@@ -16,6 +17,7 @@ def unpack(
     folder: str | os.PathLike,
     tfds_dir: str | os.PathLike | None = None,
     download: bool = False,
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, int]:
     """Writes the pictures, boxes and splits of a TFDS dataset as files, once.
 
@@ -28,6 +30,7 @@ def unpack(
         folder: where to write; made if need be.
         tfds_dir: where TFDS keeps its datasets; its own default if None.
         download: whether TFDS may fetch and prepare the dataset.
+        class_names: write objects of these classes, and pictures that show one; all if None.
 
     Returns:
         Split -> number of pictures in its list.
@@ -54,6 +57,10 @@ def unpack(
         labels = builder.info.features["objects"].feature["label"].names
     except (KeyError, AttributeError, TypeError):
         raise UserError(f"TFDS dataset '{dataset}' has no objects with boxes") from None
+    for name in class_names or ():
+        if name not in labels:
+            raise unknown("class", name, labels)
+    wanted = set(labels if class_names is None else class_names)
     counts = {}
     try:
         for part in (folder / "JPEGImages", folder / "Annotations", lists):
@@ -65,7 +72,7 @@ def unpack(
             names = []
             for number, example in enumerate(tqdm(examples, desc=split, disable=None)):
                 name = _name(example, split, number)
-                if _write(folder, name, example, labels):
+                if _write(folder, name, example, labels, wanted):
                     names.append(name)
             (lists / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
             counts[split] = len(names)
@@ -82,12 +89,13 @@ def _name(example: dict, split: str, number: int) -> str:
     return f"{split}_{number:07}"
 
 
-def _write(folder: Path, name: str, example: dict, labels: list[str]) -> bool:
-    """Writes one picture and its annotation; False where it shows no object."""
+def _write(folder: Path, name: str, example: dict, labels: list[str], wanted: set[str]) -> bool:
+    """Writes one picture and its annotation; False where it shows no object that is wanted."""
     import tensorflow as tf
 
     objects = example["objects"]
-    if not len(objects["label"]):
+    kept = [n for n, label in enumerate(objects["label"].numpy()) if labels[label] in wanted]
+    if not kept:
         return False
     contents = example["image"].numpy()
     height, width, _ = tf.io.decode_image(contents, expand_animations=False).shape
@@ -98,7 +106,8 @@ def _write(folder: Path, name: str, example: dict, labels: list[str]) -> bool:
     for side, value in (("width", width), ("height", height)):
         ElementTree.SubElement(size, side).text = str(value)
     difficult = objects.get("is_difficult")
-    for place, label in enumerate(objects["label"].numpy()):
+    for place in kept:
+        label = int(objects["label"][place])
         top, left, bottom, right = (float(value) for value in objects["bbox"][place])
         item = ElementTree.SubElement(root, "object")
         ElementTree.SubElement(item, "name").text = labels[label]

@@ -42,7 +42,18 @@ def table(report: dict[str, Any]) -> str:
     task  feature  upright  random init
     knn   f           50.0         25.0
     """
-    return "\n\n".join(_block(results) for results in _blocks(report["results"]))
+    return "\n\n".join(_aligned(*block) for block in tables(report))
+
+
+def tables(report: dict[str, Any]) -> list[tuple[list[str], list[list[str]], int]]:
+    """Returns what `table` shows, in parts: (titles of the columns, rows, number of label columns).
+
+    >>> row = {"task": "knn", "name": "f", "images": "upright", "metric": "accuracy", "when": "",
+    ...        "value": 0.5, "spread": None, "random_init": 0.25, "random_init_spread": None}
+    >>> tables({"results": [row]})
+    [(['task', 'feature', 'upright', 'random init'], [['knn', 'f', '50.0', '25.0']], 2)]
+    """
+    return [_block(results) for results in _blocks(report["results"])]
 
 
 def _blocks(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
@@ -57,7 +68,7 @@ def _blocks(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return list(blocks.values())
 
 
-def _block(results: list[dict[str, Any]]) -> str:
+def _block(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]], int]:
     images = list(dict.fromkeys(row["images"] for row in results))
     compared = any(row["random_init"] is not None for row in results)
     labels = ["task", "name"]
@@ -69,7 +80,7 @@ def _block(results: list[dict[str, Any]]) -> str:
     for row in results:
         key = tuple(row[k] for k in ("task", "name", "metric", "when"))
         cells.setdefault(key, {})[row["images"]] = row
-    rows = [head]
+    rows = []
     for found in cells.values():
         first = next(iter(found.values()))
         line = [first[key] for key in labels]
@@ -79,11 +90,16 @@ def _block(results: list[dict[str, Any]]) -> str:
             for value, spread in values[: 2 if compared else 1]:
                 line.append("" if row is None else shown(row[value], row[spread], row["metric"]))
         rows.append(line)
+    return head, rows, len(labels)
+
+
+def _aligned(head: list[str], rows: list[list[str]], labels: int) -> str:
+    rows = [head, *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = []
     for row in rows:
         padded = [
-            cell.ljust(width) if column < len(labels) else cell.rjust(width)
+            cell.ljust(width) if column < labels else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(padded).rstrip())

@@ -10,6 +10,7 @@ import importlib
 _HOMES = {
     "FORMATS": "backbone",
     "export_backbone": "backbone",
+    "OUTPUTS": "features",
     "deployable": "features",
     "write_saved_model": "saved_model",
     "INPUT_DTYPES": "onnx",

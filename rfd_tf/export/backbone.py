@@ -33,6 +33,7 @@ def export_backbone(
     *,
     feature: str = "f",
     endpoints: Iterable[str] = (),
+    outputs: Iterable[str] = (),
     image_size: int | None = None,
     backbone: str | None = None,
     opset: int = onnx_format.DEFAULT_OPSET,
@@ -56,6 +57,9 @@ def export_backbone(
         formats: some of `"saved_model"`, `"onnx"`, `"keras"`.
         feature: what `embedding` is: `"f"`, the pooled feature, or its half `"f1"` or `"f2"`.
         endpoints: names of layers whose outputs are given as well.
+        outputs: further outputs, some of `rfd_tf.export.OUTPUTS`: `"f"`, `"f1"`, `"f2"` beside one
+            another, and what the heads trained with the backbone give (`heads.npz` in the run
+            folder): `"rotation_logits"`, `"projection"`. A `.keras` file holds the backbone only.
         image_size: height and width in pixels; by default the one recorded with the weights.
         backbone: the network's name, needed (with `image_size`) where the weights carry no record.
         opset: ONNX operator set, one of `rfd_tf.export.OPSETS`.
@@ -88,6 +92,7 @@ def export_backbone(
     True
     """
     formats = _checked_formats(formats)
+    outputs = tuple(outputs)
     if "onnx" in formats:
         onnx_format.check_options(opset, onnx_input, onnx_layout)
         onnx_format.check_packages()
@@ -99,6 +104,7 @@ def export_backbone(
     from rfd_tf.applications import pretrained
     from rfd_tf.applications.weights import find_weights
     from rfd_tf.export import model_card
+    from rfd_tf.export.features import check_outputs
 
     source = find_weights(weights, backbone)
     shipped = pretrained.find(weights, backbone)
@@ -106,7 +112,15 @@ def export_backbone(
         licence = shipped.licence
     with _float32(), _working_folder(output_dir) as work:
         model, record, assumed = _load(source, backbone, image_size)
-        job = _Job.prepare(model, record, feature, tuple(dict.fromkeys(endpoints)), work, tolerance)
+        heads = _heads(source, outputs)
+        outputs = check_outputs(record, outputs, heads)
+        chosen = {
+            "feature": feature,
+            "endpoints": tuple(dict.fromkeys(endpoints)),
+            "outputs": outputs,
+            "heads": heads,
+        }
+        job = _Job.prepare(model, record, chosen, work, tolerance)
         _put_weights(source, work / WEIGHTS_FILE, model, record)
         card = model_card.describe(
             model,
@@ -138,8 +152,7 @@ class _Job:
     model: keras.Model
     deployed: keras.Model
     record: dict[str, Any]
-    feature: str
-    endpoints: tuple[str, ...]
+    chosen: dict[str, Any]  # feature, endpoints, outputs, heads: as `deployable` takes them
     work: Path
     tolerance: float
     images: Any
@@ -150,23 +163,20 @@ class _Job:
         cls,
         model: keras.Model,
         record: dict[str, Any],
-        feature: str,
-        endpoints: tuple[str, ...],
+        chosen: dict[str, Any],
         work: Path,
         tolerance: float,
     ) -> _Job:
         from rfd_tf.export.features import deployable
 
-        deployed = deployable(model, record, feature=feature, endpoints=endpoints)
+        deployed = deployable(model, record, **chosen)
         images = verify.verification_images(model.input_shape[1])
-        job = cls(model, deployed, record, feature, endpoints, work, tolerance, images, {})
+        job = cls(model, deployed, record, chosen, work, tolerance, images, {})
         job.expected = job.reference(images)
         return job
 
     def reference(self, images: Any) -> dict[str, Any]:
-        return verify.reference_features(
-            self.model, self.record, images, feature=self.feature, endpoints=self.endpoints
-        )
+        return verify.reference_features(self.model, self.record, images, **self.chosen)
 
     def saved_model(self, card: dict[str, Any]) -> None:
         from rfd_tf.export.saved_model import write_saved_model
@@ -213,9 +223,8 @@ class _Job:
             self.record,
             self.images,
             self.expected,
-            feature=self.feature,
-            endpoints=self.endpoints,
             tolerance=self.tolerance,
+            **self.chosen,
         )
 
 
@@ -259,6 +268,17 @@ def _load(
     }
     assumed = [key for key in defaults if not record.get(key)]
     return model, {**record, **{key: defaults[key] for key in assumed}}, assumed
+
+
+def _heads(source: Path, outputs: Iterable[str]) -> dict[str, Any]:
+    """Returns the heads trained with the weights, where outputs of theirs are asked for."""
+    from rfd_tf.evaluation.heads import FILE, load_heads
+    from rfd_tf.export.features import HEAD_OUTPUTS
+
+    asked = any(output in HEAD_OUTPUTS for output in outputs)
+    # (Another weights file in a run folder was not trained with its heads.)
+    beside = source.name == WEIGHTS_FILE and (source.parent / FILE).exists()
+    return load_heads(source.parent) if asked and beside else {}
 
 
 def _put_weights(source: Path, target: Path, model: keras.Model, record: dict[str, Any]) -> None:

@@ -32,6 +32,11 @@ FEATURES = {
     "f1": "rotation-related half of the pooled feature",
     "f2": "rotation-unrelated half of the pooled feature",
 }
+HEADS = {
+    "rotation_logits": "rotation classifier, before the softmax: 0, 90, 180, 270 degrees "
+    "counter-clockwise",
+    "projection": "projection of the instance loss, before it is brought to length 1",
+}
 
 
 def describe(
@@ -72,9 +77,7 @@ def describe(
         output: {
             "dtype": "float32",
             "shape": ["batch", *(int(n) for n in shape)],
-            "meaning": f"{FEATURES[feature]}, from {place}"
-            if output == EMBEDDING
-            else f"output of layer {output}",
+            "meaning": _meaning(output, feature, place),
         }
         for output, shape in output_shapes.items()
     }
@@ -125,6 +128,15 @@ def describe(
             "image": {"dtype": "float32", "shape": shape, "range": "normalised"}
         }
     return card
+
+
+def _meaning(output: str, feature: str, place: str) -> str:
+    from rfd_tf.export.features import EMBEDDING
+
+    feature = feature if output == EMBEDDING else output
+    if feature in FEATURES:
+        return f"{FEATURES[feature]}, from {place}"
+    return HEADS.get(output) or f"output of layer {output}"
 
 
 def write(card: Card, directory: Path) -> None:

@@ -85,6 +85,8 @@ def reference_features(
     *,
     feature: str = "f",
     endpoints: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    heads: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the features that an export must give, from the backbone itself.
 
@@ -96,27 +98,38 @@ def reference_features(
         record: its record (`mean`, `std`, `feature`).
         images: uint8 `[N, S, S, 3]`.
         feature: `"f"`, `"f1"` or `"f2"`.
-        endpoints: names of further outputs.
+        endpoints: names of layers.
+        outputs: names of further outputs, see `deployable`.
+        heads: the trained heads: name -> (kernel, bias).
 
     Returns:
-        float32 arrays: `embedding` `[N, D]` and the endpoints by name.
+        float32 arrays: `embedding` `[N, D]`, the endpoints and the further outputs by name.
     """
     from rfd_tf.applications import feature_extractor
-    from rfd_tf.export.features import EMBEDDING, feature_range
+    from rfd_tf.export.features import EMBEDDING, FEATURES, HEAD_OUTPUTS, feature_range, head_range
 
     endpoints = list(endpoints)
     place = record["feature"]["endpoint"]
     mean, std = (np.asarray(record[key], np.float64) for key in ("mean", "std"))
     normalised = ((images / 255.0 - mean) / std).astype(np.float32)
     extractor = feature_extractor(model, list(dict.fromkeys([place, *endpoints])))
-    outputs = extractor(normalised, training=False)
-    outputs = {name: np.asarray(value, np.float32) for name, value in outputs.items()}
-    pooled = outputs[place]
+    maps = extractor(normalised, training=False)
+    maps = {name: np.asarray(value, np.float32) for name, value in maps.items()}
+    pooled = maps[place]
     if pooled.ndim == 4:
         highest = record["feature"].get("pooling") == "max"
         pooled = pooled.max(axis=(1, 2)) if highest else pooled.mean(axis=(1, 2))
     start, stop = feature_range(dict(record), feature)
-    return {EMBEDDING: pooled[:, start:stop], **{name: outputs[name] for name in endpoints}}
+    given = {EMBEDDING: pooled[:, start:stop], **{name: maps[name] for name in endpoints}}
+    for name in outputs:
+        if name in FEATURES:
+            start, stop = feature_range(dict(record), name)
+            given[name] = pooled[:, start:stop]
+        else:
+            start, stop = head_range(dict(record), name)
+            kernel, bias = heads[HEAD_OUTPUTS[name][0]]
+            given[name] = pooled[:, start:stop] @ kernel + bias
+    return given
 
 
 def compare(
@@ -277,6 +290,8 @@ def verify_keras(
     *,
     feature: str = "f",
     endpoints: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    heads: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     tolerance: float = TOLERANCE,
 ) -> dict[str, Report]:
     """Loads a `.keras` file of a backbone and compares its features with those of the original.
@@ -287,7 +302,8 @@ def verify_keras(
         images: uint8 `[N, S, S, 3]`, run in batches of `BATCH_SIZES`.
         expected: the original's features of `images`.
         feature: `"f"`, `"f1"` or `"f2"`.
-        endpoints: names of further outputs.
+        endpoints: names of layers.
+        outputs, heads: see `reference_features`.
         tolerance: see `compare`.
 
     Returns:
@@ -301,7 +317,9 @@ def verify_keras(
     model = keras.models.load_model(str(path), compile=False)
 
     def call(batch: Any) -> dict[str, np.ndarray]:
-        return reference_features(model, record, batch, feature=feature, endpoints=endpoints)
+        return reference_features(
+            model, record, batch, feature=feature, endpoints=endpoints, outputs=outputs, heads=heads
+        )
 
     return {"keras": compare("the .keras file", expected, _in_batches(call, images), tolerance)}
 

@@ -23,7 +23,8 @@ class Augmentation:
     """How training images are cropped and changed; see `rfd_tf.data.pipeline.training_dataset`.
 
     Args:
-        crop: `pad` (zero border, then a crop), `resized` (a part of the image, resized) or `none`.
+        crop: `pad` (zero border, then a crop), `resized` (a part of the image, resized), `stretch`
+            (the whole image, its sides made equal) or `none`.
         crop_area: smallest and largest share of the image that `resized` keeps.
         padding: pixels of `pad`'s border; an eighth of the image's side when None.
         horizontal_flip: mirror half of the images.
@@ -52,7 +53,8 @@ class Optimization:
         epochs: passes over the dataset.
         batch_size: original images in a global batch (the views are more).
         steps_per_epoch: optimizer steps an epoch; as many as full batches when None.
-        learning_rate, schedule, lr_table, warmup_epochs: see `schedules.build`.
+        learning_rate, schedule, lr_table, warmup_epochs, decay_rate, decay_epochs: see
+            `schedules.build`.
         optimizer, momentum, nesterov, weight_decay, undecayed: see `optimizers.build`; the decay of
             `sgd` is coupled.
         steps_per_execution: steps run by one call into TensorFlow.
@@ -66,6 +68,8 @@ class Optimization:
     schedule: str = "cosine"
     lr_table: str | None = None
     warmup_epochs: float = 0.0
+    decay_rate: float = 0.5
+    decay_epochs: float = 10.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
@@ -154,6 +158,8 @@ class Pretraining:
                     steps_per_epoch=self.steps_per_epoch,
                     warmup_epochs=optimization.warmup_epochs,
                     table=optimization.lr_table,
+                    decay_rate=optimization.decay_rate,
+                    decay_epochs=optimization.decay_epochs,
                 ),
                 momentum=optimization.momentum,
                 nesterov=optimization.nesterov,
@@ -186,7 +192,7 @@ class Pretraining:
         options = dataclasses.asdict(self.augmentation)
         if not augmented:
             options.update(
-                crop="none",
+                crop="stretch" if self.augmentation.crop == "stretch" else "none",
                 horizontal_flip=False,
                 color_jitter=0.0,
                 hue=0.0,

@@ -8,7 +8,7 @@ import keras
 
 from rfd_tf.errors import UserError, unknown
 
-SCHEDULES = ("cosine", "step", "constant")
+SCHEDULES = ("cosine", "step", "exponential", "constant")
 
 #: The published programs' tables: (end epoch, learning rate), the last rate persisting.
 LOOKUP_TABLES: dict[str, tuple[tuple[float, float], ...]] = {
@@ -93,6 +93,21 @@ def cosine(rate: float, total_steps: int, warmup_steps: int = 0, final_fraction:
     )
 
 
+def exponential(rate: float, decay_rate: float, decay_steps: float):
+    """The rate times `decay_rate` for every `decay_steps` steps, a little at each step.
+
+    Args:
+        rate: the learning rate at step 0.
+        decay_rate: share of the rate that is left after `decay_steps`, above 0 and at most 1.
+        decay_steps: optimizer steps, above 0.
+
+    >>> schedule = exponential(0.4, decay_rate=0.25, decay_steps=10)
+    >>> [round(float(schedule(step)), 3) for step in (0, 5, 10, 20)]
+    [0.4, 0.2, 0.1, 0.025]
+    """
+    return keras.optimizers.schedules.ExponentialDecay(rate, decay_steps, decay_rate)
+
+
 def build(
     name: str,
     *,
@@ -101,6 +116,8 @@ def build(
     steps_per_epoch: int,
     warmup_epochs: float = 0.0,
     table: str | None = None,
+    decay_rate: float = 0.5,
+    decay_epochs: float = 10.0,
 ):
     """Builds a schedule by name.
 
@@ -111,9 +128,13 @@ def build(
         steps_per_epoch: optimizer steps an epoch.
         warmup_epochs: epochs of linear warm-up, for `cosine`.
         table: for `step`, see `parse_lookup_table`.
+        decay_rate: for `exponential`: the share of the rate left after each `decay_epochs`, above
+            0 and at most 1.
+        decay_epochs: for `exponential`: epochs, above 0.
 
     Raises:
-        UserError: unknown name, missing table, a rate not above 0, a warm-up that fits no schedule.
+        UserError: unknown name, missing table, a rate not above 0, a warm-up that fits no schedule,
+            a decay out of its range.
     """
     if name not in SCHEDULES:
         raise unknown("schedule", name, SCHEDULES)
@@ -129,6 +150,12 @@ def build(
         raise UserError(f"learning rate {rate} must be above 0")
     if name == "constant":
         return constant(rate)
+    if name == "exponential":
+        if not 0 < decay_rate <= 1:
+            raise UserError(f"decay rate {decay_rate} must be above 0 and at most 1")
+        if not decay_epochs > 0:
+            raise UserError(f"decay epochs {decay_epochs} must be above 0")
+        return exponential(rate, decay_rate, decay_epochs * steps_per_epoch)
     if not 0 <= warmup_epochs < epochs:
         raise UserError(f"{warmup_epochs} warm-up epochs must be fewer than the {epochs} epochs")
     return cosine(rate, epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch))

@@ -414,3 +414,20 @@ def test_ten_crops_are_corners_centre_and_mirrors(tmp_path):
             pixels = np.asarray(image)
             expected = [*five_crops(pixels, 35), *five_crops(pixels[:, ::-1], 35)]
             np.testing.assert_array_equal(crops, expected)
+
+
+@pytest.mark.parametrize("kind", ["array", "folder"])
+def test_a_stretched_image_is_all_of_the_image(tmp_path, kind):
+    pictures = [_picture(number, 20, 40) for number in range(2)]
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+    # In memory, or from the files.
+    source = image_folder(tmp_path, cache_bytes=1 << 20 if kind == "array" else 0)
+    settings = {"image_size": 16, "batch_size": 2}
+    expected = [picture.resize((16, 16), Image.Resampling.BILINEAR) for picture in pictures]
+    expected = np.stack([np.asarray(picture, np.int16) for picture in expected])
+    (seen,) = evaluation_dataset(source, **settings, stretch=True).as_numpy_iterator()
+    # (Pillow rounds after each axis.)
+    assert np.abs(seen["image"] - expected).max() <= 1
+    for batch in _batches(source, 2, crop="stretch", horizontal_flip=False, **settings):
+        np.testing.assert_array_equal(batch["image"], seen["image"][batch["index"]])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets
 
+from rfd_tf import data
 from rfd_tf.data import voc, voc_tfds
 from rfd_tf.errors import UserError
 
@@ -71,3 +72,24 @@ def test_what_cannot_be_unpacked_is_told(tmp_path):
         voc_tfds.unpack("nonesuch", tmp_path, tmp_path)
     with pytest.raises(UserError, match="not prepared.*--tfds_download"):
         voc_tfds.unpack("rfd_test_boxes", tmp_path, tmp_path / "empty")
+
+
+def test_a_source_of_the_pictures_that_show_a_class(tmp_path):
+    RfdTestBoxes(data_dir=tmp_path).download_and_prepare()
+    whole = data.load("rfd_test_boxes", tfds_dir=tmp_path)
+    cats = data.load("rfd_test_boxes", tfds_dir=tmp_path, classes=["cat"])
+    # Pictures 1 and 3 show a cat; their shades tell them.
+    shades = sorted(int(image.mean()) for image in data.load_images(cats, 8))
+    np.testing.assert_allclose(shades, [60, 180], atol=2)
+    assert (whole.num_images, cats.num_images, cats.labels) == (4, 2, None)
+    assert cats.fingerprint != whole.fingerprint and "cat" in cats.name
+    both = data.load("rfd_test_boxes", tfds_dir=tmp_path, classes=["cat", "dog"])
+    assert both.num_images == 3, "the picture without objects is left out"
+
+
+def test_a_class_that_a_source_lacks_is_named(tmp_path):
+    RfdTestBoxes(data_dir=tmp_path).download_and_prepare()
+    with pytest.raises(UserError, match="unknown class .* 'cow'.*options: dog, cat"):
+        data.load("rfd_test_boxes", tfds_dir=tmp_path, classes=["cow"])
+    with pytest.raises(UserError, match="--tfds_classes"):
+        data.load("digits", classes=["cat"])

@@ -34,3 +34,11 @@ def test_a_configuration_builds_its_method(parse, name):
     assert session.method.trainable_variables
     text = (CONFIGS / f"{name}.cfg").read_text()
     assert f"--flagfile=configs/{name}.cfg" in text, "the header gives the command"
+
+
+def test_batch_normalisation_may_follow_faster(parse):
+    parse("study_folder_mobilenet_v2")
+    source = SimpleNamespace(num_images=40_000, name="images")
+    backbone = pretrain.make_session(source, tf.distribute.get_strategy()).method.backbone
+    normalisations = [one for one in backbone.layers if hasattr(one, "moving_mean")]
+    assert normalisations and {one.momentum for one in normalisations} == {0.9}

@@ -87,10 +87,20 @@ def test_cosine_with_warm_up():
     assert float(schedule(100)) == pytest.approx(0, abs=1e-7)
 
 
+def test_exponential_decay_is_spread_over_the_steps():
+    schedule = schedules.build(
+        "exponential", rate=1e-4, epochs=30, steps_per_epoch=7, decay_rate=0.3, decay_epochs=10
+    )
+    for step in (0, 1, 69, 70, 210):
+        assert float(schedule(step)) == pytest.approx(1e-4 * 0.3 ** (step / 70))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "linear"}, "cosine, step, constant"),
+        ({"name": "linear"}, "cosine, step, exponential, constant"),
+        ({"name": "exponential", "decay_rate": 1.5}, "at most 1"),
+        ({"name": "exponential", "decay_epochs": 0}, "above 0"),
         ({"name": "step"}, "needs a table"),
         ({"name": "step", "table": "60:0.1,20:0.2"}, "rising"),
         ({"name": "step", "table": "60;0.1"}, "END_EPOCH:RATE"),

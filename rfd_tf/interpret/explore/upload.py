@@ -1,0 +1,80 @@
+"""Pictures that a person hands in: looked at with suspicion before they are decoded."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from rfd_tf.data.image_files import reason_of, to_rgb
+
+MOST_BYTES = 8 << 20
+MOST_PIXELS = 40_000_000
+MOST_SIDE = 16_384
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+
+# One at a time: the largest picture allowed takes half a gigabyte while it is decoded.
+_decoding = threading.Lock()
+
+
+class Refused(Exception):
+    """A request that is not answered.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+def read_picture(data: bytes) -> np.ndarray:
+    """Decodes a picture: uint8 `[H, W, 3]`, upright, first frame, white behind what is transparent.
+
+    Its size is read before it is decoded.
+
+    Args:
+        data: a JPEG, PNG, BMP, GIF or WebP file of at most `MOST_BYTES`.
+
+    Raises:
+        Refused: 413 where it is too large a file, 400 where it is empty, no such picture, damaged,
+            or has more than `MOST_PIXELS` pixels or `MOST_SIDE` a side.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("L", (5, 4)).save(file, "PNG")
+    >>> read_picture(file.getvalue()).shape
+    (4, 5, 3)
+    >>> read_picture(b"Dear diary")
+    Traceback (most recent call last):
+    ...
+    rfd_tf.interpret.explore.upload.Refused: this is not a JPEG, PNG, BMP, GIF or WebP picture
+    """
+    if len(data) > MOST_BYTES:
+        raise Refused(413, f"a picture has at most {MOST_BYTES >> 20} MiB")
+    if not data:
+        raise Refused(400, "the file is empty")
+    with _decoding, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = image.size
+        except Image.DecompressionBombError:
+            raise Refused(400, _too_many()) from None
+        except Exception:  # Pillow raises many types on what is no picture
+            message = "this is not a JPEG, PNG, BMP, GIF or WebP picture"
+            raise Refused(400, message) from None
+        if width * height > MOST_PIXELS or max(width, height) > MOST_SIDE:
+            raise Refused(400, f"{width} x {height} pixels are too many; {_too_many()}")
+        try:
+            return np.asarray(to_rgb(image))
+        except Exception as error:
+            message = f"the picture is damaged: {reason_of(error)}"
+            raise Refused(400, message) from None
+
+
+def _too_many() -> str:
+    return f"a picture has at most {MOST_PIXELS // 10**6} million pixels, {MOST_SIDE:,} a side"

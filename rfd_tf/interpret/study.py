@@ -1,0 +1,186 @@
+"""The saliency study: three networks that predict rotations, and whether they look at objects."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rfd_tf.data.image_files import has_image_extension
+from rfd_tf.data.subset import folds
+from rfd_tf.data.voc import split_by_name, voc_folder
+from rfd_tf.errors import UserError
+from rfd_tf.evaluation.files import folder, write_json, write_text
+from rfd_tf.interpret.saliency_files import table
+
+NETWORKS = ("six_layer", "mobilenet_v2", "efficientnet_b0")
+STUDIES = ("folder", "lfw", "coco_cats_dogs", "cityscapes")
+
+#: The report's fixed thresholds, another for each network and layer.
+THRESHOLDS = {
+    "six_layer": {"rotation": 8e-4, "embedding": 8e-4},
+    "mobilenet_v2": {"rotation": 8e-3, "embedding": 1e-2},
+    "efficientnet_b0": {"rotation": 8e-3, "embedding": 1e-4},
+}
+_TEST_SHARE = 5  # a fifth is held out
+
+
+def held_out(data_dir: str | os.PathLike, target: str | os.PathLike) -> tuple[Path, Path, bool]:
+    """Splits a folder into train and test: two folders of links, the same at every call.
+
+    A fifth of the pictures, chosen by a hash of their place among the sorted names, is the test
+    set. Nothing is copied or moved.
+
+    Args:
+        data_dir: pictures in VOC's layout (with boxes), or any folder of images.
+        target: where `train/` and `test/` are made.
+
+    Returns:
+        The folder of training images; the test folder, in VOC's layout where the data are; and
+        whether it holds boxes.
+
+    Raises:
+        UserError: no such folder, too few images, or a folder that cannot be written.
+    """
+    source, target = Path(data_dir).expanduser().resolve(), Path(target)
+    if not source.is_dir():
+        raise UserError(f"no such folder: '{data_dir}'; give --data_dir an existing folder")
+    boxes = any((source / name).is_dir() for name in ("Annotations", "annotations"))
+    links: dict[Path, Path] = {}
+    if boxes:
+        annotations = next(
+            source / name for name in ("Annotations", "annotations") if (source / name).is_dir()
+        )
+        for part, chosen in zip(("train", "test"), split_by_name(voc_folder(source)), strict=True):
+            for image in chosen.images:
+                link = target / part / "images" / image.image.name
+                links[link] = image.image
+                annotation = f"{image.name}.xml"
+                links[target / part / "annotations" / annotation] = annotations / annotation
+    else:
+        files = sorted(
+            path
+            for path in source.rglob("*")
+            if path.is_file() and has_image_extension(path.name) and not path.name.startswith(".")
+        )
+        if len(files) < _TEST_SHARE:
+            raise UserError(
+                f"'{data_dir}' holds {len(files)} images, too few to hold out a test set"
+            )
+        for path, fold in zip(files, folds(len(files), _TEST_SHARE), strict=True):
+            part = "test" if fold == 0 else "train"
+            links[target / part / "images" / path.relative_to(source)] = path
+    for link, path in links.items():
+        _link(link, path)
+    test = target / "test"
+    return target / "train" / "images", test if boxes else test / "images", boxes
+
+
+def _link(link: Path, path: Path) -> None:
+    if link.is_symlink() and os.readlink(link) == str(path):
+        return
+    folder(link.parent)
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(path)
+    except OSError as error:
+        raise UserError(f"cannot write '{link}': {error.strerror}") from None
+
+
+def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
+    """Reads what scripts/saliency.py left for each network, and returns it as one report.
+
+    Args:
+        output: folder of the study; `NETWORK/saliency/saliency.json` and `NETWORK/run.json` in it.
+        networks: names.
+
+    Returns:
+        "networks": name -> its report, and its run's "epochs"; "rows": those of all, each with
+        its "backbone".
+    """
+    reports, rows = {}, []
+    for name in networks:
+        run = output / name
+        report = json.loads((run / "saliency" / "saliency.json").read_text(encoding="utf-8"))
+        flags = json.loads((run / "run.json").read_text(encoding="utf-8"))["flags"]
+        report["training"] = {
+            key: flags[key]
+            for key in ("epochs", "batch_size", "learning_rate", "decay_rate", "decay_epochs")
+        }
+        report["parameters"] = _parameters(run)
+        reports[name] = report
+        rows += [{"backbone": name, **row} for row in report["rows"]]
+    return {"networks": reports, "rows": rows}
+
+
+def _parameters(run: Path) -> int:
+    from rfd_tf.applications import load_backbone
+
+    return load_backbone(run / "backbone.weights.h5")[0].count_params()
+
+
+def accuracy_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the rotation accuracies as a Markdown table, in percent.
+
+    >>> told = {"pretrained": 0.5, "random init": 0.25}
+    >>> report = {"parameters": 100, "rotation_accuracy": told, "num_images": 7}
+    >>> print(accuracy_table({"six_layer": report}).splitlines()[2])
+    | six_layer | 100 | 50.0 | 25.0 |
+    """
+    lines = [
+        "| backbone | parameters | pretrained | random init |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, report in networks.items():
+        told = report["rotation_accuracy"]
+        lines.append(
+            f"| {name} | {report['parameters']:,} | {100 * told['pretrained']:.1f} | "
+            f"{100 * told['random init']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def write(output: Path, report: Mapping[str, Any]) -> str:
+    """Writes `study.md`, `study.json` and, of Q, `study.csv`; returns the Markdown.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    networks = report["networks"]
+    first = next(iter(networks.values()))
+    training = ", ".join(f"{name} {value:g}" for name, value in first["training"].items())
+    settings = first["settings"]
+    neurons = settings["neurons"] or "all"
+    lines = [
+        f"Rotation prediction, {first['image_size']} x {first['image_size']} pixels; {training}.",
+        f"Judged on {first['num_images']} pictures of {first['pictures']}, not trained on.",
+        "",
+        "Rotation accuracy on the four rotations of every picture, percent (chance 25):",
+        "",
+        accuracy_table(networks),
+    ]
+    if report["rows"]:
+        lines += [
+            "",
+            "Q = |S and B| / |S or B| in percent, S the salient pixels, B those of the objects; "
+            f"mean over the pictures. Neurons of the embedding: {neurons}. Random pixels, central "
+            "pixels: as many as are salient.",
+            "",
+            table(report["rows"], ["backbone"]),
+        ]
+    else:
+        lines += ["", "Where the objects are is not known: no Q."]
+    sheets = ", ".join(f"{name}/saliency/saliency.png" for name in networks)
+    text = "\n".join([*lines, "", f"Figures: {sheets}", ""])
+    with write_text(output / "study.md") as file:
+        file.write(text)
+    write_json(output / "study.json", report)
+    if report["rows"]:
+        with write_text(output / "study.csv") as file:
+            writer = csv.DictWriter(file, list(report["rows"][0]))
+            writer.writeheader()
+            writer.writerows(report["rows"])
+    return text

@@ -1,0 +1,109 @@
+"""Serves a page on this machine to look at a run by hand.
+
+    python scripts/explore.py --run=runs/x --data_dir=PATH/TO/IMAGES
+
+Click an image and see its neighbours under f1, f2 and f; turn it and watch the predicted
+rotation, the distances to itself and what matters in it; drop in a picture of your own. Only this
+machine can reach the page. The network runs as ONNX; the file and the embeddings of the images are
+made once and kept in explore/ in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from absl import flags
+from common import run
+
+flags.DEFINE_string("run", None, "A run folder, or another folder with backbone.weights.h5.")
+flags.DEFINE_string(
+    "data_dir", None, "A folder of images; by default those that the run was judged or trained on."
+)
+flags.DEFINE_string("dataset", None, "Or a dataset: digits, or a TFDS image dataset by name.")
+flags.DEFINE_string("split", "test", "Which part of --dataset.")
+flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
+flags.DEFINE_integer(
+    "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
+)
+flags.DEFINE_integer("neighbours", 12, "Nearest images shown for each feature.")
+flags.DEFINE_string("cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore.")
+
+FLAGS = flags.FLAGS
+
+
+def images_of(folder: Path):
+    """The images that the flags name, or those of the run."""
+    from rfd_tf.data.sources import load
+    from rfd_tf.errors import UserError
+
+    data_dir, dataset, split = FLAGS.data_dir, FLAGS.dataset, FLAGS.split
+    if data_dir is None and dataset is None:
+        try:
+            recorded = json.loads((folder / "run.json").read_text())["flags"]
+            data_dir = recorded.get("eval_dir") or recorded.get("data_dir")
+            dataset = None if data_dir else recorded.get("dataset")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        if data_dir is None and dataset is None:
+            raise UserError("give --data_dir a folder of images, or --dataset a name")
+    return load(dataset, data_dir, split=split, tfds_dir=FLAGS.tfds_dir)
+
+
+def server():
+    """The server that the flags describe; not yet running."""
+    import hashlib
+
+    import numpy as np
+
+    from rfd_tf.errors import UserError
+    from rfd_tf.evaluation.feature_cache import FeatureCache
+    from rfd_tf.evaluation.files import folder as made
+    from rfd_tf.evaluation.image_set import ImageSet
+    from rfd_tf.evaluation.splits import subset
+    from rfd_tf.interpret.explore import Explorer, ExploreServer, OnnxNetwork, exported
+
+    if not FLAGS.run:
+        raise UserError("give --run a run folder")
+    if FLAGS.max_images < 0:
+        raise UserError(f"--max_images is 0 or more; got {FLAGS.max_images}")
+    folder = Path(FLAGS.run).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"no such run folder: '{folder}'")
+    source = images_of(folder)
+    kept = made(Path(FLAGS.cache_dir).expanduser() if FLAGS.cache_dir else folder / "explore")
+    network = OnnxNetwork(exported(folder, kept))
+    rows = subset(np.arange(source.num_images), FLAGS.max_images or source.num_images)
+    images = ImageSet(source, rows, network.image_size)
+    identity = {
+        "weights": network.sha256,
+        "images": source.fingerprint,
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        "image_size": network.image_size,
+    }
+    explorer = Explorer(
+        network,
+        images,
+        FeatureCache(kept / "embeddings", identity),
+        neighbours=FLAGS.neighbours,
+        progress=True,
+    )
+    return ExploreServer(explorer, FLAGS.port, title=folder.resolve().name)
+
+
+def main() -> None:
+    page = server()
+    count, source = len(page.explorer.images), page.explorer.images.source
+    print(f"{count:,} of {source.num_images:,} images of {source.name}: {page.url}", flush=True)
+    print("only this machine can reach it; Ctrl-C ends it", flush=True)
+    try:
+        page.serve_forever()
+    except KeyboardInterrupt:
+        print("ended")
+    finally:
+        page.server_close()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,139 @@
+"""Writes the report of a run: one HTML file with curves, neighbours, maps, tables and files.
+
+    python scripts/report.py --run=runs/x
+    python scripts/report.py --run=runs/x --data_dir=train --eval_dir=test --output=x.html
+    python scripts/report.py --run=runs/x --images=0             # without looking at images
+    python scripts/report.py --run=runs/x --tensorboard          # for TensorBoard, too
+
+The file loads nothing from anywhere: it can be mailed, printed and opened on a phone. Images from
+the data are in it, some hundred, scaled down.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from absl import flags
+from common import run
+
+flags.DEFINE_string("run", None, "Run folder, as scripts/pretrain.py writes it; finished or not.")
+flags.DEFINE_string("output", None, "HTML file. Default: report.html in the run folder.")
+flags.DEFINE_list(
+    "sections",
+    None,
+    "Only these: summary, curves, evaluation, neighbours, map, rotations, invariance, ambiguity, "
+    "saliency, filters, drawn, files. Default: all that apply.",
+)
+flags.DEFINE_boolean(
+    "tensorboard",
+    False,
+    "Also write tensorboard/report in the run folder: embeddings with thumbnails for the "
+    "projector, and grids of neighbours.",
+)
+
+# Images.
+flags.DEFINE_string("dataset", None, "digits, or a TFDS name. Default: the run's.")
+flags.DEFINE_string("data_dir", None, "Folder of training images. Default: the run's.")
+flags.DEFINE_string(
+    "eval_dir", None, "Folder of images to look at. Default: the run's, or a fifth of the others."
+)
+flags.DEFINE_string("train_split", "train", "Split of --dataset that was trained on.")
+flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default: the run's, test.")
+flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
+flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
+flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
+flags.DEFINE_integer(
+    "images",
+    1000,
+    "Look at no more test images, and find neighbours among five times as many training images; "
+    "0 leaves out all that needs images.",
+    0,
+)
+flags.DEFINE_string("pu_weights", None, "PU weights of the run, where the file has moved.")
+flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
+flags.DEFINE_integer("seed", 0, "Of the random-init network, the map and what is drawn.", 0)
+
+FLAGS = flags.FLAGS
+
+
+def sources(recorded: dict) -> tuple:
+    """Train and test source; the test source is None where a part of train is to be held out."""
+    from rfd_tf.data.sources import load
+    from rfd_tf.errors import UserError
+
+    if FLAGS.dataset and (FLAGS.data_dir or FLAGS.eval_dir):
+        raise UserError("--dataset does not go with --data_dir and --eval_dir")
+    given = {name: FLAGS[name].value for name in ("dataset", "data_dir", "eval_dir")}
+    if not (given["dataset"] or given["data_dir"]):
+        given = {name: value or recorded.get(name) for name, value in given.items()}
+    for name in ("data_dir", "eval_dir"):
+        if given[name] and not FLAGS[name].value and not os.path.isdir(given[name]):
+            raise UserError(
+                f"the run's images are no longer in '{given[name]}' (--{name}); say where they "
+                f"are by --{name}, or give --images=0 for a report without images"
+            )
+    if not (given["dataset"] or given["data_dir"]):
+        raise UserError(
+            "the run does not tell its images; give --data_dir or --dataset, or --images=0 for a "
+            "report without images"
+        )
+    common = {
+        "tfds_dir": FLAGS.tfds_dir or recorded.get("tfds_dir"),
+        "download": FLAGS.tfds_download,
+        "max_skipped": FLAGS.max_skipped,
+    }
+    if given["data_dir"]:
+        train = load(data_dir=given["data_dir"], **common)
+        return train, load(data_dir=given["eval_dir"], **common) if given["eval_dir"] else None
+    split = FLAGS.eval_split or recorded.get("eval_split") or "test"
+    dataset = given["dataset"]
+    return load(dataset, split=FLAGS.train_split, **common), load(dataset, split=split, **common)
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+    from rfd_tf.interpret import report
+
+    if not FLAGS.run:
+        raise UserError("--run is missing: the folder of a run, as scripts/pretrain.py writes it")
+    record = report.read_run(FLAGS.run)
+    if FLAGS.pu_weights:
+        record.flags["pu_weights"] = FLAGS.pu_weights
+    output = Path(FLAGS.output).expanduser() if FLAGS.output else record.folder / "report.html"
+    report.check_output(output)
+    for name in FLAGS.sections or []:
+        report.check_section(name)
+    images, reason = None, "the report was asked for without images."
+    if FLAGS.images and not record.has_weights:
+        reason = "the run has no weights yet."
+    elif FLAGS.images and report.needs_images(FLAGS.sections or report.SECTIONS):
+        train, test = sources(record.flags)
+        images = report.ReportImages(
+            record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
+        )
+    left_out = report.write(
+        output,
+        record,
+        images,
+        FLAGS.sections,
+        reason,
+        say=lambda name: print(f"{name} ...", flush=True),
+    )
+    for name, why in left_out:
+        print(f"left out: {name}: {why}")
+    if record.unfinished:
+        print(record.unfinished)
+    print(f"written: {output}")
+    if FLAGS.tensorboard:
+        if images is None:
+            raise UserError(f"nothing for TensorBoard: {reason}")
+        from rfd_tf.interpret import projector
+
+        folder = record.folder / "tensorboard" / "report"
+        projector.write(folder, images)
+        print(f"written: {folder}; see it by tensorboard --logdir={record.folder / 'tensorboard'}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,157 @@
+"""The flags of scripts/saliency.py: pictures, with or without boxes, and maps."""
+
+from __future__ import annotations
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+# Pictures.
+flags.DEFINE_string("voc_dir", None, "Pictures with boxes in PASCAL VOC's layout.")
+flags.DEFINE_string("voc_split", None, "A list of --voc_dir; all annotated pictures if not given.")
+flags.DEFINE_bool("masks", False, "Judge against the masks of --voc_dir instead of boxes.")
+flags.DEFINE_string(
+    "voc_tfds", None, "TFDS dataset with boxes (voc/2007, coco/2017), written out to --voc_dir."
+)
+flags.DEFINE_string("coco_annotations", None, "COCO's JSON of boxes; goes with --coco_images.")
+flags.DEFINE_string("coco_images", None, "The folder of its pictures.")
+flags.DEFINE_list(
+    "classes", [], "Of COCO's and --voc_tfds' objects those of these classes; all if none."
+)
+flags.DEFINE_string("data_dir", None, "Folder of images without boxes: maps are drawn, no Q.")
+flags.DEFINE_string("dataset", None, "TFDS image dataset, or digits, without boxes.")
+flags.DEFINE_string("eval_split", "test", "Split of --dataset.")
+flags.DEFINE_string("tfds_dir", None, "Where TFDS keeps its datasets.")
+flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
+flags.DEFINE_integer("max_images", None, "Judge at most so many pictures; all if not given.")
+
+# Maps.
+flags.DEFINE_list(
+    "layers",
+    ["rotation", "embedding"],
+    "Whose saliency: rotation, the classifier's outputs; embedding, the feature's neurons.",
+)
+flags.DEFINE_enum(
+    "map",
+    "gradient",
+    ["gradient", "smooth", "grad_cam", "attention"],
+    "gradient of the outputs by the input; smooth: averaged over noisy copies; grad_cam: a layer's "
+    "map, weighed by gradients; attention: the strength of a layer's activations.",
+)
+flags.DEFINE_enum(
+    "group", "maximum", ["maximum", "each"], "Maps of several neurons: maximum makes one, or each."
+)
+flags.DEFINE_enum(
+    "combine", "mean", ["mean", "maximum"], "Overlaps of several maps of an image, with each."
+)
+flags.DEFINE_float("quantile", 0.8, "Share of each map's pixels that do not count as salient.")
+flags.DEFINE_list(
+    "threshold",
+    [],
+    "Fixed thresholds to judge beside the quantile: a value for all layers, or LAYER:VALUE,...",
+)
+flags.DEFINE_integer(
+    "neurons", 0, "At most so many neurons of the embedding, evenly spread; all if 0."
+)
+flags.DEFINE_string(
+    "map_layer", None, "Layer of grad_cam and attention; the last with a map if not given."
+)
+flags.DEFINE_integer("power", 1, "Of attention: the sum over channels of |activation| ** power.")
+flags.DEFINE_integer("draws", 16, "Noisy copies of a smooth gradient.")
+flags.DEFINE_float("noise", 0.15, "Their noise, as a share of the image's range.")
+flags.DEFINE_enum(
+    "colors", "maximum", ["maximum", "mean"], "How the gradients of the three colours become one."
+)
+flags.DEFINE_integer("sheet_images", 6, "Pictures on the figure.")
+flags.DEFINE_integer("seed", 0, "Of the random network, noise and random pixels.")
+
+
+def settings():
+    """The flags as `rfd_tf.interpret.objects.Settings`."""
+    from rfd_tf.errors import UserError, unknown
+    from rfd_tf.interpret import objects
+
+    for name in ("max_images", "sheet_images"):
+        if FLAGS[name].value is not None and FLAGS[name].value < 1:
+            raise UserError(f"--{name}={FLAGS[name].value} must be at least 1")
+    for layer in FLAGS.layers or [""]:
+        if layer not in objects.LAYERS:
+            raise unknown("layer", layer, objects.LAYERS)
+    return objects.Settings(
+        map=FLAGS.map,
+        group=FLAGS.group,
+        combine=FLAGS.combine,
+        quantile=FLAGS.quantile,
+        thresholds=thresholds(objects.LAYERS),
+        neurons=FLAGS.neurons,
+        layer=FLAGS.map_layer,
+        power=FLAGS.power,
+        draws=FLAGS.draws,
+        noise=FLAGS.noise,
+        colors=FLAGS.colors,
+        seed=FLAGS.seed,
+    )
+
+
+def thresholds(layers) -> dict[str, float]:
+    """--threshold: layer -> value."""
+    from rfd_tf.errors import UserError
+
+    found = {}
+    for item in FLAGS.threshold:
+        layer, _, text = item.rpartition(":")
+        try:
+            value = float(text)
+        except ValueError:
+            raise UserError(f"--threshold '{item}' must be a number or LAYER:NUMBER") from None
+        found.update(dict.fromkeys([layer] if layer else layers, value))
+    return found
+
+
+def pictures(image_size: int):
+    """The pictures that the flags name, as `rfd_tf.interpret.objects.Pictures`."""
+    from rfd_tf.data import load
+    from rfd_tf.errors import UserError
+    from rfd_tf.interpret import objects
+
+    ways = ("voc_dir", "coco_annotations", "data_dir", "dataset")
+    given = [f"--{name}" for name in ways if FLAGS[name].value]
+    if len(given) != 1:
+        raise UserError(
+            "give pictures with boxes (--voc_dir, or --coco_annotations and --coco_images) or "
+            f"without (--data_dir, --dataset); {' and '.join(given) or 'none'} given"
+        )
+    if given[0] in ("--data_dir", "--dataset"):
+        source = load(
+            FLAGS.dataset,
+            FLAGS.data_dir,
+            split=FLAGS.eval_split,
+            tfds_dir=FLAGS.tfds_dir,
+            download=FLAGS.tfds_download,
+        )
+        return objects.without_objects(source, image_size, FLAGS.max_images)
+    return objects.read_pictures(_annotated(), image_size, FLAGS.max_images)
+
+
+def _annotated():
+    """The pictures with boxes or masks, a `VocSet`."""
+    from rfd_tf.data import coco, voc, voc_tfds
+    from rfd_tf.errors import UserError
+
+    if bool(FLAGS.coco_annotations) != bool(FLAGS.coco_images):
+        raise UserError("--coco_annotations and --coco_images go together")
+    if FLAGS.coco_annotations:
+        return coco.coco_file(FLAGS.coco_annotations, FLAGS.coco_images, FLAGS.classes or None)
+    if FLAGS.voc_tfds:
+        counts = voc_tfds.unpack(
+            FLAGS.voc_tfds,
+            FLAGS.voc_dir,
+            FLAGS.tfds_dir,
+            FLAGS.tfds_download,
+            FLAGS.classes or None,
+        )
+        found = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
+        print(f"{FLAGS.voc_tfds} in {FLAGS.voc_dir}; splits: {found}")
+    elif FLAGS.classes:
+        raise UserError("--classes goes with --coco_annotations or --voc_tfds")
+    return voc.voc_folder(FLAGS.voc_dir, FLAGS.voc_split, masks=FLAGS.masks)
