@@ -188,5 +188,6 @@ def _template() -> Any:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     environment.filters["as_is"] = lambda svg: jinja2.utils.markupsafe.Markup(svg)
     return environment.from_string(_part("page.html"))
