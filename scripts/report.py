@@ -107,11 +107,15 @@ def main() -> None:
     images, reason = None, "the report was asked for without images."
     if FLAGS.images and not record.has_weights:
         reason = "the run has no weights yet."
-    elif FLAGS.images and report.needs_images(FLAGS.sections or report.SECTIONS):
+    elif FLAGS.images and (
+        FLAGS.tensorboard or report.needs_images(FLAGS.sections or report.SECTIONS)
+    ):
         train, test = sources(record.flags)
         images = report.ReportImages(
             record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
         )
+    if FLAGS.tensorboard and images is None:
+        raise UserError(f"nothing for TensorBoard: {reason}")
     left_out = report.write(
         output,
         record,
@@ -126,8 +130,6 @@ def main() -> None:
         print(record.unfinished)
     print(f"written: {output}")
     if FLAGS.tensorboard:
-        if images is None:
-            raise UserError(f"nothing for TensorBoard: {reason}")
         from rfd_tf.interpret import projector
 
         folder = record.folder / "tensorboard" / "report"

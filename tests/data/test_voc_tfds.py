@@ -93,3 +93,13 @@ def test_a_class_that_a_source_lacks_is_named(tmp_path):
         data.load("rfd_test_boxes", tfds_dir=tmp_path, classes=["cow"])
     with pytest.raises(UserError, match="--tfds_classes"):
         data.load("digits", classes=["cat"])
+
+
+def test_only_the_objects_of_some_classes_are_written(tmp_path):
+    RfdTestBoxes(data_dir=tmp_path / "tfds").download_and_prepare()
+    arguments = "rfd_test_boxes", tmp_path / "out", tmp_path / "tfds"
+    with pytest.raises(UserError, match="unknown class 'cow'"):
+        voc_tfds.unpack(*arguments, class_names=["cow"])
+    assert voc_tfds.unpack(*arguments, class_names=["cat"]) == {"train": 2, "test": 1}
+    found = voc.voc_folder(tmp_path / "out", "train")
+    assert sorted(image.name for image in found.images) == ["4_1", "4_3"]

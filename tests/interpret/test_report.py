@@ -1,6 +1,7 @@
 """The report of a real run: what is in it, that it loads nothing, and how a browser shows it."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pretrain
 import pytest
 from absl import flags
+from PIL import Image
 
 from rfd_tf import data
 from rfd_tf.applications.weights import sha256
@@ -131,6 +133,7 @@ def test_every_section_is_there_or_told_why_not(built, page):
 
 
 def test_names_are_escaped(page):
+    assert "not those that the run was trained on" not in page
     assert "<run>" not in page and "tiny &amp; &lt;run&gt;" in page
 
 
@@ -303,6 +306,7 @@ def hostile_page(run):
 
 
 def test_hostile_names_stay_text(hostile_page):
+    assert "not those that the run was trained on" in hostile_page
     elements = check_loads_nothing(hostile_page)
     assert "<img src=x" not in hostile_page
     assert any(HOSTILE[1] in text for text in elements.text)
@@ -337,7 +341,10 @@ def test_tensorboard_shows_embeddings_and_grids(images, tmp_path):
     tags = json.loads(get("images/tags"))
     assert {f"neighbours by {name}" for name in ("f", "f1", "f2")} <= set(tags["report"])
     sample = get(f"images/images?run=report&tag={quote('neighbours by f')}&sample=0")
-    assert json.loads(sample)[0]["width"] == 8 * 16
+    with Image.open(
+        io.BytesIO(get(f"images/individualImage?{json.loads(sample)[0]['query']}"))
+    ) as picture:
+        assert picture.size == (8 * 16, 8 * 16)
 
 
 @pytest.fixture(scope="module")
@@ -412,14 +419,19 @@ def test_the_map_shows_thumbnails(browser, page, built, tmp_path):
     plane = browser.find_element("css selector", ".plane")
     shown = plane.find_element("css selector", ".shown")
     assert not shown.is_displayed()
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plane)
-    circle = plane.find_elements("css selector", "circle")[7]
+    browser.execute_script(
+        "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", plane
+    )
+    # The dot farthest from the others: nothing covers it.
+    points = np.array(block.views["f, t-SNE"]["points"])
+    apart = np.linalg.norm(points[:, None] - points, axis=-1) + 9 * np.eye(len(points))
+    place = int(apart.min(axis=1).argmax())
+    circle = plane.find_elements("css selector", "circle")[place]
     ActionChains(browser).move_to_element(circle).perform()
-    assert shown.is_displayed() and shown.text in block.names
-    name = shown.text
+    assert shown.is_displayed() and shown.text == block.names[place]
     assert browser.execute_script(_PAINTED, shown.find_element("css selector", "canvas"))
     plane.send_keys(Keys.ARROW_RIGHT)
-    assert shown.text in block.names and shown.text != name
+    assert shown.text in block.names and shown.text != block.names[place]
     before = circle.get_attribute("cx")
     Select(browser.find_element("css selector", ".map select")).select_by_index(1)
     assert circle.get_attribute("cx") != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import hashlib
 import os
@@ -15,7 +16,7 @@ from typing import Any
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.files import folder, write_text
 from rfd_tf.interpret.report import embedding_map, network, progress
-from rfd_tf.interpret.report.blocks import LeftOut, Section
+from rfd_tf.interpret.report.blocks import LeftOut, Section, Text
 from rfd_tf.interpret.report.images import ReportImages
 from rfd_tf.interpret.report.run_record import RunRecord
 
@@ -34,6 +35,11 @@ SECTIONS: dict[str, tuple[Callable[..., Section], bool]] = {
     "drawn": (network.drawn_pictures, False),
     "files": (progress.files, False),
 }
+
+
+_OTHER_IMAGES = (
+    "The training images given for this report are not those that the run was trained on."
+)
 
 
 def check_section(name: str) -> None:
@@ -102,6 +108,10 @@ def build(
     for name in names:
         check_section(name)
     made, left_out = [], []
+    notes = []
+    trained_on = run.identity.get("fingerprint")
+    if images is not None and trained_on not in (None, images.train.fingerprint):
+        notes.append(Text(_OTHER_IMAGES, warning=True))
     for name in names:
         make, needs_images = SECTIONS[name]
         if needs_images and images is None:
@@ -114,6 +124,8 @@ def build(
         except (LeftOut, UserError) as error:
             # What one section lacks is no reason to go without the others.
             left_out.append((name, str(error)))
+    if notes and made:
+        made[0] = dataclasses.replace(made[0], blocks=[*notes, *made[0].blocks])
     return made, left_out
 
 
@@ -176,5 +188,6 @@ def _template() -> Any:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     environment.filters["as_is"] = lambda svg: jinja2.utils.markupsafe.Markup(svg)
     return environment.from_string(_part("page.html"))

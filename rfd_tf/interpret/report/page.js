@@ -6,7 +6,8 @@ for (const figure of document.querySelectorAll("[data-map]")) {
   const shown = plane.querySelector(".shown");
   const canvas = shown.querySelector("canvas");
   const sprite = figure.querySelector(".sprite");
-  let view = Object.values(data.views)[0];
+  const select = figure.querySelector("select");
+  let view = data.views[select.value];
   let chosen = -1;
 
   function choose(index) {
@@ -59,8 +60,8 @@ for (const figure of document.querySelectorAll("[data-map]")) {
     const at = order.indexOf(chosen);
     choose(order[at < 0 ? (step > 0 ? 0 : order.length - 1) : (at + step + order.length) % order.length]);
   });
-  figure.querySelector("select").addEventListener("change", (event) => {
-    view = data.views[event.target.value];
+  select.addEventListener("change", () => {
+    view = data.views[select.value];
     choose(-1);
     view.points.forEach((point, index) => {
       circles[index].setAttribute("cx", 100 * point[0]);
