@@ -60,7 +60,7 @@ def load_arguments(image_size: int) -> dict:
         for flag in FLAGS.get_key_flags_for_module(__name__):
             if flag.present and flag.name != "source_images":
                 raise UserError(f"--{flag.name} goes with --source_images")
-        return {"photos": []}
+        return {}
     settings = {
         field.name: FLAGS[f"source_{field.name}"].value
         for field in dataclasses.fields(CropSettings)

@@ -110,7 +110,7 @@ def load(
         download: whether TFDS may download and prepare the dataset.
         max_skipped: see `image_folder`.
         photos: photographs to be cut into crops, see `photo_crops`. Give this, `dataset` or
-            `data_dir`. None (not an empty list) where the caller offers no such choice.
+            `data_dir`.
         photo_options: the other arguments of `photo_crops`, by name.
         classes: of a TFDS dataset with objects, only the images that show one of these classes.
 
@@ -121,9 +121,7 @@ def load(
     >>> load("digits").num_images
     1500
     """
-    flags = {"--dataset": dataset, "--data_dir": data_dir}
-    if photos is not None:
-        flags["--source_images"] = photos or None
+    flags = {"--dataset": dataset, "--data_dir": data_dir, "--source_images": photos or None}
     given = [flag for flag, value in flags.items() if value is not None]
     if len(given) != 1:
         raise UserError(
