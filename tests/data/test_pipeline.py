@@ -245,7 +245,7 @@ def test_order_may_be_given_up(folder):
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"image_size": 0}, "image_size must be 1 or more, got 0"),
         ({"start_step": -1}, "start_step must be 0 or more, got -1"),
-        ({"crop": "random"}, "unknown crop 'random'.*pad, resized, window, none"),
+        ({"crop": "random"}, "unknown crop 'random'.*pad, resized, window, stretch, none"),
         ({"crop_area": (0.0, 1.0)}, r"crop_area .* at most 1, got \(0.0, 1.0\)"),
         ({"crop_area": (0.5, 1.5)}, "crop_area"),
         ({"crop_ratio": (2.0, 1.0)}, r"crop_ratio .* got \(2.0, 1.0\)"),
