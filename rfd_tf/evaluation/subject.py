@@ -76,6 +76,7 @@ class Subject:
 
     @property
     def is_pretrained(self) -> bool:
+        """Whether this is the network to judge, rather than its random twin."""
         return self.title == PRETRAINED
 
     @functools.cached_property
