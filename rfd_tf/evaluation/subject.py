@@ -81,6 +81,7 @@ class Subject:
 
     @functools.cached_property
     def sha256(self) -> str:
+        """The hex digest of the weights file."""
         return sha256(self._path)
 
     def network(self) -> keras.Model:
