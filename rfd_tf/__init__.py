@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "applications",
+    "benchmarks",
     "data",
     "errors",
     "evaluation",
     "export",
+    "interpret",
     "layers",
     "losses",
     "methods",

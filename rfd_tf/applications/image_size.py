@@ -41,8 +41,17 @@ def at_size(model: keras.Model, size: int) -> keras.Model:
     def same(layer: Any) -> Any:
         return layer
 
+    def checked(layer: Any, *arguments: Any, **options: Any) -> Any:
+        outputs = layer(*arguments, **options)
+        # (Keras 3.12 says nothing of convolutions that leave no pixel.)
+        if any(0 in tensor.shape for tensor in keras.tree.flatten(outputs)):
+            raise ValueError(f"the size of {layer.name}'s map would be zero or negative")
+        return outputs
+
     try:
-        return keras.models.clone_model(model, input_tensors=inputs, clone_function=same)
+        return keras.models.clone_model(
+            model, input_tensors=inputs, clone_function=same, call_function=checked
+        )
     except ValueError as error:
         reason = _reason(str(error))
         raise UserError(

@@ -80,6 +80,9 @@ def read_record(path: str | os.PathLike) -> dict[str, Any] | None:
 
     Raises:
         UserError: no such file, not a weights file, or a damaged record.
+
+    >>> read_record("six_layer.rfd_cifar10")["feature"]["split"]
+    [64, 64]
     """
     import h5py
 

@@ -38,5 +38,9 @@ __all__ = ["BENCHMARKS", "Entry", "alternate", "paired_ratio", "tiny"]
 
 
 def tiny(name: str) -> dict[str, Any]:
-    """Arguments that make a benchmark small: it runs in seconds, and its figures mean nothing."""
+    """Arguments that make a benchmark small: it runs in seconds, and its figures mean nothing.
+
+    >>> tiny("bank")["sizes"]
+    (40, 80)
+    """
     return dict(importlib.import_module(f"rfd_tf.benchmarks.{name}").TINY)

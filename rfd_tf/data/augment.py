@@ -20,7 +20,12 @@ _TRIES = 10
 
 
 def seed_for(seed: tf.Tensor, purpose: int) -> tf.Tensor:
-    """Returns a seed `[2]` of its own for each purpose, so that no two draws go together."""
+    """Returns a seed `[2]` of its own for each purpose, so that no two draws go together.
+
+    >>> seed = tf.constant([1, 2])
+    >>> bool(tf.reduce_all(seed_for(seed, 0) == seed_for(seed, 1)))
+    False
+    """
     return tf.random.experimental.stateless_fold_in(seed, purpose)
 
 
@@ -29,7 +34,11 @@ def _uniform(shape, seed: tf.Tensor, low: float = 0.0, high: float = 1.0) -> tf.
 
 
 def uniform_below(bound: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
-    """Turns uniform numbers in [0, 1) into integers in [0, bound): int32, the common shape."""
+    """Turns uniform numbers in [0, 1) into integers in [0, bound): int32, the common shape.
+
+    >>> uniform_below(tf.constant(4), tf.constant([0.0, 0.3, 0.99])).numpy().tolist()
+    [0, 1, 3]
+    """
     drawn = tf.cast(uniform * tf.cast(bound, tf.float32), tf.int32)
     # In float32 a number just below 1 times a large bound can round up to the bound.
     return tf.minimum(drawn, bound - 1)
@@ -39,6 +48,9 @@ def window_draws(batch_size: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Draws what `resized_crop_windows` needs: float32 `[B, 22]`, uniform in [0, 1).
 
     Drawn apart from the windows, since an image's size may be known only once its bytes are read.
+
+    >>> window_draws(8, tf.constant([0, 1])).shape
+    TensorShape([8, 22])
     """
     return _uniform([batch_size, 2 * _TRIES + 2], seed)
 
@@ -65,6 +77,11 @@ def resized_crop_windows(
 
     Returns:
         int32 `[..., 4]`: top, left, height, width of the window, in pixels, inside the image.
+
+    >>> draws = window_draws(8, tf.constant([0, 1]))
+    >>> windows = resized_crop_windows(draws, tf.fill([8], 40), tf.fill([8], 60), area=(0.25, 1.0))
+    >>> windows.shape, bool(tf.reduce_all(windows[:, 0] + windows[:, 2] <= 40))
+    (TensorShape([8, 4]), True)
     """
     full_height = tf.cast(height, tf.float32)[..., None]
     full_width = tf.cast(width, tf.float32)[..., None]
@@ -119,6 +136,10 @@ def square_windows(
 
     Returns:
         int32 `[..., 4]`: top, left, height, width of the window, in pixels, inside the image.
+
+    >>> middle = tf.constant([[0.5, 0.5]])
+    >>> square_windows(middle, tf.constant([40]), tf.constant([60]), share=0.5).numpy().tolist()
+    [[10, 20, 20, 20]]
     """
     height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
     shorter = tf.minimum(height, width)
@@ -159,6 +180,10 @@ def crop_and_resize(images: tf.Tensor, windows: tf.Tensor, image_size: int) -> t
 
     Returns:
         uint8 `[B, image_size, image_size, 3]`.
+
+    >>> images = tf.zeros((1, 40, 60, 3), tf.uint8)
+    >>> crop_and_resize(images, tf.constant([[10, 20, 20, 20]]), image_size=16).shape
+    TensorShape([1, 16, 16, 3])
     """
     height, width = images.shape[1], images.shape[2]
     rows = _sampling_weights(windows[:, 0], windows[:, 2], height, image_size)
@@ -182,6 +207,9 @@ def random_resized_crop(
 
     Returns:
         uint8 `[B, image_size, image_size, 3]`.
+
+    >>> random_resized_crop(tf.zeros((2, 40, 60, 3), tf.uint8), tf.constant([0, 1]), 16).shape
+    TensorShape([2, 16, 16, 3])
     """
     batch_size, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
     draws = window_draws(batch_size, seed)
@@ -190,7 +218,11 @@ def random_resized_crop(
 
 
 def pad_and_crop_offsets(batch_size: int | tf.Tensor, seed: tf.Tensor, padding: int) -> tf.Tensor:
-    """Draws where `pad_and_crop` cuts: int32 `[B, 2]`, top and left, 0 to `2 * padding`."""
+    """Draws where `pad_and_crop` cuts: int32 `[B, 2]`, top and left, 0 to `2 * padding`.
+
+    >>> pad_and_crop_offsets(8, tf.constant([0, 1]), padding=4).shape
+    TensorShape([8, 2])
+    """
     return tf.random.stateless_uniform([batch_size, 2], seed, 0, 2 * padding + 1, tf.int32)
 
 
@@ -209,6 +241,10 @@ def pad_and_crop(
 
     Returns:
         `[B, H, W, 3]`, the dtype of `images`.
+
+    >>> images = tf.reshape(tf.range(1, 5), (1, 2, 2, 1))
+    >>> pad_and_crop(images, tf.constant([[0, 1]]), padding=1)[0, :, :, 0].numpy().tolist()
+    [[0, 0], [1, 2]]
     """
     height, width = images.shape[1], images.shape[2]
     rows = offsets[:, :1] + tf.range(height)
@@ -231,7 +267,11 @@ def _change(images: tf.Tensor, chosen: tf.Tensor, how: Callable) -> tf.Tensor:
 
 
 def flip_draws(batch_size: int | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Draws which images to mirror: bool `[B]`, each True with probability 1/2."""
+    """Draws which images to mirror: bool `[B]`, each True with probability 1/2.
+
+    >>> flip_draws(8, tf.constant([0, 1])).dtype
+    tf.bool
+    """
     return _uniform([batch_size], seed) < 0.5
 
 
@@ -244,6 +284,10 @@ def flip(images: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
 
     Returns:
         `[B, H, W, 3]`, the dtype of `images`.
+
+    >>> images = tf.reshape(tf.range(4), (2, 1, 2, 1))
+    >>> flip(images, tf.constant([True, False]))[:, 0, :, 0].numpy().tolist()
+    [[1, 0], [2, 3]]
     """
     return _change(images, chosen, _mirror)
 
@@ -266,6 +310,10 @@ def upright(images: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
         `[B, S, S, 3]`, the dtype of `images`.
 
     Source: Exif 2.3 (JEITA CP-3451C), tag 0x0112.
+
+    >>> images = tf.reshape(tf.range(4), (1, 2, 2, 1))
+    >>> upright(images, tf.constant([3]))[0, :, :, 0].numpy().tolist()  # 3 is a half turn
+    [[3, 2], [1, 0]]
     """
     code = tf.cast(orientation, tf.int32)
 
@@ -287,6 +335,9 @@ def color_jitter_factors(
     """Draws float32 `[B, 3]`: factors of brightness, contrast and saturation.
 
     Each is uniform in `[max(0, 1 - strength), 1 + strength]`.
+
+    >>> color_jitter_factors(8, tf.constant([0, 1]), strength=0.4).shape
+    TensorShape([8, 3])
     """
     return _uniform([batch_size, 3], seed, max(0.0, 1.0 - strength), 1.0 + strength)
 
@@ -302,6 +353,10 @@ def color_jitter(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
 
     Returns:
         uint8 `[B, H, W, 3]`.
+
+    >>> images = tf.constant([100, 50, 0], tf.uint8, shape=(1, 1, 1, 3))
+    >>> color_jitter(images, tf.constant([[0.5, 1.0, 1.0]])).numpy().ravel().tolist()
+    [50, 25, 0]
     """
     brightness, contrast, saturation = (tf.reshape(factors[:, i], [-1, 1, 1, 1]) for i in range(3))
 
@@ -317,7 +372,11 @@ def color_jitter(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
 
 
 def hue_draws(batch_size: int | tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
-    """Draws float32 `[B]`: turns of the hue, uniform within +-strength of the full circle."""
+    """Draws float32 `[B]`: turns of the hue, uniform within +-strength of the full circle.
+
+    >>> hue_draws(8, tf.constant([0, 1]), strength=0.1).shape
+    TensorShape([8])
+    """
     return _uniform([batch_size], seed, -strength, strength)
 
 
@@ -332,6 +391,10 @@ def turn_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
 
     Returns:
         uint8 `[B, H, W, 3]`.
+
+    >>> red = tf.constant([255, 0, 0], tf.uint8, shape=(1, 1, 1, 3))
+    >>> turn_hue(red, tf.constant([1 / 3])).numpy().ravel().tolist()
+    [0, 255, 0]
     """
     values = tf.image.rgb_to_hsv(tf.cast(images, tf.float32) / 255.0)
     hue = tf.math.floormod(values[..., :1] + turns[:, None, None, None], 1.0)
@@ -339,7 +402,11 @@ def turn_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
 
 
 def grayscale_draws(batch_size: int | tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
-    """Draws which images lose their colour: bool `[B]`, each True with the given probability."""
+    """Draws which images lose their colour: bool `[B]`, each True with the given probability.
+
+    >>> grayscale_draws(8, tf.constant([0, 1]), probability=0.2).dtype
+    tf.bool
+    """
     return _uniform([batch_size], seed) < probability
 
 
@@ -352,6 +419,10 @@ def grayscale(images: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
 
     Returns:
         uint8 `[B, H, W, 3]`.
+
+    >>> red = tf.constant([255, 0, 0], tf.uint8, shape=(1, 1, 1, 3))
+    >>> grayscale(red, tf.constant([True])).numpy().ravel().tolist()
+    [76, 76, 76]
     """
 
     def without_colour(some: tf.Tensor) -> tf.Tensor:

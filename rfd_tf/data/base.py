@@ -43,6 +43,11 @@ class Source:
             a file of per-image weights belongs to one fingerprint.
         skipped: `(name, reason)` of each image that was left out, because it cannot be decoded.
         names: a display name per index, or None.
+
+    >>> from rfd_tf.data import digits
+    >>> source = digits()
+    >>> source, source.class_names[:3], source.labels[:3].tolist()
+    (<ArraySource 'digits/train': 1500 images>, ('0', '1', '2'), [0, 1, 2])
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Source:
 
     @property
     def labels(self) -> np.ndarray | None:
+        """The class of each image, int64 `[num_images]`, or None."""
         return self._labels
 
     def record_failures(self, read: Callable[[], Iterable[int]]) -> None:

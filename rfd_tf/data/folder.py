@@ -39,6 +39,15 @@ class FolderSource(Source):
         kinds: int32 `[N]`, see `image_files`.
         sizes: int32 `[N, 2]`, height and width as stored.
         orientations: int32 `[N]`, EXIF orientations 1 to 8; None where all are 1.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> for number in range(2):
+    ...     image = Image.fromarray(np.full((20, 30, 3), 99 * number, np.uint8))
+    ...     image.save(f"{folder}/{number}.png")
+    >>> source = image_folder(folder, cache_bytes=0)
+    >>> source.names, source.sizes.tolist()
+    (['0.png', '1.png'], [[20, 30], [20, 30]])
     """
 
     def __init__(

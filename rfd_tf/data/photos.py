@@ -117,6 +117,11 @@ class PhotoSource(Source):
         seed: of the crops.
         settings: how they are cut.
         numbers: int64 `[N]`, the crop at each index; None where these are the same.
+
+    >>> photos = ["sklearn:china.jpg"]
+    >>> source = photo_crops(photos, num_crops=100, size=16, cache_bytes=0)
+    >>> source.num_images, len(source.photos), source.size
+    (100, 1, 16)
     """
 
     def __init__(

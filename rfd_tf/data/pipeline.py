@@ -185,6 +185,11 @@ def evaluation_dataset(
 
     Raises:
         UserError: `image_size` or `batch_size` is less than 1.
+
+    >>> from rfd_tf.data import digits
+    >>> batches = evaluation_dataset(digits("test"), image_size=16, batch_size=100)
+    >>> [len(batch["index"]) for batch in batches]
+    [100, 100, 97]
     """
     _check_positive("image_size", image_size)
     _check_positive("batch_size", batch_size)

@@ -28,6 +28,11 @@ class TfdsSource(Source):
     Attributes:
         transparent: whether the images may have an alpha channel.
         shuffle_buffer: how many records are shuffled together while training.
+
+    >>> from rfd_tf import data
+    >>> cifar10 = data.tfds("cifar10", cache_bytes=0)  # doctest: +SKIP
+    >>> cifar10.num_images, cifar10.shuffle_buffer  # doctest: +SKIP
+    (50000, 50000)
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class TfdsSource(Source):
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:  # read on first use: a pass over all files
+        """The class of each image, int64 `[num_images]`, or None; read when first asked for."""
         if self._label_key is None:
             return None
         import tensorflow_datasets
@@ -191,6 +197,11 @@ def tfds(
     Raises:
         UserError: TFDS is not installed; the dataset is unknown, not prepared, has no such split
             or no images of 8 or 16 bits; no objects, no such class or no image that shows one.
+
+    >>> tfds("cifar10", tfds_dir="no/such/folder")
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: dataset 'cifar10' is not prepared in ...; give --tfds_dir ...
     """
     try:
         import tensorflow_datasets

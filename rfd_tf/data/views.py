@@ -134,7 +134,14 @@ def rotate_degrees(images: Any, degrees: Sequence[int] = (0, 90, 180, 270)) -> A
 
 
 def check_degrees(degrees: Sequence[int]) -> None:
-    """Raises a `UserError` unless these are different multiples of 45 degrees, 0 to 315."""
+    """Raises a `UserError` unless these are different multiples of 45 degrees, 0 to 315.
+
+    >>> check_degrees([0, 90])
+    >>> check_degrees([0, 30])
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: rotations must be different multiples of 45 degrees from 0 to 315, ...
+    """
     possible = list(range(0, 360, 45))
     given = list(degrees) if isinstance(degrees, (list, tuple)) else [degrees]
     if not given or any(d not in possible for d in given) or len(set(given)) < len(given):

@@ -68,6 +68,9 @@ class Settings:
         output: folder for figures, caches and what an interrupted task takes up again; None to
             write nothing.
         cache_features: whether frozen features are kept on disk, in `output`.
+
+    >>> Settings(seed=3).batch_size
+    256
     """
 
     seed: int = 0
@@ -90,6 +93,16 @@ class Task(abc.ABC):
         labels_optional: True where images to learn from and to judge are enough; their labels
             may then be None, of one class, or differ.
         compares_random: whether the random twin is judged too.
+
+    >>> class Parameters(Task):
+    ...     name = "parameters"
+    ...     needs_labels = False
+    ...     def protocol(self, data):
+    ...         return {"counted": "weights of the network"}
+    ...     def run(self, subject, data, settings):
+    ...         yield Result("f", subject.network().count_params(), metric="parameters", when="")
+    >>> next(Parameters().run(Subject.pretrained("six_layer.rfd_cifar10"), None, Settings())).value
+    105328
     """
 
     name: str
@@ -125,6 +138,20 @@ class Evaluator(Task):
         pixels: whether the images' own pixels are judged too, as "pixels".
         train_rotated: whether train images are turned by their `turns`.
         images: which test images are judged, of "upright" and "rotated".
+
+    >>> class LargestNumber(Evaluator):
+    ...     name = "largest_number"
+    ...     def settings(self, num_train):
+    ...         return {"guess": "the place of the feature's largest number"}
+    ...     def fit(self, train, labels, num_classes):
+    ...         self.num_classes = num_classes
+    ...     def score(self, test, labels):
+    ...         for feature, values in test.items():
+    ...             guess = values.argmax(axis=1) % self.num_classes
+    ...             yield Result(feature, float(np.mean(guess == labels)), when="")
+    >>> train, labels = {"f": np.eye(3)}, np.arange(3)
+    >>> [each.value for each in LargestNumber().evaluate(train, labels, train, labels, 3)]
+    [1.0]
     """
 
     pooling: Pooling = ("average", 1)
@@ -159,12 +186,15 @@ class Evaluator(Task):
         yield from self.score(test, test_labels)
 
     def protocol(self, data: Data) -> dict:
+        """Returns `settings` for the images to learn from."""
         return self.settings(len(data.train))
 
     def check(self, subject: Subject, data: Data) -> None:
+        """Raises `UserError` where the network lacks an endpoint to judge."""
         subject.feature_tensors(subject.network(), self.pooling)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
+        """Takes the features of one network, fits and yields results."""
         from rfd_tf.evaluation.frozen import judge
 
         for _, result in judge([self], subject, data, settings):

@@ -108,6 +108,11 @@ class Detection(Task):
         UserError: options out of range, or a folder that cannot be read.
 
     Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017.
+
+    >>> Detection("no/such/folder", image_size=100)
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: the detector's image size is a multiple of 32, 64 or more; got 100
     """
 
     name = "detection"

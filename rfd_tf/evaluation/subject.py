@@ -76,10 +76,12 @@ class Subject:
 
     @property
     def is_pretrained(self) -> bool:
+        """Whether this is the network to judge, rather than its random twin."""
         return self.title == PRETRAINED
 
     @functools.cached_property
     def sha256(self) -> str:
+        """The hex digest of the weights file."""
         return sha256(self._path)
 
     def network(self) -> keras.Model:

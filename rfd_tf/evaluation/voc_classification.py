@@ -69,6 +69,11 @@ class VocClassification(Task):
         UserError: options out of range, or a folder that cannot be read.
 
     Source of the protocol: Feng et al., CVPR 2019, section 4.3.
+
+    >>> VocClassification("no/such/folder", protocols=["fc7"])
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: unknown protocol of voc_classification 'fc7' (did you mean ...); ...
     """
 
     name = "voc_classification"

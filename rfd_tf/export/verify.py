@@ -19,7 +19,13 @@ Report = dict[str, dict[str, float]]
 
 
 class ExportMismatch(RuntimeError):
-    """An exported file gives other features than the Keras model it was made from."""
+    """An exported file gives other features than the Keras model it was made from.
+
+    >>> compare("example", {"embedding": np.ones(2)}, {"f": np.ones(2)})
+    Traceback (most recent call last):
+    ...
+    rfd_tf.export.verify.ExportMismatch: example gives ['f'], not ['embedding']
+    """
 
 
 def verification_images(image_size: int, count: int = sum(BATCH_SIZES)) -> np.ndarray:
@@ -210,6 +216,18 @@ def verify_saved_model(
 
     Raises:
         ExportMismatch: see `compare`.
+
+    >>> import tempfile
+    >>> from rfd_tf import applications
+    >>> from rfd_tf.export import deployable, write_saved_model
+    >>> network = applications.build("six_layer", 32)
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> folder, images = tempfile.mkdtemp(), verification_images(32)
+    >>> write_saved_model(deployable(network, record), folder)
+    >>> expected = reference_features(network, record, images)
+    >>> sorted(verify_saved_model(folder, images, expected))
+    ['image_bytes', 'serving_default']
     """
     import tensorflow as tf
 
@@ -264,6 +282,17 @@ def verify_onnx(
 
     Raises:
         ExportMismatch: see `compare`.
+
+    >>> import tempfile
+    >>> from rfd_tf import applications
+    >>> from rfd_tf.export import deployable, write_onnx
+    >>> network = applications.build("six_layer", 32)
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> path, images = tempfile.mkdtemp() + "/model.onnx", verification_images(32)
+    >>> _ = write_onnx(deployable(network, record), path)
+    >>> list(verify_onnx(path, images, reference_features(network, record, images)))
+    ['onnxruntime']
     """
     import onnxruntime
 
@@ -311,6 +340,16 @@ def verify_keras(
 
     Raises:
         ExportMismatch: see `compare`.
+
+    >>> import tempfile
+    >>> from rfd_tf import applications
+    >>> network = applications.build("six_layer", 32)
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> path, images = tempfile.mkdtemp() + "/backbone.keras", verification_images(32)
+    >>> applications.portable(network).save(path)
+    >>> list(verify_keras(path, record, images, reference_features(network, record, images)))
+    ['keras']
     """
     import keras
 

@@ -111,8 +111,8 @@ def attention_map(
 
     >>> inputs = keras.Input((2, 2, 3))
     >>> model = keras.Model(inputs, keras.layers.ReLU(name="maps")(inputs))
-    >>> attention_map(model, np.full((1, 2, 2, 3), 2.0), power=2, layer="maps").max()
-    np.float32(12.0)
+    >>> float(attention_map(model, np.full((1, 2, 2, 3), 2.0), power=2, layer="maps").max())
+    12.0
     """
     if power < 1:
         raise UserError(f"the power of an attention map is 1 or more, not {power}")
@@ -131,6 +131,11 @@ def map_of(model: keras.Model, layer: str | None = None):
 
     Raises:
         UserError: no such layer, or it gives no map.
+
+    >>> inputs = keras.Input((4, 4, 3))
+    >>> model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    >>> map_of(model).shape
+    (None, 4, 4, 3)
     """
     shaped = {
         one.name: one.output
@@ -145,7 +150,11 @@ def map_of(model: keras.Model, layer: str | None = None):
 
 
 def enlarge(maps: np.ndarray, size: int) -> np.ndarray:
-    """Resizes maps `[N, h, w]` to float32 `[N, size, size]`, bilinearly."""
+    """Resizes maps `[N, h, w]` to float32 `[N, size, size]`, bilinearly.
+
+    >>> enlarge(np.ones((1, 2, 2), "float32"), 8).shape
+    (1, 8, 8)
+    """
     resized = ops.image.resize(
         np.asarray(maps, np.float32)[..., None], (size, size), interpolation="bilinear"
     )

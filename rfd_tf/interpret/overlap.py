@@ -25,8 +25,8 @@ def binary_map(
     Raises:
         UserError: neither or both, or values out of range.
 
-    >>> binary_map(np.array([[[1.0, 2.0], [3.0, 4.0]]]), quantile=0.75).sum()
-    np.int64(1)
+    >>> int(binary_map(np.array([[[1.0, 2.0], [3.0, 4.0]]]), quantile=0.75).sum())
+    1
     """
     maps = np.asarray(maps)
     if (threshold is None) == (quantile is None):
@@ -102,8 +102,8 @@ def same_area(salient: np.ndarray, seed: int = 0) -> np.ndarray:
     Returns:
         bool, the same shape.
 
-    >>> same_area(np.array([[True, False], [True, False]])).sum()
-    np.int64(2)
+    >>> int(same_area(np.array([[True, False], [True, False]])).sum())
+    2
     """
     flat = salient.reshape(-1, salient.shape[-2] * salient.shape[-1])
     mixed = np.random.default_rng(seed).permuted(flat, axis=1)

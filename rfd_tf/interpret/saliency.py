@@ -160,6 +160,11 @@ def columns_of(model: keras.Model, neurons: Sequence[int] | None = None) -> np.n
 
     Raises:
         UserError: a column that is not there, or an output that is no vector.
+
+    >>> inputs = keras.Input((2, 2, 3))
+    >>> model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    >>> columns_of(model).tolist(), columns_of(model, [2]).tolist()
+    ([0, 1, 2], [2])
     """
     if model.output is None or len(model.output.shape) != 2:
         raise UserError("saliency is taken of vectors; pool the map first")
@@ -171,6 +176,11 @@ def columns_of(model: keras.Model, neurons: Sequence[int] | None = None) -> np.n
 
 
 def rows_of(model: keras.Model) -> int:
-    """Returns how many images go through a model together."""
+    """Returns how many images go through a model together.
+
+    >>> inputs = keras.Input((512, 512, 3))
+    >>> rows_of(keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)))
+    4
+    """
     height, width = model.input_shape[1:3]
     return max(1, _PIXELS_PER_PASS // (height * width))

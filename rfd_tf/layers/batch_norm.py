@@ -86,6 +86,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return super().add_weight(*args, name=name, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
+        """Normalises `[..., channels]`, when training by the batch's own statistics."""
         batch_statistics = bool(training) and self.trainable
         # (Keras 3.12 has no batch renormalisation.)
         renorm = getattr(self, "renorm", False)

@@ -75,6 +75,7 @@ class NormalizingConstant(keras.layers.Layer):
         return self.num_images * math.exp(1.0 / (2.0 * self.dimensions * self.temperature**2))
 
     def call(self, logits, valid=None, training=False):
+        """Returns the scalar Z, float32; takes in the batch when training."""
         if self.mode == "analytic":
             return ops.convert_to_tensor(self.analytic(), dtype="float32")
         exponentials = ops.exp(ops.stop_gradient(logits))

@@ -16,7 +16,12 @@ def _log_model_and_noise(logits, normalizer, num_images: int):
 
 
 def nce_probabilities(logits, normalizer):
-    """P(image | embedding) = exp(logit) / Z, `[batch, 1 + negatives]` float32."""
+    """P(image | embedding) = exp(logit) / Z, `[batch, 1 + negatives]` float32.
+
+    >>> import numpy as np
+    >>> np.asarray(nce_probabilities(np.log([[2.0, 1.0]]), normalizer=4.0)).tolist()
+    [[0.5, 0.25]]
+    """
     return ops.exp(ops.cast(logits, "float32")) / ops.cast(normalizer, "float32")
 
 

@@ -48,7 +48,11 @@ def arguments(name: str) -> dict[str, object]:
 
 
 def all_arguments() -> list[str]:
-    """Returns the arguments of all methods, each once."""
+    """Returns the arguments of all methods, each once.
+
+    >>> "temperature" in all_arguments(), "backbone" in all_arguments()
+    (True, False)
+    """
     return list(dict.fromkeys(key for name in METHODS for key in arguments(name)))
 
 

@@ -34,6 +34,20 @@ class Method(keras.Model):
 
     Raises:
         UserError: for an endpoint that the backbone lacks.
+
+    A method that trains features to be small, for example:
+
+    >>> class Small(Method):
+    ...     def __init__(self, backbone, **kwargs):
+    ...         super().__init__(backbone, **kwargs)
+    ...         self.declare({"size": 1.0})
+    ...         self.built = True
+    ...     def call(self, batch, training=False):
+    ...         features = self.features(self.preprocess(batch["image"]), training=training)
+    ...         return {"size": ops.mean(ops.square(features))}
+    >>> method = Small(applications.build("six_layer", image_size=32))
+    >>> list(method({"image": np.zeros((2, 32, 32, 3), "uint8"), "index": np.arange(2)}))
+    ['size']
     """
 
     #: How many crops of an image a batch may hold.
@@ -256,6 +270,7 @@ class Method(keras.Model):
         return {name: means[position] for position, name in enumerate(self.log_names)}
 
     def reset_metrics(self):
+        """Sets what is logged back to the beginning of an epoch."""
         super().reset_metrics()
         self.log_totals.assign(np.zeros(self.log_totals.shape, "float32"))
 

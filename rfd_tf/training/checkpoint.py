@@ -133,6 +133,11 @@ class CheckpointFolder:
     Args:
         directory: folder to hold them; made when the first is saved.
         keep: how many to keep, at least 1.
+
+    >>> import tempfile
+    >>> checkpoints = CheckpointFolder(tempfile.mkdtemp(), keep=2)
+    >>> checkpoints.path(12).name, checkpoints.latest()
+    ('step-000000012.npz', None)
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):

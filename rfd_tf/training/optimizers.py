@@ -52,6 +52,7 @@ class SGD(keras.optimizers.Optimizer):
         self.momentums = []
 
     def build(self, variables):
+        """Makes the momentum buffers; see `keras.optimizers.Optimizer`."""
         if self.built:
             return
         super().build(variables)
@@ -59,6 +60,7 @@ class SGD(keras.optimizers.Optimizer):
         self._decays = [variable.name not in self.undecayed for variable in variables]
 
     def update_step(self, gradient, variable, learning_rate):
+        """Applies the rule above to one weight."""
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         direction = gradient
@@ -72,6 +74,7 @@ class SGD(keras.optimizers.Optimizer):
         self.assign_sub(variable, rate * step)
 
     def get_config(self):
+        """Returns the arguments that make the optimizer again."""
         config = super().get_config()
         for name in ("momentum", "nesterov", "coupled_weight_decay"):
             config[name] = getattr(self, name)

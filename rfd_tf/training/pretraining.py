@@ -33,6 +33,9 @@ class Augmentation:
         grayscale: share of images made grey.
         crops: how often an image is cropped and changed anew for one step. With one crop for each
             rotation, no two views of an image are turned copies of one another.
+
+    >>> Augmentation(crop="resized", color_jitter=0.4).horizontal_flip
+    True
     """
 
     crop: str = "pad"
@@ -58,6 +61,11 @@ class Optimization:
         optimizer, momentum, nesterov, weight_decay, undecayed: see `optimizers.build`; the decay of
             `sgd` is coupled.
         steps_per_execution: steps run by one call into TensorFlow.
+
+    >>> Optimization(epochs=0)
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: epochs 0 must be at least 1
     """
 
     epochs: int = 100
@@ -120,6 +128,18 @@ class Pretraining:
 
     Raises:
         UserError: a batch that cannot be split evenly, or larger than the dataset.
+
+    >>> from rfd_tf import applications, data, methods
+    >>> pretraining = Pretraining(
+    ...     build_backbone=lambda: applications.build("six_layer", 16, filters=(4, 4, 4, 4, 4, 8)),
+    ...     build_method=methods.RotationPrediction,
+    ...     source=data.digits(),
+    ...     image_size=16,
+    ...     optimization=Optimization(epochs=1, batch_size=32, steps_per_epoch=1),
+    ... )
+    >>> pretraining.train()
+    >>> sorted(pretraining.method.logs())
+    ['loss', 'rotation_accuracy', 'rotation_loss']
     """
 
     def __init__(

@@ -35,6 +35,14 @@ class RunFolder:
 
     Raises:
         UserError: the folder cannot be written.
+
+    >>> run = RunFolder(tempfile.mkdtemp())
+    >>> run.start({"method": "rfd"})  # nothing to resume
+    >>> run.write(identity={"method": "rfd"})
+    >>> run.start({"method": "rotation"})
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: '...' holds a run with method 'rfd', and this one has 'rotation'; ...
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):

@@ -71,7 +71,11 @@ def from_lookup_table(table: Sequence[tuple[float, float]], steps_per_epoch: int
 
 
 def constant(rate: float):
-    """The same rate at every step."""
+    """The same rate at every step.
+
+    >>> float(constant(0.5)(1000))
+    0.5
+    """
     return keras.optimizers.schedules.PiecewiseConstantDecay([0], [rate, rate])
 
 
@@ -83,6 +87,10 @@ def cosine(rate: float, total_steps: int, warmup_steps: int = 0, final_fraction:
         total_steps: optimizer steps in all, the warm-up's included.
         warmup_steps: steps of the warm-up.
         final_fraction: share of `rate` at the end, 0 to 1.
+
+    >>> schedule = cosine(0.5, total_steps=100, warmup_steps=20)
+    >>> [round(float(schedule(step)), 3) for step in (0, 10, 20, 60, 100)]
+    [0.0, 0.25, 0.5, 0.25, 0.0]
     """
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warmup_steps else rate,
@@ -135,6 +143,10 @@ def build(
     Raises:
         UserError: unknown name, missing table, a rate not above 0, a warm-up that fits no schedule,
             a decay out of its range.
+
+    >>> schedule = build("cosine", rate=0.5, epochs=10, steps_per_epoch=10, warmup_epochs=2)
+    >>> float(schedule(20))
+    0.5
     """
     if name not in SCHEDULES:
         raise unknown("schedule", name, SCHEDULES)

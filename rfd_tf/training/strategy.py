@@ -29,6 +29,9 @@ def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strateg
     Raises:
         UserError: unknown name, a TF_CONFIG missing or malformed, devices already in use, a
             worker that does not start within `workers.START_TIMEOUT`.
+
+    >>> build("none").num_replicas_in_sync
+    1
     """
     if name not in STRATEGIES:
         raise unknown("strategy", name, STRATEGIES)
@@ -78,7 +81,11 @@ def _multiworker() -> tf.distribute.Strategy:
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """This process' position among the machines and their number, `(0, 1)` on a single one."""
+    """This process' position among the machines and their number, `(0, 1)` on a single one.
+
+    >>> worker(build("none"))
+    (0, 1)
+    """
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.cluster_spec():
         return 0, 1
@@ -91,6 +98,9 @@ def agree(strategy: tf.distribute.Strategy, value: int) -> int:
     Args:
         strategy: the strategy that trains.
         value: a whole number; only that of worker 0 counts.
+
+    >>> agree(build("none"), 7)
+    7
     """
     return int(_first_workers(strategy, [value])[0])
 
@@ -104,6 +114,8 @@ def check_same(strategy: tf.distribute.Strategy, facts: dict) -> None:
 
     Raises:
         UserError: a fact is not what it is on worker 0; the message names it.
+
+    >>> check_same(build("none"), {"images": "digits"})
     """
     digests = []
     for value in facts.values():
@@ -133,7 +145,13 @@ def _first_workers(strategy: tf.distribute.Strategy, values: list[int]) -> list[
 
 
 def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 1) -> None:
-    """Raises a `UserError` when the batch cannot be split evenly over replicas and parts."""
+    """Raises a `UserError` when the batch cannot be split evenly over replicas and parts.
+
+    >>> check_batch(build("none"), batch_size=10, parts=4)
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: batch_size 10 cannot be split evenly over 1 replicas x 4 ...
+    """
     pieces = strategy.num_replicas_in_sync * parts
     if batch_size % pieces:
         raise UserError(
@@ -144,7 +162,11 @@ def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 
 
 
 def has_bfloat16_hardware() -> bool:
-    """Whether this machine computes bfloat16 natively: AMX or AVX512-BF16, or a recent GPU."""
+    """Whether this machine computes bfloat16 natively: AMX or AVX512-BF16, or a recent GPU.
+
+    >>> has_bfloat16_hardware() in (True, False)
+    True
+    """
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")

@@ -68,7 +68,10 @@ def test_weights_are_estimated_converted_and_drawn_and_mistakes_told(photos):
         "must read name=value": [*small, fresh, "--backbone_option=filters"],
         "batch_size 9 is more than the 8 images": [*small, fresh, "--batch_size=9"],
         "positive prior 0.0 must be": [*small, fresh, "--positive_prior=0"],
-        "images come from one of --dataset, --data_dir, --source_images, and none": [fresh, "--backbone=six_layer"],
+        "images come from one of --dataset, --data_dir, --source_images, and none": [
+            fresh,
+            "--backbone=six_layer",
+        ],
         "made from 'photos' (16 images": pictures,
         "is no .npz file": [data, f"--input={photos / 'file.npz'}", fresh],
         "no such PU weights file": [data, "--input=none.npz", fresh],

@@ -76,6 +76,16 @@ class Explorer:
     Raises:
         UserError: features that are not finite numbers, images of another size, an option that is
             too small.
+
+    >>> import tempfile
+    >>> from rfd_tf.data import digits
+    >>> from rfd_tf.interpret.explore import OnnxNetwork, exported
+    >>> network = OnnxNetwork(exported("six_layer.rfd_cifar10", tempfile.mkdtemp()))
+    >>> images = ImageSet(digits("test"), np.arange(20), network.image_size)
+    >>> explorer = Explorer(network, images, neighbours=3)
+    >>> answer = explorer.look(explorer.pixels[0], degrees=90)
+    >>> len(answer["rotation"]), len(answer["neighbours"]["f2"])
+    (4, 3)
     """
 
     def __init__(

@@ -87,6 +87,11 @@ class OnnxNetwork:
 
     Raises:
         UserError: no such file, or not such a file.
+
+    >>> import tempfile
+    >>> network = OnnxNetwork(exported("six_layer.rfd_cifar10", tempfile.mkdtemp()))
+    >>> network(np.zeros((2, 32, 32, 3), np.uint8))["f1"].shape
+    (2, 64)
     """
 
     def __init__(self, path: str | os.PathLike):

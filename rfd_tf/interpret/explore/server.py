@@ -71,6 +71,20 @@ class ExploreServer(ThreadingHTTPServer):
 
     Raises:
         UserError: the port is not to be had.
+
+    >>> import tempfile, urllib.request
+    >>> from rfd_tf.data import digits
+    >>> from rfd_tf.evaluation import ImageSet
+    >>> from rfd_tf.interpret.explore import OnnxNetwork, exported
+    >>> network = OnnxNetwork(exported("six_layer.rfd_cifar10", tempfile.mkdtemp()))
+    >>> images = ImageSet(digits("test"), np.arange(20), network.image_size)
+    >>> server = ExploreServer(Explorer(network, images), port=0)
+    >>> thread = threading.Thread(target=server.serve_forever)
+    >>> thread.start()
+    >>> urllib.request.urlopen(server.url).status
+    200
+    >>> server.shutdown()
+    >>> server.server_close()
     """
 
     daemon_threads = True
@@ -101,6 +115,7 @@ class ExploreServer(ThreadingHTTPServer):
         return token
 
     def uploaded(self, token: str) -> np.ndarray:
+        """Returns the picture that `keep` remembered; `Refused` where it no longer does."""
         with self._lock:
             pixels = self._uploads.get(token)
         if pixels is None:
@@ -109,6 +124,7 @@ class ExploreServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         # A browser that no longer waits is no error.
+        """Prints what went wrong, unless the browser merely went away."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 

@@ -25,6 +25,9 @@ class Refused(Exception):
 
     Attributes:
         status: of HTTP.
+
+    >>> Refused(404, "there is nothing here").status
+    404
     """
 
     def __init__(self, status: int, message: str):

@@ -68,6 +68,12 @@ def check_output(path: str | os.PathLike) -> None:
 
     Raises:
         UserError: it cannot.
+
+    >>> import tempfile
+    >>> check_output(tempfile.mkdtemp())
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: '...' is a folder; give --output a file name
     """
     path = Path(path)
     if path.is_dir():
@@ -103,6 +109,14 @@ def build(
 
     Raises:
         UserError: an unknown section.
+
+    >>> import tempfile
+    >>> from rfd_tf.interpret.report import read_run
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
+    >>> made, left_out = build(read_run(folder), sections=["summary", "map"])
+    >>> [section.name for section in made], left_out
+    (['summary'], [('map', 'no images were given.')])
     """
     names = list(dict.fromkeys(SECTIONS if sections is None else sections))
     for name in names:
@@ -136,6 +150,13 @@ def render(
 
     Its content security policy forbids the browser every request, and every script but its own.
     Names of files and classes are escaped.
+
+    >>> import tempfile
+    >>> from rfd_tf.interpret.report import read_run
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
+    >>> render(read_run(folder), []).splitlines()[0]
+    '<!DOCTYPE html>'
     """
     script, style = _part("page.js"), _part("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -169,6 +190,13 @@ def write(
 
     Raises:
         UserError: an unknown section, or a file that cannot be written.
+
+    >>> import tempfile
+    >>> from rfd_tf.interpret.report import read_run
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
+    >>> write(folder / "report.html", read_run(folder), sections=["summary"])
+    []
     """
     made, left_out = build(run, images, sections, no_images, say)
     text = render(run, made, left_out)

@@ -41,6 +41,17 @@ class ReportImages:
 
     Raises:
         UserError: no images to look at, or weights that cannot be read.
+
+    >>> import pathlib, tempfile
+    >>> from rfd_tf import applications, data
+    >>> from rfd_tf.interpret.report import read_run
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "run.json").write_text("{}")
+    >>> network, record = applications.load_backbone("six_layer.rfd_cifar10")
+    >>> _ = applications.save_backbone(network, folder / "backbone.weights.h5", record)
+    >>> images = ReportImages(read_run(folder), data.digits(), data.digits("test"), count=20)
+    >>> list(images.tensors)
+    ['f1', 'f2', 'f']
     """
 
     def __init__(
@@ -63,6 +74,7 @@ class ReportImages:
 
     @functools.cached_property
     def network(self) -> keras.Model:
+        """The run's backbone, a Keras model on normalised pixels."""
         return self.subject.network()
 
     @functools.cached_property

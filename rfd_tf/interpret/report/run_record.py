@@ -26,6 +26,13 @@ class RunRecord:
         chance_levels: of the logged quantities, value when nothing has been learnt.
         evaluation: of evaluation.json, or None.
         has_weights: whether there is a backbone to look at.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "run.json").write_text('{"flags": {"epochs": 3}}')
+    >>> _ = (folder / "metrics.csv").write_text("epoch,loss\\n1,2.5\\n")
+    >>> read_run(folder).unfinished[:48]
+    'This run is unfinished: 1 of 3 epochs are done. '
     """
 
     folder: Path
@@ -41,6 +48,7 @@ class RunRecord:
 
     @property
     def epochs_done(self) -> int:
+        """The number of the last epoch in metrics.csv, 0 where there is none."""
         return int(self.epochs[-1]["epoch"]) if self.epochs else 0
 
     @property
