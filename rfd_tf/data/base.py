@@ -43,7 +43,10 @@ class Source:
             a file of per-image weights belongs to one fingerprint.
         skipped: `(name, reason)` of each image that was left out, because it cannot be decoded.
         names: a display name per index, or None.
+        lengths: bytes of the file of each index, or None where images are not files.
     """
+
+    lengths: Sequence[int] | None = None
 
     def __init__(
         self,

@@ -229,6 +229,21 @@ class Pretraining:
         done = step - epoch * self.steps_per_epoch
         return self.dataset(step, order=order[done * batch_size :])
 
+    def sample(self, count: int) -> np.ndarray:
+        """Some of the images this worker trains on, always the same, not augmented.
+
+        Args:
+            count: how many; fewer where an epoch has not as many.
+
+        Returns:
+            uint8 `[count, size, size, 3]`.
+        """
+        local = self.optimization.batch_size // strategies.worker(self.strategy)[1]
+        batches = pipeline.steps_per_epoch(self.source, self.optimization.batch_size)
+        wanted = min(batches, -(-count // local))
+        taken = self.dataset(augmented=False).take(wanted)
+        return np.concatenate([batch["image"].numpy() for batch in taken])[:count]
+
     def fill_memory_bank(self) -> None:
         """Fills the memory bank by one forward pass over the images, not augmented."""
         steps = pipeline.steps_per_epoch(self.source, self.optimization.batch_size)

@@ -91,7 +91,7 @@ def test_keras_fit_trains_the_method_too():
 def test_a_loss_that_is_no_number_is_named():
     method = make()
     method.projection.kernel.assign(np.full(method.projection.kernel.shape, np.nan))
-    with pytest.raises(UserError, match="instance_loss became nan at or before step 4"):
+    with pytest.raises(UserError, match="instance_loss became nan at step 1;"):
         train(method)
 
 
