@@ -3,7 +3,8 @@
     python scripts/pretrain.py --flagfile=configs/quickstart.cfg --output_dir=runs/digits
     python scripts/pretrain.py --data_dir=photos --backbone=mobilenet_v2 --output_dir=runs/photos
 
-Running the same command again resumes the run.
+Running the same command again resumes the run. SIGTERM and SIGINT (Ctrl-C) save and end it after
+the step at hand, with exit code 143 or 130; a mistake or a fault that is told ends with code 2.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from keras import ops
 #: Below it the features of different images are nearly one: see `spread`.
 MIN_SPREAD = 0.01
 #: Below it the memory bank varies in hardly more than one direction: see `effective_rank`.
-MIN_EFFECTIVE_RANK = 1.5
+MIN_EFFECTIVE_RANK = 1.1
 #: Rows of the memory bank that are looked at, at most.
 BANK_ROWS = 4096
 _AT_ONCE = 64
@@ -96,8 +96,13 @@ class CollapseCheck(keras.callbacks.Callback):
         rows = ops.convert_to_numpy(bank.lookup(index))
         logs["bank_effective_rank"] = effective_rank(rows)
         self._judge("the memory bank's spread", spread(rows), MIN_SPREAD, epoch)
-        least = min(MIN_EFFECTIVE_RANK, (count - 1) / 2, bank.dimensions / 2)
-        self._judge("the memory bank's effective rank", logs["bank_effective_rank"], least, epoch)
+        if min(count - 1, bank.dimensions) > 1:  # else it can be no more than 1
+            self._judge(
+                "the memory bank's effective rank",
+                logs["bank_effective_rank"],
+                MIN_EFFECTIVE_RANK,
+                epoch,
+            )
 
     def _judge(self, what: str, value: float, least: float, epoch: int) -> None:
         if value >= least:

@@ -180,14 +180,19 @@ class Pretraining:
         )
 
     def dataset(
-        self, start_step: int = 0, augmented: bool = True, order: np.ndarray | None = None
+        self,
+        start_step: int = 0,
+        augmented: bool = True,
+        order: np.ndarray | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> tf.data.Dataset:
         """This worker's batches, the first being that of step `start_step`.
 
         Args:
             start_step: the step to begin at.
             augmented: whether images are cropped and changed.
-            order: see `rfd_tf.data.pipeline.training_dataset`.
+            order, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is this worker's
+                when None.
         """
         options = dataclasses.asdict(self.augmentation)
         if not augmented:
@@ -205,7 +210,7 @@ class Pretraining:
             batch_size=self.optimization.batch_size,
             seed=self.seed,
             start_step=start_step,
-            shard=strategies.worker(self.strategy),
+            shard=shard or strategies.worker(self.strategy),
             order=order,
             **options,
         )
@@ -230,7 +235,7 @@ class Pretraining:
         return self.dataset(step, order=order[done * batch_size :])
 
     def sample(self, count: int) -> np.ndarray:
-        """Some of the images this worker trains on, always the same, not augmented.
+        """Some of the images trained on, the same on every machine, not augmented.
 
         Args:
             count: how many; fewer where an epoch has not as many.
@@ -238,10 +243,9 @@ class Pretraining:
         Returns:
             uint8 `[count, size, size, 3]`.
         """
-        local = self.optimization.batch_size // strategies.worker(self.strategy)[1]
-        batches = pipeline.steps_per_epoch(self.source, self.optimization.batch_size)
-        wanted = min(batches, -(-count // local))
-        taken = self.dataset(augmented=False).take(wanted)
+        size = self.optimization.batch_size
+        wanted = min(pipeline.steps_per_epoch(self.source, size), -(-count // size))
+        taken = self.dataset(augmented=False, shard=(0, 1)).take(wanted)
         return np.concatenate([batch["image"].numpy() for batch in taken])[:count]
 
     def fill_memory_bank(self) -> None:

@@ -140,7 +140,8 @@ class RunFolder:
             )
         for name, value in identity.items():
             found = run["identity"].get(name)
-            if found != value and source and name in ("fingerprint", "num_images"):
+            named = source is not None and source.names is not None
+            if found != value and named and name in ("fingerprint", "num_images"):
                 images = image_list.difference(self.path(image_list.FILE), source)
                 raise UserError(
                     f"the images have changed since the run in '{self.directory}' began, which "
