@@ -72,9 +72,11 @@ def snapshot(method, optimizer) -> list[tuple[str, np.ndarray]]:
 def _to_array(variable) -> np.ndarray:
     from keras import ops
 
-    # TensorFlow's values are never changed in place while someone holds them, so that this need
-    # not copy what was read.
-    return np.asarray(ops.convert_to_tensor(variable.value))
+    value = ops.convert_to_tensor(variable.value)
+    # TensorFlow's values are never changed in place while someone holds them, so that what was
+    # read need not be copied once more, as its public ways of making an array do.
+    share = getattr(value, "_numpy", None)
+    return np.asarray(share() if share else value)
 
 
 def not_finite(named: Iterable[tuple[str, np.ndarray]]) -> str | None:
