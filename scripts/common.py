@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 # TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
@@ -56,6 +57,15 @@ def be_quiet() -> None:
         logging.set_verbosity(logging.WARNING)
 
 
+def _warn_in_a_line(message, category, filename, lineno, line=None) -> str:
+    if category is UserWarning and f"{os.sep}rfd_tf{os.sep}" in filename:
+        return f"warning: {message}\n"
+    return _format_warning(message, category, filename, lineno, line)
+
+
+_format_warning = warnings.formatwarning
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2."""
 
@@ -63,6 +73,7 @@ def run(main: Callable[[], None]) -> None:
         from rfd_tf.errors import UserError
 
         be_quiet()
+        warnings.formatwarning = _warn_in_a_line
         try:
             main()
         except UserError as error:

@@ -3,7 +3,8 @@
     python scripts/pretrain.py --flagfile=configs/quickstart.cfg --output_dir=runs/digits
     python scripts/pretrain.py --data_dir=photos --backbone=mobilenet_v2 --output_dir=runs/photos
 
-Running the same command again resumes the run.
+Running the same command again resumes the run. SIGTERM and SIGINT (Ctrl-C) save and end it after
+the step at hand, with exit code 143 or 130; a mistake or a fault that is told ends with code 2.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from absl import flags
 
 FLAGS = flags.FLAGS
 IMAGENET_IMAGES = 1_281_167
+COLLAPSE_IMAGES = 256
 
 flags.adopt_module_key_flags(pretrain_flags)
 
@@ -149,12 +151,8 @@ def pretrain(strategy) -> None:
         say("filling the memory bank by one forward pass")
         session.fill_memory_bank()
 
-    def save(step: int, epoch: int) -> None:
-        run.checkpoints.save(
-            session.method,
-            session.optimizer,
-            {"step": step, "epoch": epoch, "knn_accuracy_random_init": monitor_start},
-        )
+    def keep(epoch: int) -> None:
+        """Writes the files beside the checkpoint of an epoch's end."""
         applications.save_backbone(
             session.method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
         )
@@ -167,9 +165,49 @@ def pretrain(strategy) -> None:
             epoch = start_step / session.steps_per_epoch
             save_heads(run.directory, session.method.heads(), epoch)
     else:
-        session.train(start_step, make_callbacks(run, session, monitor, monitor_start, save, chief))
+        train(run, session, start_step, monitor, monitor_start, keep, chief)
     if chief:
         finish(run, session.method, *judged, tasks)
+
+
+def train(run, session, start_step: int, monitor, monitor_start, keep, chief: bool) -> None:
+    """Trains and saves; ends the program where a signal asks for it."""
+    import time
+
+    from rfd_tf.training import callbacks, run_folder
+    from rfd_tf.training.saving import BackgroundSaver
+    from rfd_tf.training.stopping import StopRequest
+
+    if not chief:
+        session.train(start_step)
+        return
+    saver, stop = BackgroundSaver(run.checkpoints), StopRequest()
+    listed = make_callbacks(run, session, monitor, monitor_start)
+    checkpoints = callbacks.Checkpoint(
+        saver,
+        session.method,
+        session.optimizer,
+        {"knn_accuracy_random_init": monitor_start},
+        keep,
+        every=FLAGS.checkpoint_every,
+        every_steps=FLAGS.checkpoint_every_steps,
+        every_minutes=FLAGS.checkpoint_every_minutes,
+        stop=stop,
+    )
+    started = time.perf_counter()
+    with stop.listening(), run_folder.full_disk_reported(run.directory):
+        session.train(start_step, [*listed, checkpoints])
+        saver.wait()
+    seconds = time.perf_counter() - started
+    run.add(saving=saver.report(seconds))
+    say(saver.tell(seconds))
+    if stop.signal:
+        say(
+            f"stopped by {stop.signal.name} after step {checkpoints.last_step:,} of "
+            f"{FLAGS.epochs * session.steps_per_epoch:,}; all is saved, and the same command "
+            "goes on from there"
+        )
+        raise SystemExit(128 + stop.signal)
 
 
 def follow_the_original() -> None:
@@ -269,7 +307,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
     import tensorflow as tf
 
     from rfd_tf.errors import UserError
-    from rfd_tf.training import checkpoint
+    from rfd_tf.training import checkpoint, image_list
     from rfd_tf.training import strategy as strategies
 
     source = session.source
@@ -293,7 +331,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
     resolved["source_images"] = photo_flags.resolved(FLAGS.source_images)
     step = 0
     if chief:
-        found = run.start(identity, FLAGS.resume, FLAGS.overwrite)
+        found = run.start(identity, FLAGS.resume, FLAGS.overwrite, source)
         if found:
             step = int(checkpoint.read_description(found)["step"])
             report_changes((run.read() or {}).get("flags", {}), resolved)
@@ -309,6 +347,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
             },
             started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
+        image_list.write(run.path(image_list.FILE), source)
     strategies.check_same(session.strategy, identity)
     # One process decides, or a worker could resume where another starts afresh.
     step = strategies.agree(session.strategy, step)
@@ -333,16 +372,16 @@ def write_skipped(run, source, chief: bool) -> None:
             say(f"{len(skipped)} images cannot be decoded and are left out; named in {path}")
 
 
-def make_callbacks(run, session, monitor, monitor_start, save, chief: bool) -> list:
-    """What happens beside training; workers other than the chief only train."""
-    from rfd_tf.training import callbacks
+def make_callbacks(run, session, monitor, monitor_start) -> list:
+    """What happens beside training, but for saving."""
+    from rfd_tf.training import callbacks, collapse
 
-    if not chief:
-        return []
     levels = session.method.chance_levels()
     listed = [callbacks.Throughput(FLAGS.batch_size, session.optimizer)]
     if monitor:
         listed.append(callbacks.Monitor(monitor, monitor_start, FLAGS.monitor_every))
+    if FLAGS.collapse_check:
+        listed.append(collapse.CollapseCheck(session.sample(COLLAPSE_IMAGES)))
     listed.append(callbacks.MetricsFile(run.path("metrics.csv")))
     tensorboard = None
     if FLAGS.tensorboard:
@@ -359,7 +398,7 @@ def make_callbacks(run, session, monitor, monitor_start, save, chief: bool) -> l
                 every=FLAGS.monitor_every or FLAGS.epochs,
             )
         )
-    return [*listed, callbacks.Progress(levels), callbacks.Checkpoint(save, FLAGS.checkpoint_every)]
+    return [*listed, callbacks.Progress(levels)]
 
 
 def evaluation_tasks(source, test) -> list:

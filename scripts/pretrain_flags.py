@@ -204,7 +204,26 @@ flags.DEFINE_string("output_dir", None, "Folder of the run.")
 flags.DEFINE_enum("resume", "auto", ["auto", "never"], "auto: continue the run in --output_dir.")
 flags.DEFINE_bool("overwrite", False, "Remove the run in --output_dir first.")
 flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.")
+flags.DEFINE_integer(
+    "checkpoint_every_steps",
+    0,
+    "Steps between checkpoints within an epoch, memory bank included; 0 for none. They are written "
+    "beside training.",
+    lower_bound=0,
+)
+flags.DEFINE_float(
+    "checkpoint_every_minutes",
+    30.0,
+    "Minutes between checkpoints within an epoch, memory bank included; 0 for none.",
+    lower_bound=0.0,
+)
 flags.DEFINE_integer("keep_checkpoints", 2, "Checkpoints kept.")
+flags.DEFINE_bool(
+    "collapse_check",
+    True,
+    "Log the spread of the features of 256 images and the effective rank of the memory bank every "
+    "epoch, and warn when either says that all images get the same feature.",
+)
 flags.DEFINE_integer("monitor_every", 1, "Epochs between kNN measurements; 0 for none.")
 flags.DEFINE_integer(
     "monitor_images", 10_000, "Most train images of the kNN monitor; a fifth as many test images."

@@ -43,12 +43,15 @@ class Source:
             a file of per-image weights belongs to one fingerprint.
         skipped: `(name, reason)` of each image that was left out, because it cannot be decoded.
         names: a display name per index, or None.
+        lengths: bytes of the file of each index, or None where images are not files.
 
     >>> from rfd_tf.data import digits
     >>> source = digits()
     >>> source, source.class_names[:3], source.labels[:3].tolist()
     (<ArraySource 'digits/train': 1500 images>, ('0', '1', '2'), [0, 1, 2])
     """
+
+    lengths: Sequence[int] | None = None
 
     def __init__(
         self,

@@ -355,9 +355,12 @@ class _Found:
             **described_otherwise,
         }
         if pixels is not None:
-            return ArraySource(pixels, **described)
-        paths = [os.fsencode(self.paths[i]) for i in good]
-        return FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
+            source = ArraySource(pixels, **described)
+        else:
+            paths = [os.fsencode(self.paths[i]) for i in good]
+            source = FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
+        source.lengths = [self.lengths[i] for i in good]
+        return source
 
 
 def _shown(name: str) -> str:

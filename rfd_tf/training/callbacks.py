@@ -12,6 +12,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from rfd_tf.training.saving import BackgroundSaver
+from rfd_tf.training.stopping import StopRequest
+
 #: First columns of metrics.csv, in this order; others follow.
 COLUMNS = (
     "epoch",
@@ -257,22 +260,83 @@ class Figures(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the run at the end of every so many epochs, and of the last.
+    """Saves the run at the end of every so many epochs, and of the last; within epochs where asked.
+
+    A checkpoint within an epoch that is due while the one before is still being written is put
+    off until that is done. It comes before `on_epoch_end`: have this callback last.
 
     Args:
-        save: called with the number of steps and of epochs done.
+        saver: the `BackgroundSaver`.
+        method: the `Method`.
+        optimizer: its optimizer.
+        description: JSON-able facts for every checkpoint.
+        at_epoch_end: called with the number of epochs done after such a checkpoint was begun.
         every: epochs between checkpoints.
+        every_steps: steps between checkpoints within an epoch; 0 for none.
+        every_minutes: minutes between checkpoints within an epoch; 0 for none.
+        stop: asked for a stop, it saves and ends training.
     """
 
-    def __init__(self, save: Callable[[int, int], None], every: int = 1):
+    def __init__(
+        self,
+        saver: BackgroundSaver,
+        method,
+        optimizer,
+        description: dict | None = None,
+        at_epoch_end: Callable[[int], None] = lambda epoch: None,
+        every: int = 1,
+        every_steps: int = 0,
+        every_minutes: float = 0.0,
+        stop: StopRequest | None = None,
+    ):
         super().__init__()
-        self.save = save
+        self.saver, self.method, self.optimizer = saver, method, optimizer
+        self.description = dict(description or {})
+        self.at_epoch_end = at_epoch_end
         self.every = max(1, every)
+        self.every_steps, self.every_minutes = every_steps, every_minutes
+        self.stop = stop or StopRequest()
+        self.last_step, self.last_time = 0, 0.0
+
+    def on_train_begin(self, logs=None):
+        self.last_step, self.last_time = self.params["start_step"], time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.saver.check()
+        step = batch + 1
+        if step % self.params["steps"] == 0:
+            return  # the epoch's end is at hand
+        if self.stop.signal:
+            self._save(step)
+            self.model.stop_training = True
+        elif self._due(step) and not self.saver.busy:
+            self._save(step)
+
+    def _due(self, step: int) -> bool:
+        minutes = (time.monotonic() - self.last_time) / 60
+        return bool(
+            (self.every_steps and step - self.last_step >= self.every_steps)
+            or (self.every_minutes and minutes >= self.every_minutes)
+        )
+
+    def _save(self, step: int) -> None:
+        # No checkpoint is to hold what a loss that is no number has made of the weights.
+        self.params.get("check_finite", lambda: None)()
+        epoch = step // self.params["steps"]
+        description = {**self.description, "step": step, "epoch": epoch}
+        self.saver.save(self.method, self.optimizer, description)
+        self.last_step, self.last_time = step, time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
         done = epoch + 1
-        if done % self.every == 0 or done == self.params["epochs"]:
-            self.save(done * self.params["steps"], done)
+        last = done == self.params["epochs"]
+        if done % self.every == 0 or last or self.stop.signal:
+            self._save(done * self.params["steps"])
+            started = time.perf_counter()
+            self.at_epoch_end(done)
+            self.saver.stalled += time.perf_counter() - started
+        if self.stop.signal and not last:
+            self.model.stop_training = True
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -103,7 +104,9 @@ def train(
         steps_per_epoch: optimizer steps an epoch.
         start_step: optimizer steps already done; may lie within an epoch.
         strategy: the strategy that trains; the current one when None.
-        callbacks: Keras callbacks; their `params` hold `epochs`, `steps` and `start_step`.
+        callbacks: Keras callbacks; their `params` hold `epochs`, `steps` and `start_step`. One
+            that sets `method.stop_training` after a batch ends training there, in the middle of
+            the epoch; `on_epoch_end` is then not called.
         steps_per_execution: steps run by one call into TensorFlow, where an epoch has that many.
         images: see `Method.begin_epoch`.
         epoch_dataset: function of an epoch's number and the step to begin at, called when the
@@ -116,6 +119,8 @@ def train(
     strategy = strategy or tf.distribute.get_strategy()
     several = max(1, min(steps_per_execution, steps_per_epoch))
     functions = {}
+    finite = FiniteCheck()
+    method.stop_training = False
     iterator = None
     listed = keras.callbacks.CallbackList(
         list(callbacks),
@@ -125,6 +130,7 @@ def train(
         epochs=epochs,
         steps=steps_per_epoch,
         start_step=start_step,
+        check_finite=finite.check,
     )
     listed.on_train_begin()
     step = start_step
@@ -144,11 +150,15 @@ def train(
             # Tensors, so that callbacks which look at none keep the device busy.
             with _readable_images():
                 logs = functions[run](iterator)
+            finite.add(step + 1, step + run, logs)
             step += run
             listed.on_train_batch_end(step - 1, logs)
+            if method.stop_training and step % steps_per_epoch:
+                break
+        finite.check()
         logs = {name: float(value) for name, value in logs.items()}
-        check_finite(logs, step)
-        listed.on_epoch_end(epoch, logs)
+        if step % steps_per_epoch == 0:
+            listed.on_epoch_end(epoch, logs)
         if method.stop_training:
             break
     listed.on_train_end(logs)
@@ -168,13 +178,44 @@ def _readable_images():
         ) from None
 
 
-def check_finite(logs: dict, step: int) -> None:
-    """Raises a `UserError` that names the first loss term which is NaN or infinite."""
-    names = [name for name in logs if name != "loss"] + ["loss"]
-    for name in names:
-        value = float(logs.get(name, 0.0))
-        if value != value or value in (float("inf"), float("-inf")):
-            raise UserError(
-                f"{name} became {value} at or before step {step}; lower --learning_rate, or raise "
-                "the temperature; the last checkpoint is kept"
-            )
+class FiniteCheck:
+    """Notices losses that are NaN or infinite, without waiting for the device at every step.
+
+    The logs are running means of the epoch: what was not finite once stays so until its end.
+    """
+
+    _MOST = 100  # calls between looks
+
+    def __init__(self):
+        self._logs: list[tuple[int, int, dict]] = []
+
+    def add(self, first: int, last: int, logs: dict) -> None:
+        """Takes the logs after steps `first` to `last`, counted from 1; looks now and then."""
+        self._logs.append((first, last, logs))
+        if len(self._logs) >= self._MOST:
+            self.check()
+
+    def check(self) -> None:
+        """Looks at the steps since the last look.
+
+        Raises:
+            UserError: names the first step, and its first loss term, that is not finite.
+        """
+        held, self._logs = self._logs, []
+        if not held or not _not_finite(held[-1][2]):
+            return
+        first, last, logs = next(each for each in held if _not_finite(each[2]))
+        name = _not_finite(logs)
+        when = f"step {last}" if first == last else f"one of steps {first} to {last}"
+        raise UserError(
+            f"{name} became {float(logs[name])} at {when}; lower --learning_rate, or raise the "
+            "temperature; the last checkpoint is kept"
+        )
+
+
+def _not_finite(logs: dict) -> str | None:
+    """The first name whose value is NaN or infinite, their sum `loss` last, or None."""
+    for name in [name for name in logs if name != "loss"] + ["loss"]:
+        if not math.isfinite(float(logs.get(name, 0.0))):
+            return name
+    return None

@@ -200,14 +200,19 @@ class Pretraining:
         )
 
     def dataset(
-        self, start_step: int = 0, augmented: bool = True, order: np.ndarray | None = None
+        self,
+        start_step: int = 0,
+        augmented: bool = True,
+        order: np.ndarray | None = None,
+        shard: tuple[int, int] | None = None,
     ) -> tf.data.Dataset:
         """This worker's batches, the first being that of step `start_step`.
 
         Args:
             start_step: the step to begin at.
             augmented: whether images are cropped and changed.
-            order: see `rfd_tf.data.pipeline.training_dataset`.
+            order, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is this worker's
+                when None.
         """
         options = dataclasses.asdict(self.augmentation)
         if not augmented:
@@ -225,7 +230,7 @@ class Pretraining:
             batch_size=self.optimization.batch_size,
             seed=self.seed,
             start_step=start_step,
-            shard=strategies.worker(self.strategy),
+            shard=shard or strategies.worker(self.strategy),
             order=order,
             **options,
         )
@@ -248,6 +253,20 @@ class Pretraining:
         strategies.check_same(self.strategy, {"order of images": digest})
         done = step - epoch * self.steps_per_epoch
         return self.dataset(step, order=order[done * batch_size :])
+
+    def sample(self, count: int) -> np.ndarray:
+        """Some of the images trained on, the same on every machine, not augmented.
+
+        Args:
+            count: how many; fewer where an epoch has not as many.
+
+        Returns:
+            uint8 `[count, size, size, 3]`.
+        """
+        size = self.optimization.batch_size
+        wanted = min(pipeline.steps_per_epoch(self.source, size), -(-count // size))
+        taken = self.dataset(augmented=False, shard=(0, 1)).take(wanted)
+        return np.concatenate([batch["image"].numpy() for batch in taken])[:count]
 
     def fill_memory_bank(self) -> None:
         """Fills the memory bank by one forward pass over the images, not augmented."""

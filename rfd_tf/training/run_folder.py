@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+from rfd_tf.data.base import Source
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.training.checkpoint import CheckpointFolder
+from rfd_tf.training import image_list
+from rfd_tf.training.checkpoint import NO_SPACE, CheckpointFolder
 
 RESUME = ("auto", "never")
 RUN_FILE = "run.json"
@@ -22,11 +26,41 @@ def write_json(path: Path, value) -> None:
     os.replace(temporary, path)
 
 
+@contextlib.contextmanager
+def full_disk_reported(folder: str | os.PathLike) -> Iterator[None]:
+    """Turns the errors of a full disk into a `UserError`; others pass.
+
+    Args:
+        folder: of the run, for the message.
+
+    Raises:
+        UserError: something could not be written for want of room while the body ran.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # (TensorFlow and HDF5 have errors of their own, which carry the system's words.)
+        words = [os.strerror(number) for number in NO_SPACE]
+        if getattr(error, "errno", None) not in NO_SPACE and not any(
+            each in str(error) for each in words
+        ):
+            raise
+        free = shutil.disk_usage(folder).free / 2**20
+        raise UserError(
+            f"a file in '{folder}' cannot be written for want of room ({free:,.2f} MiB are free): "
+            f"{str(error).splitlines()[0]}; the last checkpoint is kept; make room and repeat the "
+            "command to go on from there"
+        ) from None
+
+
 class RunFolder:
     """A training run's folder.
 
     It holds `run.json` (resolved flags, identity, versions), `metrics.csv`, `skipped_files.txt`,
-    `checkpoints/`, `tensorboard/`, `backbone.weights.h5`, `heads.npz` (the heads trained with it),
+    `images.json.gz` (the list of the images), `checkpoints/`, `tensorboard/`,
+    `backbone.weights.h5`, `heads.npz` (the heads trained with it),
     `backbone.keras` and, where asked for, `evaluation.json`, `evaluation_files/` and `export/`.
 
     Args:
@@ -77,19 +111,27 @@ class RunFolder:
                 f"{path} cannot be read ({error}); give another --output_dir, or --overwrite"
             ) from None
 
-    def start(self, identity: dict, resume: str = "auto", overwrite: bool = False) -> Path | None:
+    def start(
+        self,
+        identity: dict,
+        resume: str = "auto",
+        overwrite: bool = False,
+        source: Source | None = None,
+    ) -> Path | None:
         """Decides between a fresh start and resuming.
 
         Args:
             identity: what a resumed run must have in common with the one it resumes.
             resume: `auto` resumes where there is a checkpoint; `never` starts afresh.
             overwrite: allows a fresh start to remove an existing run.
+            source: the images, to say how they differ from the run's where they do.
 
         Returns:
-            The checkpoint to resume from, or None to start afresh.
+            The newest undamaged checkpoint to resume from, or None to start afresh.
 
         Raises:
-            UserError: the folder holds another run, or one that must not be overwritten.
+            UserError: the folder holds another run, or one that must not be overwritten, or only
+                damaged checkpoints.
         """
         if resume not in RESUME:
             raise unknown("resume mode", resume, RESUME)
@@ -106,12 +148,21 @@ class RunFolder:
             )
         for name, value in identity.items():
             found = run["identity"].get(name)
+            named = source is not None and source.names is not None
+            if found != value and named and name in ("fingerprint", "num_images"):
+                images = image_list.difference(self.path(image_list.FILE), source)
+                raise UserError(
+                    f"the images have changed since the run in '{self.directory}' began, which "
+                    f"had {run['identity'].get('num_images')} and now there are "
+                    f"{source.num_images}: {images}; put them back, or give another --output_dir, "
+                    "or --overwrite to remove that run"
+                )
             if found != value:
                 raise UserError(
                     f"'{self.directory}' holds a run with {name} {found!r}, and this one has "
                     f"{value!r}; give another --output_dir, or --overwrite to remove that run"
                 )
-        return self.checkpoints.latest()
+        return self.checkpoints.latest_whole()
 
     def _remove_run(self) -> None:
         # Only what a run writes: the folder may hold other files of the user's.
@@ -121,6 +172,7 @@ class RunFolder:
             RUN_FILE,
             "metrics.csv",
             "skipped_files.txt",
+            image_list.FILE,
             "backbone.weights.h5",
             "heads.npz",
             "backbone.keras",
@@ -131,3 +183,7 @@ class RunFolder:
     def write(self, **content) -> None:
         """Writes run.json."""
         write_json(self.path(RUN_FILE), content)
+
+    def add(self, **content) -> None:
+        """Adds entries to run.json."""
+        self.write(**{**(self.read() or {}), **content})

@@ -1,5 +1,8 @@
 """Checkpoints give back every variable, or say why not."""
 
+import shutil
+import subprocess
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from rfd_tf import applications
 from rfd_tf.errors import UserError
 from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.training import checkpoint, optimizers
+from rfd_tf.training.saving import BackgroundSaver
 
 
 def make(bank_dtype="float32", dimensions=8, seed=0):
@@ -95,3 +99,95 @@ def test_only_the_newest_are_kept(tmp_path):
         folder.save(method, method.optimizer, {"step": number})
     assert [path.name for path in folder.all()] == ["step-000000010.npz", "step-000001000.npz"]
     assert folder.latest() == folder.path(1000)
+
+
+def test_a_snapshot_does_not_change_while_training_goes_on():
+    method = make()
+    step(method, 0)
+    taken = checkpoint.snapshot(method, method.optimizer)
+    copies = [array.copy() for _, array in taken]
+    for seed in range(1, 4):
+        step(method, seed)
+    changed = 0
+    now = checkpoint.snapshot(method, method.optimizer)
+    for (name, array), copy, (_, later) in zip(taken, copies, now, strict=True):
+        np.testing.assert_array_equal(array, copy, name)
+        changed += not np.array_equal(array, later)
+    assert changed > 10
+
+
+def test_any_flipped_byte_is_noticed_or_harmless(tmp_path):
+    method = make()
+    path = checkpoint.save(tmp_path / "c.npz", method, method.optimizer, {"step": 1})
+    whole = path.read_bytes()
+    wanted = [array.copy() for _, array in checkpoint.snapshot(method, method.optimizer)]
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for position in rng.integers(0, len(whole), 60):
+        flipped = bytearray(whole)
+        flipped[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(bytes(flipped))
+        try:
+            checkpoint.load(path, method, method.optimizer)
+        except UserError:
+            noticed += 1
+        for (name, array), right in zip(
+            checkpoint.snapshot(method, method.optimizer), wanted, strict=True
+        ):
+            np.testing.assert_array_equal(array, right, name)
+    assert noticed > 30
+
+
+def test_the_one_before_a_damaged_checkpoint_is_used_with_a_warning(tmp_path):
+    method = make()
+    folder = checkpoint.CheckpointFolder(tmp_path, keep=3)
+    paths = [folder.save(method, method.optimizer, {"step": number}) for number in (1, 2, 3)]
+    paths[2].write_bytes(paths[2].read_bytes()[:-1000])
+    flipped = bytearray(paths[1].read_bytes())
+    flipped[len(flipped) // 3] ^= 4
+    paths[1].write_bytes(bytes(flipped))
+    left = tmp_path / "step-000000004.writing"
+    left.touch()
+    with pytest.warns(UserWarning, match=r"step-000000003\.npz .*step-000000001\.npz, is used"):
+        assert folder.latest_whole() == paths[0]
+    assert not left.exists() and folder.all() == paths[:1]
+    paths[0].write_bytes(b"")
+    with pytest.raises(UserError, match="all 1 checkpoints .* are damaged"):
+        folder.latest_whole()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    method = make()
+    saver = BackgroundSaver(checkpoint.CheckpointFolder(tmp_path))
+    saver.save(method, method.optimizer, {"step": 1})
+    saver.wait()
+    method.projection.kernel.assign(np.full(method.projection.kernel.shape, np.inf))
+    saver.save(method, method.optimizer, {"step": 2})
+    with pytest.raises(UserError, match=r"kernel' is NaN or infinite after step 2.*000001\.npz is"):
+        saver.wait()
+    assert saver.folder.latest() == saver.folder.path(1)
+
+
+def test_a_disk_that_is_full_keeps_the_checkpoint_before(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        method = make()
+        folder = checkpoint.CheckpointFolder(tmp_path / "checkpoints")
+        first = folder.save(method, method.optimizer, {"step": 1})
+        room = shutil.disk_usage(tmp_path).free - first.stat().st_size // 2
+        (tmp_path / "filler").write_bytes(bytes(room))
+        with pytest.raises(
+            UserError, match=r"No space left.*needs 0\.\d+ MiB.*000001\.npz is kept"
+        ):
+            folder.save(method, method.optimizer, {"step": 2})
+        assert folder.all() == [first]
+        assert checkpoint.verify(first)["step"] == 1
+        assert not list(folder.directory.glob("*.writing"))
+        (tmp_path / "filler").unlink()
+        folder.save(method, method.optimizer, {"step": 2})
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

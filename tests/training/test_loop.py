@@ -10,7 +10,9 @@ import tensorflow as tf
 from rfd_tf import applications
 from rfd_tf.errors import UserError
 from rfd_tf.methods import RotationFeatureDecoupling
-from rfd_tf.training import callbacks, loop, optimizers
+from rfd_tf.training import callbacks, checkpoint, loop, optimizers
+from rfd_tf.training.checkpoint import CheckpointFolder
+from rfd_tf.training.saving import BackgroundSaver
 
 STEPS = 4
 
@@ -91,7 +93,7 @@ def test_keras_fit_trains_the_method_too():
 def test_a_loss_that_is_no_number_is_named():
     method = make()
     method.projection.kernel.assign(np.full(method.projection.kernel.shape, np.nan))
-    with pytest.raises(UserError, match="instance_loss became nan at or before step 4"):
+    with pytest.raises(UserError, match="instance_loss became nan at step 1;"):
         train(method)
 
 
@@ -135,3 +137,25 @@ def test_a_folder_that_goes_away_ends_training_in_one_line(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match="no image of a training step can be read; is their folder"):
         loop.train(make(), batches, epochs=1, steps_per_epoch=STEPS)
+
+
+def test_a_loss_gone_wrong_within_an_epoch_is_named_and_spares_the_last_checkpoint(tmp_path):
+    method = make()
+    folder = CheckpointFolder(tmp_path)
+    saving = callbacks.Checkpoint(
+        BackgroundSaver(folder), method, method.optimizer, every_steps=1, every=2
+    )
+
+    class Poison(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch + 1 == 6:
+                kernel = method.projection.kernel
+                kernel.assign(np.full(kernel.shape, np.inf))
+
+    with pytest.raises(UserError, match="instance_loss became nan at step 7; .*checkpoint is kept"):
+        loop.train(method, dataset(), epochs=3, steps_per_epoch=STEPS, callbacks=[saving, Poison()])
+    saving.saver.wait()
+    last = folder.latest_whole()
+    assert checkpoint.read_description(last)["step"] <= 6
+    checkpoint.load(last, method, method.optimizer)
+    assert checkpoint.not_finite(checkpoint.snapshot(method, method.optimizer)) is None

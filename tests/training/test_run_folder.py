@@ -15,7 +15,8 @@ def test_own_run_resumes_and_others_are_refused(tmp_path):
     checkpoint = run.checkpoints.path(7)
     checkpoint.parent.mkdir()
     checkpoint.touch()
-    assert run.start(IDENTITY) == checkpoint
+    with pytest.raises(UserError, match="all 1 checkpoints .* damaged"):
+        run.start(IDENTITY)
     with pytest.raises(UserError, match="num_images 10, and this one has 11"):
         run.start({**IDENTITY, "num_images": 11})
     with pytest.raises(UserError, match="already holds a run"):

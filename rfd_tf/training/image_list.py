@@ -1,0 +1,72 @@
+"""The list of a run's images, kept to say what has changed when the images are others later."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+from rfd_tf.data.base import Source
+from rfd_tf.errors import UserError
+
+#: In the run folder.
+FILE = "images.json.gz"
+_NAMED = 5
+
+
+def write(path: str | os.PathLike, source: Source) -> None:
+    """Writes the names of a source's images and, of files, their lengths in bytes.
+
+    Args:
+        path: gzipped JSON, `{"names": [...] or null, "lengths": [...] or null}`; appears whole.
+        source: the images.
+    """
+    path = Path(path)
+    lengths = None if source.lengths is None else [int(length) for length in source.lengths]
+    names = None if source.names is None else list(source.names)
+    temporary = path.with_name(path.name + ".writing")
+    with gzip.open(temporary, "wt", encoding="ascii") as file:
+        json.dump({"names": names, "lengths": lengths}, file)
+    os.replace(temporary, path)
+
+
+def difference(path: str | os.PathLike, source: Source) -> str:
+    """Says in words how a source's images differ from those of a list.
+
+    Args:
+        path: what `write` wrote.
+        source: the images as they are now.
+
+    Returns:
+        Such as "2 images gone (a.png, b.png), 1 new (c.png)"; names five of each kind at most.
+
+    Raises:
+        UserError: the list cannot be read.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            held = json.load(file)
+        names, lengths = held["names"], held["lengths"]
+    except FileNotFoundError:
+        return "the run has no list of its images to compare with"
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error})") from None
+    if names is None or source.names is None:
+        return "they have no names to compare"
+    now = dict(zip(source.names, source.lengths or [None] * len(source.names), strict=True))
+    before = dict(zip(names, lengths or [None] * len(names), strict=True))
+    kinds = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "of another length": [
+            name for name in before if name in now and None is not before[name] != now[name]
+        ],
+    }
+    parts = []
+    for kind, found in kinds.items():
+        if found:
+            more = ", ..." if len(found) > _NAMED else ""
+            word = "image" if len(found) == 1 else "images"
+            parts.append(f"{len(found)} {word} {kind} ({', '.join(found[:_NAMED])}{more})")
+    return ", ".join(parts) or "the names are the same, in another order or of other images"
