@@ -197,7 +197,7 @@ def verify_saved_model(
     and on further files where they are given.
 
     Args:
-        directory: what `write_saved_model` wrote.
+        directory: what `write_saved_model` wrote, or where `find_saved_model` finds it.
         images: uint8 `[N, S, S, 3]`, run in batches of `BATCH_SIZES`.
         expected: the Keras model's features of `images`.
         files: image files of other sizes and kinds.
@@ -213,7 +213,9 @@ def verify_saved_model(
     """
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(directory))
+    from rfd_tf.export.saved_model import find_saved_model
+
+    loaded = tf.saved_model.load(str(find_saved_model(directory)))
 
     def run(signature: str) -> Callable[[Any], dict[str, np.ndarray]]:
         function = loaded.signatures[signature]
@@ -265,20 +267,9 @@ def verify_onnx(
     Raises:
         ExportMismatch: see `compare`.
     """
-    import onnxruntime
+    from rfd_tf.export.onnx_model import OnnxModel
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (pixels,) = session.get_inputs()
-    names = [output.name for output in session.get_outputs()]
-    if pixels.type == "tensor(float)":
-        images = images.astype(np.float32)
-    if list(pixels.shape[1:]) != list(images.shape[1:]):
-        images = images.transpose(0, 3, 1, 2)
-
-    def call(batch: Any) -> dict[str, np.ndarray]:
-        values = session.run(names, {pixels.name: np.ascontiguousarray(batch)})
-        return dict(zip(names, values, strict=True))
-
+    call = OnnxModel(path)
     return {"onnxruntime": compare("ONNX", expected, _in_batches(call, images), tolerance)}
 
 

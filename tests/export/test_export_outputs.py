@@ -71,7 +71,7 @@ def test_files_give_features_and_what_the_heads_say(
     )
     values = session.run(list(EVERYTHING), {"pixels": pixels})
     check(dict(zip(EVERYTHING, values, strict=True)), backbone, heads, pixels)
-    serve = tf.saved_model.load(str(out / "saved_model")).signatures["serving_default"]
+    serve = tf.saved_model.load(str(out / "saved_model" / "1")).signatures["serving_default"]
     check(serve(pixels=tf.constant(pixels)), backbone, heads, pixels)
 
 
