@@ -136,9 +136,9 @@ def export_backbone(
     shipped = pretrained.find(weights, backbone)
     if shipped and not licence:
         licence = shipped.licence
-    with _float32(), _working_folder(output_dir) as work:
-        model, record, assumed = _load(source, backbone, image_size)
-        heads = _heads(source, outputs)
+    with in_float32(), _working_folder(output_dir) as work:
+        model, record, assumed = load_recorded(source, backbone, image_size)
+        heads = trained_heads(source, outputs)
         outputs = check_outputs(record, outputs, heads)
         chosen = {
             "feature": feature,
@@ -348,7 +348,7 @@ def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return tuple(wish for wish in FORMATS if wish in wanted)
 
 
-def _load(
+def load_recorded(
     source: Path, backbone: str | None, image_size: int | None
 ) -> tuple[keras.Model, dict[str, Any], list[str]]:
     """Returns backbone, complete record, and which entries of it are assumptions."""
@@ -380,7 +380,7 @@ def _load(
     return model, {**record, **{key: defaults[key] for key in assumed}}, assumed
 
 
-def _heads(source: Path, outputs: Iterable[str]) -> dict[str, Any]:
+def trained_heads(source: Path, outputs: Iterable[str]) -> dict[str, Any]:
     """Returns the heads trained with the weights, where outputs of theirs are asked for."""
     from rfd_tf.evaluation.heads import FILE, load_heads
     from rfd_tf.export.features import HEAD_OUTPUTS
@@ -402,7 +402,7 @@ def _put_weights(source: Path, target: Path, model: keras.Model, record: dict[st
 
 
 @contextlib.contextmanager
-def _float32() -> Iterator[None]:
+def in_float32() -> Iterator[None]:
     """Builds and runs models in full float32, whatever the process trains in."""
     import keras
     import tensorflow as tf
