@@ -127,8 +127,12 @@ def reference_features(
             given[name] = pooled[:, start:stop]
         else:
             start, stop = head_range(dict(record), name)
-            kernel, bias = heads[HEAD_OUTPUTS[name][0]]
-            given[name] = pooled[:, start:stop] @ kernel + bias
+            head, part = HEAD_OUTPUTS[name][0], pooled[:, start:stop]
+            if f"{head}_hidden" in heads:
+                kernel, bias = heads[f"{head}_hidden"]
+                part = np.maximum(part @ kernel + bias, 0)
+            kernel, bias = heads[head]
+            given[name] = part @ kernel + bias
     return given
 
 

@@ -83,6 +83,21 @@ def test_heads_are_on_the_whole_of_a_feature_that_is_not_split(backbone, pixels)
     np.testing.assert_allclose(found, numpy_embedding(backbone, record, pixels)[:, :4], atol=1e-5)
 
 
+def test_a_projection_with_a_hidden_layer_goes_through_it(backbone, pixels):
+    rng = np.random.default_rng(6)
+    # As many hidden numbers as f2 has: leaving the layer out would fit as well.
+    shapes = {"projection_hidden": (40, 40), "projection": (40, 6)}
+    heads = {
+        name: (rng.normal(size=shape).astype("float32"), np.ones(shape[1], "float32"))
+        for name, shape in shapes.items()
+    }
+    model = deployable(backbone, RECORD, outputs=["projection"], heads=heads)
+    found = np.asarray(model(pixels.astype("float32"))["projection"])
+    f2 = numpy_embedding(backbone, RECORD, pixels)[:, 24:]
+    hidden = np.maximum(f2 @ heads["projection_hidden"][0] + 1, 0)
+    np.testing.assert_allclose(found, hidden @ heads["projection"][0] + 1, rtol=1e-4, atol=1e-4)
+
+
 def test_what_cannot_be_given_is_told(backbone, heads, run_folder, run_with_heads, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="unknown output 'f3'.*options: f, f1, f2, rotation_logits"):
