@@ -47,6 +47,18 @@ def quantize_int8(source: str | Path, target: str | Path, images: np.ndarray) ->
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", CVPR 2018; `onnxruntime.quantization`.
+
+    >>> from rfd_tf import applications
+    >>> from rfd_tf.export import deployable, verification_images, write_onnx
+    >>> network = applications.build("six_layer", 16, filters=(4, 4, 4, 4, 4, 8))
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> folder = tempfile.mkdtemp()
+    >>> write_onnx(deployable(network, record), f"{folder}/model.onnx")
+    >>> quantize_int8(f"{folder}/model.onnx", f"{folder}/int8.onnx", verification_images(16))
+    >>> from rfd_tf.export import OnnxModel
+    >>> OnnxModel(f"{folder}/int8.onnx").outputs
+    ['embedding']
     """
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -92,6 +104,17 @@ def convert_float16(source: str | Path, target: str | Path) -> None:
     Args:
         source: an ONNX file in float32, of `write_onnx`.
         target: the file to write.
+
+    >>> from rfd_tf import applications
+    >>> from rfd_tf.export import deployable, write_onnx
+    >>> network = applications.build("six_layer", 16, filters=(4, 4, 4, 4, 4, 8))
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> folder = tempfile.mkdtemp()
+    >>> write_onnx(deployable(network, record), f"{folder}/model.onnx")
+    >>> convert_float16(f"{folder}/model.onnx", f"{folder}/float16.onnx")
+    >>> Path(f"{folder}/float16.onnx").stat().st_size < Path(f"{folder}/model.onnx").stat().st_size
+    True
     """
     import onnx
     from onnxruntime.quantization.onnx_model import ONNXModel
