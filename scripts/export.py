@@ -2,13 +2,15 @@
 
     python scripts/export.py --weights=runs/x --format=saved_model,onnx --output_dir=exported/x
 
-writes `saved_model/`, `model.onnx`, `backbone.weights.h5`, `README.md` (what it is, and code to
+writes `saved_model/1/`, `model.onnx`, `backbone.weights.h5`, `README.md` (what it is, and code to
 use it) and `card.json` (the same for programs).
 """
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 
 import common
 from absl import flags
@@ -35,6 +37,26 @@ flags.DEFINE_string("backbone", None, "The network's name, for weights that carr
 flags.DEFINE_integer("opset", 17, "ONNX operator set, 13 to 18.")
 flags.DEFINE_string("onnx_input", "uint8", "Dtype of the ONNX file's pixels: uint8 or float32.")
 flags.DEFINE_string("onnx_layout", "nhwc", "Layout of the ONNX file's pixels: nhwc or nchw.")
+flags.DEFINE_alias("layout", "onnx_layout")
+flags.DEFINE_list(
+    "quantize",
+    [],
+    "Smaller ONNX files as well: int8 (model.int8.onnx, static quantisation) and float16 "
+    "(model.float16.onnx). What they lose is printed and on the card.",
+)
+flags.DEFINE_string(
+    "calibration_dir",
+    None,
+    "A folder of images like those the model will see: they set the scales of int8, and the loss "
+    "is measured on others of them, with kNN where sub-folders name classes. By default the images "
+    "the run was trained on.",
+)
+flags.DEFINE_integer("calibration_images", 256, "At most so many images set the scales of int8.")
+flags.DEFINE_integer(
+    "saved_model_version",
+    1,
+    "The SavedModel goes to saved_model/VERSION/; TensorFlow Serving serves the highest version.",
+)
 flags.DEFINE_float(
     "tolerance", 1e-4, "Largest difference from Keras, as a fraction of the largest value."
 )
@@ -67,6 +89,10 @@ def main() -> None:
             opset=FLAGS.opset,
             onnx_input=FLAGS.onnx_input,
             onnx_layout=FLAGS.onnx_layout,
+            quantize=FLAGS.quantize,
+            calibration=calibration_source(),
+            calibration_images=FLAGS.calibration_images,
+            saved_model_version=FLAGS.saved_model_version,
             tolerance=FLAGS.tolerance,
             name=FLAGS.name,
             licence=FLAGS.licence,
@@ -76,6 +102,29 @@ def main() -> None:
         print(f"error: not exported: {error}", file=sys.stderr)
         raise SystemExit(MISMATCH) from None
     print(summary(card, FLAGS.output_dir))
+
+
+def calibration_source():
+    """The images for --quantize, or None where it is not asked for or there are none."""
+    from rfd_tf.data.sources import load
+    from rfd_tf.errors import UserError
+    from rfd_tf.export.quantize import checked_kinds
+
+    if not checked_kinds(FLAGS.quantize):
+        if FLAGS.calibration_dir:
+            raise UserError("--calibration_dir goes with --quantize=int8 or float16")
+        return None
+    if FLAGS.calibration_dir:
+        return load(data_dir=FLAGS.calibration_dir)
+    try:
+        recorded = json.loads((Path(FLAGS.weights).expanduser() / "run.json").read_text())["flags"]
+        data_dir = recorded.get("data_dir")
+        dataset = None if data_dir else recorded.get("dataset")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if not (data_dir or dataset):
+        return None
+    return load(dataset, data_dir, tfds_dir=recorded.get("tfds_dir"))
 
 
 def summary(card: dict, output_dir: str) -> str:
@@ -91,6 +140,17 @@ def summary(card: dict, output_dir: str) -> str:
         lines.append(
             f"  {kind:<12} agrees with Keras: largest difference {worst:.1e} of the largest value"
         )
+    for kind, found in card["quantization"].items():
+        figures = found["outputs"]["embedding"]
+        line = (
+            f"  {kind:<12} against float32, {found['images']} images: cosine "
+            f"{figures['cosine']:.5f} (lowest {figures['lowest_cosine']:.5f}), largest difference "
+            f"{figures['relative_difference']:.1e} of the largest value"
+        )
+        if "knn" in found:
+            knn = found["knn"]
+            line += f", kNN accuracy {100 * knn['float32']:.1f} -> {100 * knn[kind]:.1f} %"
+        lines.append(line)
     size = sum(entry["bytes"] for entry in card["files"].values())
     lines.append(f"  {len(card['files'])} files, {size / 1e6:.2f} MB; how to use them: README.md")
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,8 +14,8 @@ from rfd_tf import applications
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 
 TINY = {"backbone": "six_layer", "image_size": 16, "batch_sizes": (1, 2)}
-#: Image batches that the 8-bit scales are set by.
-CALIBRATION_BATCHES = 4
+#: Images that the 8-bit scales are set by.
+CALIBRATION_IMAGES = 16
 
 
 def inference(
@@ -37,6 +36,7 @@ def inference(
     """
     from rfd_tf.export import deployable
     from rfd_tf.export.onnx import write_onnx
+    from rfd_tf.export.quantize import quantize_int8
     from rfd_tf.export.saved_model import write_saved_model
 
     network = applications.build(backbone, image_size)
@@ -52,8 +52,8 @@ def inference(
         folder = Path(made)
         write_onnx(model, folder / "float32.onnx")
         write_saved_model(model, folder / "saved_model")
-        calibration = [draw.integers(0, 256, (4, *shape), "uint8")] * CALIBRATION_BATCHES
-        quantize(folder / "float32.onnx", folder / "int8.onnx", calibration)
+        calibration = draw.integers(0, 256, (CALIBRATION_IMAGES, *shape), "uint8")
+        quantize_int8(folder / "float32.onnx", folder / "int8.onnx", calibration)
         float32, int8 = session(folder / "float32.onnx"), session(folder / "int8.onnx")
         saved = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
         for batch_size in batch_sizes:
@@ -91,44 +91,6 @@ def session(path: Path) -> Any:
     import onnxruntime
 
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-
-def quantize(source: Path, target: Path, batches: Sequence[np.ndarray]) -> None:
-    """Writes an ONNX file in 8-bit integers: static quantisation, a scale a channel.
-
-    Args:
-        source: the ONNX file in float32, with the input `pixels`.
-        target: the file to write.
-        batches: pixels that the activations' scales are set by, each `[batch, S, S, 3]` uint8.
-    """
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self):
-            self.left = iter(batches)
-
-        def get_next(self):
-            pixels = next(self.left, None)
-            return None if pixels is None else {"pixels": pixels}
-
-    prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        quantization.quantize_static(
-            str(prepared),
-            str(target),
-            Reader(),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-    finally:
-        logger.setLevel(level)
-        prepared.unlink()
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.export import onnx as onnx_format
+from rfd_tf.export import quantize as smaller_files
 from rfd_tf.export import verify
 
 if TYPE_CHECKING:
     import keras
+
+    from rfd_tf.data.sources import Source
 
 FORMATS = ("saved_model", "onnx", "keras")
 FILES = {"saved_model": "saved_model", "onnx": "model.onnx", "keras": "backbone.keras"}
 WEIGHTS_FILE = "backbone.weights.h5"
 README_FILE = "README.md"
 CARD_FILE = "card.json"
+# Below that an embedding is another one. What is lost above it, the card says.
+LEAST_COSINE = {"int8": 0.9, "float16": 0.999}
 # What an export consists of. The card comes last: a folder with a card is whole.
-ARTEFACTS = (*FILES.values(), WEIGHTS_FILE, README_FILE, CARD_FILE)
+ARTEFACTS = (*FILES.values(), *smaller_files.FILES.values(), WEIGHTS_FILE, README_FILE, CARD_FILE)
 
 
 def export_backbone(
@@ -39,6 +44,10 @@ def export_backbone(
     opset: int = onnx_format.DEFAULT_OPSET,
     onnx_input: str = "uint8",
     onnx_layout: str = "nhwc",
+    saved_model_version: int = 1,
+    quantize: Iterable[str] = (),
+    calibration: Source | None = None,
+    calibration_images: int = 256,
     tolerance: float = verify.TOLERANCE,
     name: str | None = None,
     licence: str = "",
@@ -47,7 +56,7 @@ def export_backbone(
     """Exports a pretrained backbone to files that other programs run.
 
     Every file is run and compared with the Keras model on batches of 1, 2 and 7 images before it
-    appears in `output_dir`: `saved_model/`, `model.onnx`, `backbone.keras` (the formats asked
+    appears in `output_dir`: `saved_model/1/`, `model.onnx`, `backbone.keras` (the formats asked
     for), `backbone.weights.h5`, `README.md` and `card.json`. A failure leaves nothing behind, and
     an earlier export as it was.
 
@@ -65,6 +74,14 @@ def export_backbone(
         opset: ONNX operator set, one of `rfd_tf.export.OPSETS`.
         onnx_input: dtype of the ONNX pixels, `"uint8"` or `"float32"`.
         onnx_layout: `"nhwc"` or `"nchw"`.
+        saved_model_version: the SavedModel is written to `saved_model/<version>/`, the layout that
+            TensorFlow Serving watches: of several versions it serves the highest.
+        quantize: smaller ONNX files beside `model.onnx`: `"int8"` (`model.int8.onnx`, static
+            quantisation, see `rfd_tf.export.quantize`), `"float16"` (`model.float16.onnx`). The
+            card tells what they lose.
+        calibration: images that set the scales of int8, and on which the loss is measured: images
+            that were not used for calibration, with kNN where they have labels. Needed for int8.
+        calibration_images: most images that set the scales.
         tolerance: largest difference from Keras allowed, as a fraction of the largest value.
         name: how the card calls the model; by default the name of `output_dir`.
         licence: terms of use, for the card.
@@ -79,7 +96,8 @@ def export_backbone(
     Raises:
         UserError: an option that does not exist (the options are listed), missing or unsuitable
             weights, an output folder that is taken or cannot be written.
-        ExportMismatch: an exported file does not give the features of the Keras model.
+        ExportMismatch: an exported file does not give the features of the Keras model, or a
+            smaller one gives quite other embeddings (`LEAST_COSINE` of this module).
 
     >>> import os, tempfile
     >>> from rfd_tf import applications
@@ -96,6 +114,14 @@ def export_backbone(
     if "onnx" in formats:
         onnx_format.check_options(opset, onnx_input, onnx_layout)
         onnx_format.check_packages()
+    quantize = smaller_files.checked_kinds(quantize)
+    _check_quantization(quantize, formats, calibration, calibration_images)
+    if "saved_model" in formats and (
+        not isinstance(saved_model_version, int) or saved_model_version < 1
+    ):
+        raise UserError(
+            f"the SavedModel's version is a whole number from 1, not {saved_model_version!r}"
+        )
     if not tolerance > 0:
         raise UserError(f"tolerance must be above 0, not {tolerance!r}")
     output_dir = Path(output_dir).expanduser()
@@ -110,9 +136,9 @@ def export_backbone(
     shipped = pretrained.find(weights, backbone)
     if shipped and not licence:
         licence = shipped.licence
-    with _float32(), _working_folder(output_dir) as work:
-        model, record, assumed = _load(source, backbone, image_size)
-        heads = _heads(source, outputs)
+    with in_float32(), _working_folder(output_dir) as work:
+        model, record, assumed = load_recorded(source, backbone, image_size)
+        heads = trained_heads(source, outputs)
         outputs = check_outputs(record, outputs, heads)
         chosen = {
             "feature": feature,
@@ -135,9 +161,10 @@ def export_backbone(
             licence=licence,
         )
         if "saved_model" in formats:
-            job.saved_model(card)
+            job.saved_model(card, saved_model_version)
         if "onnx" in formats:
             job.onnx(card, opset, onnx_input, onnx_layout)
+            job.quantized(card, quantize, calibration, calibration_images)
         if "keras" in formats:
             job.keras(card)
         model_card.write(card, work)
@@ -178,10 +205,14 @@ class _Job:
     def reference(self, images: Any) -> dict[str, Any]:
         return verify.reference_features(self.model, self.record, images, **self.chosen)
 
-    def saved_model(self, card: dict[str, Any]) -> None:
+    def saved_model(self, card: dict[str, Any], version: int) -> None:
         from rfd_tf.export.saved_model import write_saved_model
 
-        directory = self.work / FILES["saved_model"]
+        directory = self.work / FILES["saved_model"] / str(version)
+        card["saved_model"] = {
+            "version": version,
+            "folder": directory.relative_to(self.work).as_posix(),
+        }
         write_saved_model(self.deployed, directory)
         files, pixels = verify.verification_files(self.model.input_shape[1])
         card["verification"]["saved_model"] = verify.verify_saved_model(
@@ -213,6 +244,49 @@ class _Job:
             path, self.images, self.expected, tolerance=self.tolerance
         )
 
+    def quantized(
+        self,
+        card: dict[str, Any],
+        kinds: tuple[str, ...],
+        calibration: Source | None,
+        calibration_images: int,
+    ) -> None:
+        if not kinds:
+            return
+        from rfd_tf.data.pipeline import load_images
+        from rfd_tf.export.accuracy_lost import accuracy_lost, divide, on_pixels
+        from rfd_tf.export.onnx_model import OnnxModel
+
+        source, size = self.work / FILES["onnx"], self.model.input_shape[1]
+        division = None if calibration is None else divide(calibration, calibration_images)
+        paths = {kind: self.work / smaller_files.FILES[kind] for kind in kinds}
+        if "float16" in kinds:
+            smaller_files.convert_float16(source, paths["float16"])
+        if "int8" in kinds:
+            images = load_images(calibration, size, division.calibration)
+            smaller_files.quantize_int8(source, paths["int8"], images)
+        models = {kind: OnnxModel(path) for kind, path in paths.items()}
+        whole = OnnxModel(source)
+        # Inputs of the extremes, on which a file in float16 would overflow first.
+        made_up = on_pixels(whole, models, self.images)
+        found = made_up
+        if division is not None:
+            found = accuracy_lost(whole, models, calibration, division)
+        for kind in kinds:
+            # (Made-up images are none that int8 was calibrated for.)
+            for figures in (found[kind],) if kind == "int8" else (made_up[kind], found[kind]):
+                _check_agreement(kind, figures["outputs"])
+            card["quantization"][kind] = {
+                "file": paths[kind].name,
+                "judged_on": calibration.name if calibration else "made-up images",
+                **found[kind],
+            }
+        if "int8" in kinds:
+            card["quantization"]["int8"]["calibration"] = {
+                "images": len(division.calibration),
+                "of": calibration.name,
+            }
+
     def keras(self, card: dict[str, Any]) -> None:
         from rfd_tf.applications import portable
 
@@ -228,6 +302,42 @@ class _Job:
         )
 
 
+def _check_quantization(
+    kinds: tuple[str, ...],
+    formats: tuple[str, ...],
+    calibration: Source | None,
+    calibration_images: int,
+) -> None:
+    if kinds and "onnx" not in formats:
+        raise UserError(f"{' and '.join(kinds)} are forms of the ONNX file: ask for format onnx")
+    if "int8" in kinds and calibration is None:
+        raise UserError(
+            "int8 needs images like those the model will see, which set its scales: give "
+            "--calibration_dir a folder of them"
+        )
+    if "int8" in kinds and calibration_images < 1:
+        raise UserError(f"calibration needs 1 image or more, not {calibration_images}")
+
+
+def _check_agreement(kind: str, outputs: dict[str, dict[str, float]]) -> None:
+    from rfd_tf.export.features import EMBEDDING
+
+    for name, figures in outputs.items():
+        # Written so that what is not a number fails.
+        if not figures["largest_difference"] < float("inf"):
+            raise verify.ExportMismatch(
+                f"{FILES['onnx']} in {kind}: '{name}' has values that are not finite; leave "
+                f"{kind} out of --quantize"
+            )
+    cosine = outputs[EMBEDDING]["cosine"]
+    if not cosine >= LEAST_COSINE[kind]:
+        raise verify.ExportMismatch(
+            f"{FILES['onnx']} in {kind} gives other embeddings: mean cosine to float32 "
+            f"{cosine:.4f}, at least {LEAST_COSINE[kind]} is asked for; leave {kind} out of "
+            "--quantize" + (", or calibrate with more images" if kind == "int8" else "")
+        )
+
+
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
     wanted = [formats] if isinstance(formats, str) else list(formats)
     for wish in wanted:
@@ -238,7 +348,7 @@ def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
     return tuple(wish for wish in FORMATS if wish in wanted)
 
 
-def _load(
+def load_recorded(
     source: Path, backbone: str | None, image_size: int | None
 ) -> tuple[keras.Model, dict[str, Any], list[str]]:
     """Returns backbone, complete record, and which entries of it are assumptions."""
@@ -270,7 +380,7 @@ def _load(
     return model, {**record, **{key: defaults[key] for key in assumed}}, assumed
 
 
-def _heads(source: Path, outputs: Iterable[str]) -> dict[str, Any]:
+def trained_heads(source: Path, outputs: Iterable[str]) -> dict[str, Any]:
     """Returns the heads trained with the weights, where outputs of theirs are asked for."""
     from rfd_tf.evaluation.heads import FILE, load_heads
     from rfd_tf.export.features import HEAD_OUTPUTS
@@ -292,7 +402,7 @@ def _put_weights(source: Path, target: Path, model: keras.Model, record: dict[st
 
 
 @contextlib.contextmanager
-def _float32() -> Iterator[None]:
+def in_float32() -> Iterator[None]:
     """Builds and runs models in full float32, whatever the process trains in."""
     import keras
     import tensorflow as tf

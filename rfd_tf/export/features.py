@@ -162,6 +162,12 @@ def deployable(
 
 def _linear(part: Any, output: str, heads: Mapping[str, tuple[Any, Any]]) -> Any:
     name = HEAD_OUTPUTS[output][0]
+    if f"{name}_hidden" in heads:
+        part = keras.layers.ReLU(dtype="float32")(_dense(part, f"{name}_hidden", heads))
+    return _dense(part, name, heads)
+
+
+def _dense(part: Any, name: str, heads: Mapping[str, tuple[Any, Any]]) -> Any:
     kernel, bias = heads[name]
     if kernel.shape[0] != part.shape[-1]:
         raise UserError(

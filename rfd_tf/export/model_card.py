@@ -110,6 +110,7 @@ def describe(
         "outputs": outputs,
         "formats": list(formats),
         "verification": {},
+        "quantization": {},
         "scores": scores_of(source),
         "weights_sha256": sha256(weights),
         "licence": licence or NO_LICENCE,
@@ -185,6 +186,9 @@ def _sections(card: Card) -> Iterator[str]:
         "difference from the Keras model's output, and as a fraction of its largest value:"
     )
     yield _table(("file", "run", "output", "difference", "relative"), _difference_rows(card))
+    if card["quantization"]:
+        yield "## Smaller ONNX files, and what they lose"
+        yield quantization_text(card)
     yield "## Files"
     rows = [
         (f"`{path}`", f"{v['bytes']:,}", f"`{v['sha256']}`") for path, v in card["files"].items()
@@ -359,6 +363,37 @@ def _difference_rows(card: Card) -> Iterator[tuple[str, ...]]:
                     f"{figures['largest_difference']:.2g}",
                     f"{figures['relative_difference']:.2g}",
                 )
+
+
+def quantization_text(card: Card) -> str:
+    """Returns what the smaller ONNX files lose against the float32 one, as Markdown."""
+    rows, judged = [], []
+    for kind, found in card["quantization"].items():
+        text = f"`{found['file']}`: {found['images']:,} images ({found['judged_on']})"
+        if "calibration" in found:
+            text += f", calibrated with {found['calibration']['images']:,} others"
+        judged.append(text)
+        for output, figures in found["outputs"].items():
+            knn = found.get("knn") if output == "embedding" else None
+            rows.append((
+                f"`{found['file']}`",
+                f"`{output}`",
+                f"{figures['cosine']:.5f}",
+                f"{figures['lowest_cosine']:.5f}",
+                f"{figures['largest_difference']:.2g}",
+                f"{figures['relative_difference']:.2g}",
+                f"{100 * knn['float32']:.1f} -> {100 * knn[kind]:.1f}" if knn else "",
+            ))  # fmt: skip
+    header = ("file", "output", "mean cosine", "lowest cosine", "difference", "relative",
+              "kNN accuracy, %")  # fmt: skip
+    return (
+        "They take the place of `model.onnx` in the code above: inputs and outputs are the same. "
+        "Against float32, on images that did not calibrate: cosine of the outputs, largest "
+        "difference, also as a fraction of the largest value, and where the images have classes "
+        f"the accuracy of a kNN vote in float32 -> in the file.\n\n{_table(header, rows)}\n\n"
+        + "; ".join(judged)
+        + "."
+    )
 
 
 def _shape(shape: Iterable[Any]) -> str:

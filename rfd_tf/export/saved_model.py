@@ -7,10 +7,45 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from rfd_tf.errors import UserError
 from rfd_tf.export.decoding import pixels_from_bytes
 
 PIXELS = "serving_default"
 BYTES = "image_bytes"
+FOLDER = "saved_model"
+_GRAPH = "saved_model.pb"
+
+
+def find_saved_model(directory: str | Path) -> Path:
+    """Returns the folder that `tf.saved_model.load` takes.
+
+    Args:
+        directory: that folder itself; or one of versions, as TensorFlow Serving watches it
+            (`saved_model/`, the highest version counts); or the folder of an export.
+
+    Raises:
+        UserError: no SavedModel is there.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for version in ("9", "10"):
+    ...     (folder / "saved_model" / version).mkdir(parents=True)
+    ...     (folder / "saved_model" / version / "saved_model.pb").touch()
+    >>> find_saved_model(folder).relative_to(folder).as_posix()
+    'saved_model/10'
+    """
+    directory = Path(directory).expanduser()
+    for place in (directory, directory / FOLDER):
+        if (place / _GRAPH).is_file():
+            return place
+        versions = [path.parent for path in place.glob(f"*/{_GRAPH}")]
+        numbered = [path for path in versions if path.name.isdecimal()]
+        if numbered:
+            return max(numbered, key=lambda path: int(path.name))
+    raise UserError(
+        f"no SavedModel in '{directory}': neither {_GRAPH}, nor a version (1/{_GRAPH}), nor the "
+        f"{FOLDER}/ of an export"
+    )
 
 
 def write_saved_model(model: keras.Model, directory: str | Path) -> None:

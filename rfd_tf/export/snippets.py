@@ -27,12 +27,13 @@ def snippets(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _saved_model(card: dict[str, Any]) -> tuple[str, str]:
-    code = """\
+    folder = card["saved_model"]["folder"]
+    code = f"""\
 from pathlib import Path
 
 import tensorflow as tf
 
-model = tf.saved_model.load("saved_model")
+model = tf.saved_model.load("{folder}")
 photo = tf.constant([Path("photo.jpg").read_bytes()])
 embedding = model.signatures["image_bytes"](image_bytes=photo)["embedding"]
 print(embedding.shape)"""

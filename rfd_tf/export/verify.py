@@ -133,8 +133,12 @@ def reference_features(
             given[name] = pooled[:, start:stop]
         else:
             start, stop = head_range(dict(record), name)
-            kernel, bias = heads[HEAD_OUTPUTS[name][0]]
-            given[name] = pooled[:, start:stop] @ kernel + bias
+            head, part = HEAD_OUTPUTS[name][0], pooled[:, start:stop]
+            if f"{head}_hidden" in heads:
+                kernel, bias = heads[f"{head}_hidden"]
+                part = np.maximum(part @ kernel + bias, 0)
+            kernel, bias = heads[head]
+            given[name] = part @ kernel + bias
     return given
 
 
@@ -203,7 +207,7 @@ def verify_saved_model(
     and on further files where they are given.
 
     Args:
-        directory: what `write_saved_model` wrote.
+        directory: what `write_saved_model` wrote, or where `find_saved_model` finds it.
         images: uint8 `[N, S, S, 3]`, run in batches of `BATCH_SIZES`.
         expected: the Keras model's features of `images`.
         files: image files of other sizes and kinds.
@@ -231,7 +235,9 @@ def verify_saved_model(
     """
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(directory))
+    from rfd_tf.export.saved_model import find_saved_model
+
+    loaded = tf.saved_model.load(str(find_saved_model(directory)))
 
     def run(signature: str) -> Callable[[Any], dict[str, np.ndarray]]:
         function = loaded.signatures[signature]
@@ -294,20 +300,9 @@ def verify_onnx(
     >>> list(verify_onnx(path, images, reference_features(network, record, images)))
     ['onnxruntime']
     """
-    import onnxruntime
+    from rfd_tf.export.onnx_model import OnnxModel
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (pixels,) = session.get_inputs()
-    names = [output.name for output in session.get_outputs()]
-    if pixels.type == "tensor(float)":
-        images = images.astype(np.float32)
-    if list(pixels.shape[1:]) != list(images.shape[1:]):
-        images = images.transpose(0, 3, 1, 2)
-
-    def call(batch: Any) -> dict[str, np.ndarray]:
-        values = session.run(names, {pixels.name: np.ascontiguousarray(batch)})
-        return dict(zip(names, values, strict=True))
-
+    call = OnnxModel(path)
     return {"onnxruntime": compare("ONNX", expected, _in_batches(call, images), tolerance)}
 
 

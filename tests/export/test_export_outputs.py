@@ -71,7 +71,7 @@ def test_files_give_features_and_what_the_heads_say(
     )
     values = session.run(list(EVERYTHING), {"pixels": pixels})
     check(dict(zip(EVERYTHING, values, strict=True)), backbone, heads, pixels)
-    serve = tf.saved_model.load(str(out / "saved_model")).signatures["serving_default"]
+    serve = tf.saved_model.load(str(out / "saved_model" / "1")).signatures["serving_default"]
     check(serve(pixels=tf.constant(pixels)), backbone, heads, pixels)
 
 
@@ -81,6 +81,21 @@ def test_heads_are_on_the_whole_of_a_feature_that_is_not_split(backbone, pixels)
     model = deployable(backbone, record, outputs=["rotation_logits"], heads=head)
     found = np.asarray(model(pixels.astype("float32"))["rotation_logits"])
     np.testing.assert_allclose(found, numpy_embedding(backbone, record, pixels)[:, :4], atol=1e-5)
+
+
+def test_a_projection_with_a_hidden_layer_goes_through_it(backbone, pixels):
+    rng = np.random.default_rng(6)
+    # As many hidden numbers as f2 has: leaving the layer out would fit as well.
+    shapes = {"projection_hidden": (40, 40), "projection": (40, 6)}
+    heads = {
+        name: (rng.normal(size=shape).astype("float32"), np.ones(shape[1], "float32"))
+        for name, shape in shapes.items()
+    }
+    model = deployable(backbone, RECORD, outputs=["projection"], heads=heads)
+    found = np.asarray(model(pixels.astype("float32"))["projection"])
+    f2 = numpy_embedding(backbone, RECORD, pixels)[:, 24:]
+    hidden = np.maximum(f2 @ heads["projection_hidden"][0] + 1, 0)
+    np.testing.assert_allclose(found, hidden @ heads["projection"][0] + 1, rtol=1e-4, atol=1e-4)
 
 
 def test_what_cannot_be_given_is_told(backbone, heads, run_folder, run_with_heads, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from PIL import Image
 import rfd_tf
 from rfd_tf import applications
 from rfd_tf.applications.weights import sha256
-from rfd_tf.export import export_backbone, model_card
+from rfd_tf.export import export_backbone, find_saved_model, model_card
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pieces_of_code(readme):
@@ -126,3 +129,15 @@ def test_what_papers_did_another_way_is_told():
     text = model_card._scores_text({"results": [row], "protocol": {"detection": protocol}})
     assert text.endswith("| 30.0 | 20.0 |\n\n`detection`: papers report Fast R-CNN.")
     assert "`detection`" not in model_card._scores_text({"results": [row]})
+
+
+def test_the_shipped_folders_are_what_their_cards_say():
+    shipped = sorted((ROOT / "exported").glob("*/card.json"))
+    assert shipped
+    for path in shipped:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        for name, entry in card["files"].items():
+            file = path.parent / name
+            assert (file.stat().st_size, sha256(file)) == (entry["bytes"], entry["sha256"]), file
+        assert (path.parent / "README.md").read_text(encoding="utf-8") == model_card.readme(card)
+        assert find_saved_model(path.parent) == path.parent / "saved_model" / "1"

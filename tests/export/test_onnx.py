@@ -11,9 +11,11 @@ import tensorflow as tf
 from export_helpers import RECORD, numpy_embedding
 from PIL import Image
 
+from rfd_tf import applications
 from rfd_tf.errors import UserError
-from rfd_tf.export import OPSETS, deployable, verify_onnx, write_onnx
+from rfd_tf.export import OPSETS, deployable, verification_images, verify_onnx, write_onnx
 from rfd_tf.export.onnx import check_graph
+from rfd_tf.export.verify import reference_features
 
 # Runs the code of a card where TensorFlow is not to be had.
 WITHOUT_TENSORFLOW = """
@@ -169,3 +171,36 @@ def test_it_runs_where_tensorflow_is_not_installed(exported, tmp_path, backbone)
     pixels = np.asarray(Image.open(tmp_path / "photo.jpg"))[None]
     embedding = np.array(json.loads(done.stdout.splitlines()[-1]))
     np.testing.assert_allclose(embedding, numpy_embedding(backbone, RECORD, pixels), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "arguments"),
+    [
+        ("six_layer", 32, {}),
+        ("network_in_network", 32, {"width": 0.2}),
+        ("alexnet", 224, {"width": 0.05}),
+        ("resnet18", 224, {"width": 0.1}),
+        ("mobilenet_v2", 224, {"alpha": 0.35}),
+    ],
+)
+def test_backbones_small_and_large_take_batches_of_any_size(name, size, arguments, tmp_path):
+    network = applications.build(name, size, **arguments)
+    rng = np.random.default_rng(1)
+    for weight in network.weights:
+        if weight.path.endswith(("gamma", "variance")):
+            weight.assign(rng.uniform(0.8, 1.2, weight.shape))
+        elif weight.path.endswith(("beta", "mean")):
+            weight.assign(rng.normal(0, 0.2, weight.shape))
+    place = applications.endpoints(network)[-1]
+    record = {**RECORD, "feature": {"endpoint": place, "pooling": "avg"}}
+    path = tmp_path / "model.onnx"
+    write_onnx(deployable(network, record), path, layout="nchw")
+    run = session(path)
+    images = np.resize(verification_images(size, 7), (64, size, size, 3))
+    expected = reference_features(network, record, images[:7])["embedding"]
+    scale = np.abs(expected).max()
+    for batch in (1, 7, 64):
+        pixels = np.ascontiguousarray(images[:batch].transpose(0, 3, 1, 2))
+        (embedding,) = run.run(["embedding"], {"pixels": pixels})
+        wanted = np.resize(expected, (batch, expected.shape[1]))
+        np.testing.assert_allclose(embedding, wanted, atol=1e-4 * scale)

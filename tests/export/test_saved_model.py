@@ -12,20 +12,29 @@ from PIL import Image
 
 from rfd_tf.data.decode import evaluation_transform
 from rfd_tf.data.image_files import to_rgb
+from rfd_tf.errors import UserError
+from rfd_tf.export import find_saved_model
 
 # Runs the code of a card where neither this package nor Keras' models are to be had.
 WITHOUT_RFD_TF = """
 import json, sys
-sys.modules["rfd_tf"] = None
+sys.modules["rfd_tf"] = sys.modules["keras"] = None
 code = json.load(sys.stdin)
 exec(code)
+# The other signature, on the same photograph's pixels, in batches of 1, 7 and 64.
+pixels = tf.io.decode_jpeg(photo[0], dct_method="INTEGER_ACCURATE")
+for size in (1, 7, 64):
+    batch = tf.repeat(pixels[None], size, axis=0)
+    given = model.signatures["serving_default"](pixels=batch)["embedding"]
+    assert given.shape == (size, embedding.shape[1])
+    tf.debugging.assert_near(given, tf.repeat(embedding, size, axis=0), atol=1e-4)
 print(json.dumps(embedding.numpy().tolist()))
 """
 
 
 @pytest.fixture(scope="module")
 def loaded(exported):
-    return tf.saved_model.load(str(exported[0] / "saved_model"))
+    return tf.saved_model.load(str(exported[0] / "saved_model" / "1"))
 
 
 def test_signatures_have_the_promised_names_and_shapes(loaded):
@@ -77,8 +86,22 @@ def test_files_of_every_kind_give_the_features_of_their_pixels(loaded, backbone)
     )
 
 
+def test_the_layout_is_that_of_tensorflow_serving(exported, tmp_path):
+    base = exported[0] / "saved_model"
+    # A folder of versions, named by numbers alone, and nothing beside them.
+    assert [path.name for path in base.iterdir()] == ["1"]
+    assert {path.name for path in (base / "1").iterdir()} >= {"saved_model.pb", "variables"}
+    for place in (exported[0], base, base / "1"):
+        assert find_saved_model(place) == base / "1"
+    # One without versions, as earlier exports have, is found as well.
+    shutil.copytree(base / "1", tmp_path / "old" / "saved_model")
+    assert find_saved_model(tmp_path / "old") == tmp_path / "old" / "saved_model"
+    with pytest.raises(UserError, match="no SavedModel in .*neither saved_model.pb, nor a version"):
+        find_saved_model(tmp_path)
+
+
 def test_weights_are_written_once(exported, backbone):
-    data = exported[0] / "saved_model" / "variables" / "variables.data-00000-of-00001"
+    data = exported[0] / "saved_model" / "1" / "variables" / "variables.data-00000-of-00001"
     assert data.stat().st_size < 1.3 * 4 * backbone.count_params()
 
 

@@ -1,0 +1,437 @@
+"""The embeddings of a whole folder, in parts: within little memory, and resumed after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rfd_tf.data.folder import image_folder
+from rfd_tf.data.image_files import read_rgb, reason_of
+from rfd_tf.data.sources import FolderSource
+from rfd_tf.errors import UserError, unknown
+from rfd_tf.evaluation.files import folder as made
+from rfd_tf.evaluation.files import write_json, write_text
+from rfd_tf.export.embedders import Embedder
+
+FORMATS = ("parquet", "npy")
+PARQUET_FILE, NAMES_FILE = "embeddings.parquet", "file_names.json"
+SKIPPED_FILE, REPORT_FILE = "skipped_files.txt", "embeddings.json"
+PARTS, IDENTITY_FILE = "parts", "identity.json"
+#: Images in a part: what a kill can cost, and what is held in memory.
+PART_IMAGES = 4096
+
+
+def embed_folder(
+    embedder: Embedder,
+    directory: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    formats: Iterable[str] = FORMATS,
+    *,
+    batch_size: int = 64,
+    part_images: int = PART_IMAGES,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Writes the embeddings of all images in a folder and those below it.
+
+    Images are decoded and brought to size as the library's evaluation does it; those that cannot be
+    decoded are listed, not fatal. Memory holds one part of the embeddings and the names. A call
+    that was killed is taken up by the same call: finished parts lie in `parts/` until the end.
+
+    Written are, in the order of the file names, only images that could be decoded:
+
+    - `embeddings.parquet`: a row an image: `file` (relative name), and each feature as a list of
+      float32 of fixed size.
+    - `FEATURE.npy` for each feature, float32 `[N, D]`, and `file_names.json`: the rows' names.
+    - `skipped_files.txt`: a line for each image left out: name, tab, reason.
+    - `embeddings.json`: the report that is returned. Where it is, all is complete.
+
+    Args:
+        embedder: of `rfd_tf.export.keras_embedder` or `onnx_embedder`.
+        directory: the images, see `rfd_tf.data.image_folder`.
+        output_dir: where to write.
+        formats: `"parquet"`, `"npy"`, or both.
+        batch_size: images a step.
+        part_images: images a part.
+        overwrite: whether embeddings of something else in `output_dir` may be replaced.
+        progress: whether to show a bar with images a second.
+
+    Returns:
+        `images` (embedded), `skipped` (left out), `dimensions` of each feature, `identity` (of
+        network and images), `files`; and of this call `embedded_now`, `seconds` and
+        `images_per_second`.
+
+    Raises:
+        UserError: an unknown format, a folder without images, an output folder that holds something
+            else or cannot be written, a missing package.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> Image.new("RGB", (20, 30), "red").save(folder / "red.png")
+    >>> mean = Embedder(8, {"features": ["mean"]}, lambda x: {"mean": x.mean((1, 2), "float32")})
+    >>> embed_folder(mean, folder, folder / "out", "npy")["dimensions"]
+    {'mean': 3}
+    >>> np.load(folder / "out" / "mean.npy").tolist()
+    [[255.0, 0.0, 0.0]]
+    """
+    formats = _checked_formats(formats)
+    for name, value in (("batch_size", batch_size), ("part_images", part_images)):
+        if value < 1:
+            raise UserError(f"{name} must be 1 or more, got {value}")
+    output = Path(output_dir).expanduser()
+    _check_output(output)
+    # (Headers alone: decoding everything twice would double the time.)
+    source = image_folder(directory, max_skipped=1.0, verify="header", cache_bytes=0)
+    identity = {
+        **embedder.identity,
+        "images_fingerprint": source.fingerprint,
+        "part_images": part_images,
+        "formats": list(formats),
+    }
+    if _complete(output, identity):
+        report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
+        return {**report, "embedded_now": 0, "seconds": 0.0, "images_per_second": None}
+    with _writing(output):
+        parts = _Parts(made(output) / PARTS, identity, source.num_images, part_images)
+        _start(output, parts, overwrite)
+        started = time.monotonic()
+        count = _embed(embedder, source, parts, batch_size, progress)
+        seconds = time.monotonic() - started
+        report = _assemble(output, parts, source, formats, identity)
+        write_json(output / REPORT_FILE, report)
+        shutil.rmtree(parts.folder)
+    rate = count / seconds if count else None
+    return {**report, "embedded_now": count, "seconds": seconds, "images_per_second": rate}
+
+
+class _Parts:
+    """Finished stretches of the index on disk: part k has the images from k * size on."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], num_images: int, size: int):
+        self.folder, self.identity, self.size = folder, identity, size
+        self.count = -(-num_images // size)
+        self._num_images = num_images
+
+    def path(self, part: int) -> Path:
+        return self.folder / f"part-{part:06d}.npz"
+
+    def rows(self, part: int) -> np.ndarray:
+        """The indices that belong to a part."""
+        return np.arange(part * self.size, min((part + 1) * self.size, self._num_images))
+
+    def write(
+        self, part: int, index: np.ndarray, vectors: dict[str, np.ndarray], skipped: list
+    ) -> None:
+        writing = self.folder / f".part-{part:06d}.{os.getpid()}"
+        text = np.frombuffer(json.dumps(skipped).encode(), np.uint8)
+        with open(writing, "wb") as file:
+            named = {f"feature_{name}": values for name, values in vectors.items()}
+            np.savez(file, index=index, skipped=text, **named)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(writing, self.path(part))
+
+    def read(self, part: int) -> tuple[np.ndarray, dict[str, np.ndarray], list] | None:
+        """Index, vectors and what was left out of a part; None where it is missing or damaged."""
+        try:
+            # (A zip file has checksums: what is damaged raises.)
+            with np.load(self.path(part), allow_pickle=False) as file:
+                skipped = json.loads(file["skipped"].tobytes())
+                start = len("feature_")
+                vectors = {
+                    name[start:]: file[name] for name in file.files if name.startswith("feature_")
+                }
+                return file["index"], vectors, skipped
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def missing(self) -> np.ndarray:
+        """The indices of all parts that are still to be made."""
+        rows = [self.rows(part) for part in range(self.count) if self.read(part) is None]
+        return np.concatenate(rows) if rows else np.arange(0)
+
+    def all(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], list]]:
+        for part in range(self.count):
+            found = self.read(part)
+            if found is None:
+                raise UserError(f"'{self.path(part)}' cannot be read: run the same command again")
+            yield found
+
+
+def _embed(
+    embedder: Embedder, source: FolderSource, parts: _Parts, batch_size: int, progress: bool
+) -> int:
+    """Makes the parts that are missing; returns how many images that took."""
+    from tqdm import tqdm
+
+    from rfd_tf.data.pipeline import evaluation_dataset
+
+    missing = parts.missing()
+    if not len(missing):
+        return 0
+    batches = evaluation_dataset(
+        source, image_size=embedder.image_size, batch_size=batch_size, indices=missing
+    )
+    wanted = np.unique(missing // parts.size).tolist()
+    gathered: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+    embedded = 0
+    bar = tqdm(
+        total=source.num_images,
+        initial=source.num_images - len(missing),
+        desc="Embedding",
+        unit="img",
+        disable=None if progress else True,
+    )
+    with bar:
+        for batch in batches.as_numpy_iterator():
+            index = batch["index"]
+            gathered.append((index, embedder.embed(batch["image"])))
+            embedded += len(index)
+            bar.update(len(index))
+            # Images come in order: what lies below the last one is all there is.
+            while wanted and (wanted[0] + 1) * parts.size <= index[-1]:
+                gathered, more = _finish_part(embedder, source, parts, wanted.pop(0), gathered)
+                embedded += more
+        for part in wanted:
+            gathered, more = _finish_part(embedder, source, parts, part, gathered)
+            embedded += more
+    return embedded
+
+
+def _finish_part(
+    embedder: Embedder,
+    source: FolderSource,
+    parts: _Parts,
+    part: int,
+    gathered: list[tuple[np.ndarray, dict[str, np.ndarray]]],
+) -> tuple[list[tuple[np.ndarray, dict[str, np.ndarray]]], int]:
+    """Writes a part of what was gathered; returns the rest, and how many images came late."""
+    rows = parts.rows(part)
+    names = embedder.identity["features"]
+    index = np.concatenate([each for each, _ in gathered] or [np.arange(0)])
+    vectors = {
+        name: np.concatenate([each[name] for _, each in gathered]) if gathered else None
+        for name in names
+    }
+    inside = index <= rows[-1]
+    kept = {name: values[inside] for name, values in vectors.items() if values is not None}
+    found, rescued, skipped = index[inside], [], []
+    for row in np.setdiff1d(rows, found).tolist():
+        # A second opinion before an image is given up: Pillow reads some that TensorFlow cannot.
+        try:
+            pixels = _by_pillow(source, row, embedder.image_size)
+        except Exception as error:  # Pillow raises many types on broken files
+            skipped.append([source.names[row], reason_of(error)])
+            continue
+        rescued.append((row, embedder.embed(pixels)))
+    for row, given in rescued:
+        found = np.append(found, row)
+        kept = {
+            name: np.concatenate([kept[name], given[name]]) if name in kept else given[name]
+            for name in names
+        }
+    order = np.argsort(found, kind="stable")
+    parts.write(part, found[order], {k: v[order] for k, v in kept.items()}, skipped)
+    rest = {name: values[~inside] for name, values in vectors.items() if values is not None}
+    return [(index[~inside], rest)] if (~inside).any() else [], len(rescued)
+
+
+def _by_pillow(source: FolderSource, row: int, size: int) -> np.ndarray:
+    import tensorflow as tf
+
+    from rfd_tf.data.decode import evaluation_transform
+
+    pixels = read_rgb(os.fsdecode(source.paths[row]))
+    return evaluation_transform(tf.constant(pixels), size).numpy()[None]
+
+
+def _assemble(
+    output: Path,
+    parts: _Parts,
+    source: FolderSource,
+    formats: tuple[str, ...],
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    """Makes the files of the parts, one part in memory at a time."""
+    count, dimensions, skipped = 0, {}, list(source.skipped)
+    for index, vectors, left_out in parts.all():
+        count += len(index)
+        dimensions.update({name: values.shape[1] for name, values in vectors.items()})
+        skipped += [tuple(entry) for entry in left_out]
+    with write_text(output / SKIPPED_FILE) as file:
+        for name, reason in sorted(skipped):
+            file.write(f"{_one_line(name)}\t{_one_line(reason)}\n")
+    if not count:
+        raise UserError(
+            f"none of the {source.num_images} images in '{source.directory}' can be decoded; "
+            f"reasons are in '{output / SKIPPED_FILE}'"
+        )
+    files = [SKIPPED_FILE]
+    if "parquet" in formats:
+        _write_parquet(output / PARQUET_FILE, parts, source.names, dimensions, identity)
+        files.append(PARQUET_FILE)
+    if "npy" in formats:
+        files += _write_npy(output, parts, source.names, dimensions, count)
+    return {
+        "images": count,
+        "skipped": len(skipped),
+        "dimensions": dimensions,
+        "identity": identity,
+        "files": files,
+    }
+
+
+def _write_parquet(
+    path: Path, parts: _Parts, names: list[str], dimensions: dict[str, int], identity: dict
+) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    fields = [pa.field("file", pa.string())]
+    fields += [pa.field(name, pa.list_(pa.float32(), size)) for name, size in dimensions.items()]
+    schema = pa.schema(fields, metadata={"rfd_tf": json.dumps(identity)})
+    writing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with parquet.ParquetWriter(writing, schema) as writer:
+            for index, vectors, _ in parts.all():
+                if not len(index):
+                    continue
+                columns = [pa.array([names[row] for row in index], pa.string())]
+                columns += [
+                    pa.FixedSizeListArray.from_arrays(pa.array(vectors[name].ravel()), size)
+                    for name, size in dimensions.items()
+                ]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        os.replace(writing, path)
+    finally:
+        writing.unlink(missing_ok=True)
+
+
+def _write_npy(
+    output: Path, parts: _Parts, names: list[str], dimensions: dict[str, int], count: int
+) -> list[str]:
+    written = []
+    for name, size in dimensions.items():
+        path = output / f"{name}.npy"
+        writing = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            rows = np.lib.format.open_memmap(writing, "w+", np.float32, (count, size))
+            start = 0
+            for index, vectors, _ in parts.all():
+                rows[start : start + len(index)] = vectors.get(name, np.zeros((0, size)))
+                start += len(index)
+            rows.flush()
+            os.replace(writing, path)
+        finally:
+            writing.unlink(missing_ok=True)
+        written.append(path.name)
+    with write_text(output / NAMES_FILE) as file:
+        separator = "[\n"
+        for index, _, _ in parts.all():
+            for row in index:
+                file.write(f"{separator}{json.dumps(names[row], ensure_ascii=False)}")
+                separator = ",\n"
+        file.write("\n]\n")
+    return [*written, NAMES_FILE]
+
+
+def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
+    wanted = [formats] if isinstance(formats, str) else list(formats)
+    for wish in wanted:
+        if wish not in FORMATS:
+            raise unknown("embeddings format", wish, FORMATS)
+    if not wanted:
+        raise UserError(f"no format asked for; options: {', '.join(FORMATS)}")
+    if "parquet" in wanted:
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"Parquet needs the package 'pyarrow' ({error}); pip install pyarrow, or ask for "
+                "npy alone"
+            ) from error
+    return tuple(wish for wish in FORMATS if wish in wanted)
+
+
+def _complete(output: Path, identity: dict[str, Any]) -> bool:
+    try:
+        report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
+        present = all((output / name).is_file() for name in report["files"])
+        return report["identity"] == identity and present
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _check_output(output: Path) -> None:
+    """Tells before any work that the output folder holds other things than embeddings."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output folder '{output}' is a file; give another --output_dir")
+    taken = sorted(entry.name for entry in output.iterdir()) if output.exists() else []
+    ours = {REPORT_FILE, PARTS}
+    if taken and not ours & set(taken):
+        raise UserError(
+            f"output folder '{output}' holds other files ({taken[0]}, ...); give another "
+            "--output_dir"
+        )
+
+
+def _start(output: Path, parts: _Parts, overwrite: bool) -> None:
+    """Makes ready for the parts: those of an earlier call of the same kind are kept."""
+    known = None
+    for path, key in ((parts.folder / IDENTITY_FILE, None), (output / REPORT_FILE, "identity")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            read = json.loads(path.read_text(encoding="utf-8"))
+            known = read[key] if key else read
+            break
+    if known is not None and known != parts.identity and not overwrite:
+        other = [key for key, value in parts.identity.items() if known.get(key) != value]
+        raise UserError(
+            f"'{output}' holds embeddings of another kind (other {', '.join(other)}); give another "
+            "--output_dir, or --overwrite to replace them"
+        )
+    if known != parts.identity:
+        shutil.rmtree(parts.folder, ignore_errors=True)
+    # The report goes first: none may stand beside files that it does not describe.
+    replaced = _written(output)
+    (output / REPORT_FILE).unlink(missing_ok=True)
+    for name in replaced:
+        (output / name).unlink(missing_ok=True)
+    parts.folder.mkdir(exist_ok=True)
+    for path in parts.folder.glob(".part-*"):
+        path.unlink()  # begun by a call that was killed
+    write_json(parts.folder / IDENTITY_FILE, parts.identity)
+
+
+def _written(output: Path) -> list[str]:
+    """The names of the files that an earlier call wrote, as its report has them."""
+    try:
+        names = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))["files"]
+        # (Names alone: a report that was tampered with reaches nothing outside.)
+        return [name for name in names if isinstance(name, str) and Path(name).name == name]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to '{output}': {error.strerror or error}; what is finished stays, and "
+            "the same command goes on from there"
+        ) from error
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split("\n")).replace("\t", " ")

@@ -1,0 +1,140 @@
+"""Smaller ONNX files: they run, their loss is told, and calibration is what makes int8 work."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from export_helpers import RECORD
+from PIL import Image
+
+from rfd_tf.data import digits, image_folder
+from rfd_tf.errors import UserError
+from rfd_tf.export import ExportMismatch, OnnxModel, export_backbone, quantize_int8
+from rfd_tf.export.accuracy_lost import divide
+from rfd_tf.export.backbone import LEAST_COSINE
+
+
+@pytest.fixture(scope="module")
+def quantized(run_folder, tmp_path_factory):
+    """An export with both smaller files, calibrated on digits, whose labels give kNN."""
+    folder = tmp_path_factory.mktemp("quantized") / "small"
+    card = export_backbone(
+        run_folder, folder, ["onnx"], endpoints=["block2"], outputs=["f2"],
+        quantize=["int8", "float16"], calibration=digits(), calibration_images=32,
+    )  # fmt: skip
+    return folder, card
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "least_cosine"), [("int8", 0.7, 0.99), ("float16", 0.6, 0.99999)]
+)
+def test_smaller_files_give_nearly_the_features_of_the_whole(
+    kind, share, least_cosine, quantized, pixels
+):
+    folder, card = quantized
+    whole, smaller = OnnxModel(folder / "model.onnx"), OnnxModel(folder / f"model.{kind}.onnx")
+    assert smaller.path.stat().st_size < share * whole.path.stat().st_size
+    assert smaller.outputs == whole.outputs
+    assert sorted(whole.outputs) == ["block2", "embedding", "f2"]
+    for size in (1, 7, 64):
+        images = np.resize(digits("test").images, (size, 32, 32, 3))
+        expected, given = whole(images), smaller(images)
+        for name in whole.outputs:
+            a, b = (values[name].reshape(size, -1) for values in (expected, given))
+            cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+            assert a.shape == b.shape and cosine.min() > least_cosine, name
+    assert not np.array_equal(whole(pixels)["embedding"], smaller(pixels)["embedding"])
+    found = card["quantization"][kind]
+    assert found["outputs"]["embedding"]["lowest_cosine"] > least_cosine
+    assert found["images"] == 296 and found["judged_on"] == "digits/train"
+    assert smaller.metadata["precision"] == kind
+    assert smaller.metadata["weights_sha256"] == card["weights_sha256"]
+    assert f"model.{kind}.onnx" in card["files"]
+
+
+def test_what_is_lost_is_told_on_the_card(quantized):
+    folder, card = quantized
+    assert json.loads((folder / "card.json").read_text()) == card
+    knn = card["quantization"]["int8"]["knn"]
+    assert knn["lost"] == knn["float32"] - knn["int8"] and knn["float32"] > 0.3
+    assert card["quantization"]["int8"]["calibration"] == {"images": 32, "of": "digits/train"}
+    text = (folder / "README.md").read_text()
+    row = f"{100 * knn['float32']:.1f} -> {100 * knn['int8']:.1f}"
+    assert "## Smaller ONNX files, and what they lose" in text and row in text
+    assert "calibrated with 32 others" in text
+
+
+def test_int8_means_integers_with_a_scale_for_each_channel(quantized):
+    proto = onnx.load(quantized[0] / "model.int8.onnx")
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    kernels = [
+        constants[node.input[0]].data_type
+        for node in proto.graph.node
+        if node.op_type == "DequantizeLinear"
+        and node.input[0] in constants
+        and len(constants[node.input[0]].dims) == 4
+        and len(constants[node.input[1]].dims) == 1  # scales, one for each output channel
+    ]
+    assert kernels == [onnx.TensorProto.INT8] * 6
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    assert opsets[""] == 17
+
+
+def test_the_images_that_calibrate_matter(quantized, tmp_path):
+    # Of the mean colour all over: after the normalisation there is little to set a scale by.
+    grey = np.full((16, 32, 32, 3), np.round(255 * np.array(RECORD["mean"])), np.uint8)
+    quantize_int8(quantized[0] / "model.onnx", tmp_path / "grey.onnx", grey)
+    images = digits("test").images[:40]
+    expected, good, bad = (
+        OnnxModel(path)(images)["embedding"]
+        for path in (
+            quantized[0] / "model.onnx", quantized[0] / "model.int8.onnx", tmp_path / "grey.onnx"
+        )
+    )  # fmt: skip
+    assert 3 * np.abs(good - expected).mean() < np.abs(bad - expected).mean()
+
+
+def test_a_file_that_loses_too_much_is_refused(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(LEAST_COSINE, "int8", 0.9999999)
+    with pytest.raises(ExportMismatch, match="int8 gives other embeddings.*more images"):
+        export_backbone(
+            run_folder, tmp_path / "out", ["onnx"], quantize="int8", calibration=digits("test")
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_any_size_without_labels_do(run_folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, image in enumerate(digits().images[:12]):
+        Image.fromarray(image).resize((50, 40)).save(images / f"{number}.jpg")
+    card = export_backbone(
+        run_folder, tmp_path / "out", ["onnx"], quantize="int8", onnx_layout="nchw",
+        onnx_input="float32", opset=13, calibration=image_folder(images),
+    )  # fmt: skip
+    found = card["quantization"]["int8"]
+    assert "knn" not in found and found["images"] == 2 and found["calibration"]["images"] == 10
+    model = onnx.load(tmp_path / "out" / "model.int8.onnx")
+    assert [v.dim_value for v in model.graph.input[0].type.tensor_type.shape.dim][1:] == [3, 32, 32]
+
+
+def test_float16_needs_no_images(run_folder, tmp_path):
+    card = export_backbone(run_folder, tmp_path / "out", ["onnx"], quantize="float16")
+    found = card["quantization"]["float16"]
+    assert found["judged_on"] == "made-up images" and found["images"] == 10
+    assert (tmp_path / "out" / "model.float16.onnx").exists()
+
+
+def test_calibrating_and_judging_are_done_on_different_images():
+    parts = divide(digits(), 2000)
+    assert not set(parts.judged) & (set(parts.calibration) | set(parts.train))
+    with pytest.raises(UserError, match="1 image or more, not 0"):
+        divide(digits(), 0)
+
+
+def test_images_of_the_wrong_size_are_told(quantized, tmp_path):
+    with pytest.raises(UserError, match=r"needs images \[N, 32, 32, 3\] and got \[2, 16, 16, 3\]"):
+        quantize_int8(
+            quantized[0] / "model.onnx", tmp_path / "x.onnx", np.zeros((2, 16, 16, 3), np.uint8)
+        )

@@ -1,0 +1,111 @@
+"""The code in README.md on fine-tuning and deploying runs as it stands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from export_helpers import RECORD, numpy_embedding
+from PIL import Image
+
+from rfd_tf import applications
+from rfd_tf.data import digits
+from rfd_tf.evaluation.heads import save_heads
+from rfd_tf.export import export_backbone
+
+ROOT = Path(__file__).resolve().parents[2]
+ALONE = """
+import sys
+sys.modules["rfd_tf"] = None
+exec(sys.stdin.read())
+"""
+
+
+def snippet(mark):
+    """The piece of Python in README.md that contains `mark`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if mark in code]
+    return code
+
+
+def run_alone(code, folder):
+    """Runs code in a process where rfd_tf cannot be imported; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], input=code, capture_output=True, text=True, cwd=folder,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_fine_tuning_a_shipped_backbone_with_plain_keras(tmp_path):
+    source = digits()
+    for index in np.flatnonzero(source.labels < 3)[:300]:
+        path = tmp_path / "PATH/TO/IMAGES" / str(source.labels[index]) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.images[index]).save(path)
+    (tmp_path / "exported").symlink_to(ROOT / "exported")
+    code = snippet("fine_tuned.keras")
+    statements = [line for line in code.splitlines()[2:] if line]
+    assert len(statements) == 10
+    output = run_alone(code, tmp_path)
+    accuracies = re.findall(r"val_accuracy: ([0-9.]+)", output)
+    assert len(accuracies) == 10 and float(accuracies[-1]) > 0.9
+    # What was saved is plain Keras as well, and normalises as the weights' record says.
+    model = keras.models.load_model(tmp_path / "fine_tuned.keras")
+    record = applications.read_record("rfd_cifar10")
+    pixels = source.images[:2].astype("float32")
+    (scaling,) = [layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling)]
+    normalised = applications.preprocess_input(pixels, mean=record["mean"], std=record["std"])
+    np.testing.assert_allclose(scaling(pixels), normalised, atol=2e-3)
+
+
+def test_the_orientation_detector(backbone, run_folder, tmp_path):
+    head = keras.layers.Dense(4)
+    head.build((None, 24))
+    # Of an untrained feature the four outputs differ more than the images do: take the mean off.
+    images = digits("test").images[:8]
+    photos = np.stack([np.rot90(image, turn) for turn, image in enumerate(images)])
+    f1 = numpy_embedding(backbone, RECORD, photos)[:, :24]
+    kernel = np.random.default_rng(7).normal(size=(24, 4))
+    head.set_weights([kernel, -f1.mean(axis=0) @ kernel])
+    answers = (f1 @ kernel - f1.mean(axis=0) @ kernel).argmax(axis=1)
+    assert len(set(answers)) > 1
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "backbone.weights.h5").write_bytes((run_folder / "backbone.weights.h5").read_bytes())
+    save_heads(run, {"rotation_head": head}, RECORD["epoch"])
+    export_backbone(run, tmp_path / "exported/orientation", ["onnx"], outputs=["rotation_logits"])
+    for photo, quarters in zip(photos, answers, strict=True):
+        Image.fromarray(photo).save(tmp_path / "photo.png")
+        code = snippet("rotation_logits").replace(".jpg", ".png") + "\nprint(degrees)"
+        names = {}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path)
+            exec(code, names)
+        assert names["degrees"] == 90 * quarters
+        upright = np.asarray(Image.open(tmp_path / "upright.png"))
+        np.testing.assert_array_equal(upright, np.rot90(photo, -quarters))
+
+
+def test_a_model_with_layers_of_this_package_says_what_to_import(tmp_path):
+    model = applications.SixLayer(include_top=False, pooling="avg", input_shape=(32, 32, 3))
+    model.save(tmp_path / "own.keras")
+    code = """
+import keras
+try:
+    keras.models.load_model("own.keras")
+except TypeError as error:
+    assert "make sure they are all imported" in str(error) and "rfd_tf.layers" in str(error)
+    import rfd_tf.layers
+    print(keras.models.load_model("own.keras").name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.split() == ["six_layer"], done.stderr
