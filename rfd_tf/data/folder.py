@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import collections
 import errno
 import itertools
 import os
@@ -30,6 +31,7 @@ _NAMED = 10
 _PROGRESS_FROM = 2000
 _CHUNK = 64
 _BLOCK = 4096
+_MOST_WAYS = 64
 _QUICK = 50e-6  # seconds
 
 
@@ -158,6 +160,7 @@ def _scan(root: str) -> list[tuple[str, int]]:
     files: list[tuple[str, int]] = []
     # Each folder goes with the real folders above it: a link back to one of them is a loop.
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    ways: collections.Counter[tuple[int, int]] = collections.Counter()
     while pending:
         below, above = pending.pop()
         path = os.path.join(root, below)
@@ -166,20 +169,39 @@ def _scan(root: str) -> list[tuple[str, int]]:
             identity = (status.st_dev, status.st_ino)
             if identity in above:
                 continue
+            # Folders full of links to each other lead to one another in more ways than can be gone.
+            ways[identity] += 1
+            if ways[identity] > _MOST_WAYS:
+                raise UserError(
+                    f"links lead to the folder '{path}' in more than {_MOST_WAYS} ways; remove "
+                    "those that go round in circles"
+                )
             with os.scandir(path) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
                     name = f"{below}/{entry.name}" if below else entry.name
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         pending.append((name, above | {identity}))
-                    elif entry.is_file():
-                        files.append((name, entry.stat().st_size))
-                    elif entry.is_symlink() and image_files.has_image_extension(name):
+                    elif not entry.is_symlink():
+                        if entry.is_file():
+                            files.append((name, entry.stat().st_size))
+                    elif os.path.isfile(entry.path):
+                        files.append((name, os.stat(entry.path).st_size))
+                    elif image_files.has_image_extension(name):
                         files.append((name, 0))  # a broken link: to be told, not overlooked
         except OSError as error:
             raise UserError(f"cannot read folder '{path}': {error.strerror}") from None
     return sorted(files)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False  # a link to itself
 
 
 def _progress(total: int, what: str) -> Any:
