@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, shown
 
 
 def fingerprint(parts: Iterable[bytes | memoryview | str | int]) -> str:
@@ -96,7 +96,7 @@ class Source:
         checked. Training goes on without such an image, and it is remembered here.
         """
         failed = sorted({int(index) for read in self._failures for index in read()})
-        return [(self.names[i] if self.names else str(i), self._why(i)) for i in failed]
+        return [(shown(self.names[i]) if self.names else str(i), self._why(i)) for i in failed]
 
     def _why(self, index: int) -> str:
         return "cannot be decoded"

@@ -10,7 +10,7 @@ import numpy as np
 
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import read_files
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, shown
 
 
 def image_list(
@@ -60,11 +60,11 @@ def image_list(
             status = os.stat(root / relative)
         except (OSError, ValueError):  # a name with a zero byte is a value, not a file
             raise UserError(
-                f"'{path}', line {line}: no file '{_shown(root / relative)}'; paths are relative "
+                f"'{path}', line {line}: no file '{shown(root / relative)}'; paths are relative "
                 "to the list's folder, or to --list_root"
             ) from None
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"'{path}', line {line}: '{root / relative}' is no file")
+            raise UserError(f"'{path}', line {line}: '{shown(root / relative)}' is no file")
         files.append((relative, status.st_size))
     labels, class_names = _numbered([label for _, _, label in entries], path)
     return read_files(
@@ -89,18 +89,14 @@ def _entries(path: Path):
                     continue
                 if len(parts) < 2:
                     raise UserError(
-                        f"'{path}', line {number}: '{line.strip()}' must be a path and a label"
+                        f"'{path}', line {number}: '{shown(line.strip())}' must be a path and a "
+                        "label"
                     )
                 yield number, *parts
     except OSError as error:
         raise UserError(f"cannot read the image list '{path}': {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"'{path}' is no list of images: it is no text in UTF-8") from None
-
-
-def _shown(path: Path) -> str:
-    text = str(path).encode("unicode_escape").decode() if not str(path).isprintable() else str(path)
-    return text if len(text) <= 500 else text[:500] + "..."
 
 
 def _numbered(labels: list[str], path: Path) -> tuple[np.ndarray, list[str] | None]:

@@ -23,7 +23,7 @@ from PIL import Image
 from rfd_tf.data import image_files
 from rfd_tf.data.base import ArraySource, Source, fingerprint
 from rfd_tf.data.image_files import Header
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UserError, shown, unknown
 
 _FULL_CHECK_LIMIT = 200_000
 _CACHED_SIDE = 256  # larger images stay on disk, however few they are
@@ -173,8 +173,8 @@ def _scan(root: str) -> list[tuple[str, int]]:
             ways[identity] += 1
             if ways[identity] > _MOST_WAYS:
                 raise UserError(
-                    f"links lead to the folder '{path}' in more than {_MOST_WAYS} ways; remove "
-                    "those that go round in circles"
+                    f"links lead to the folder '{shown(path)}' in more than {_MOST_WAYS} ways; "
+                    "remove those that go round in circles"
                 )
             with os.scandir(path) as entries:
                 for entry in entries:
@@ -191,7 +191,7 @@ def _scan(root: str) -> list[tuple[str, int]]:
                     elif image_files.has_image_extension(name):
                         files.append((name, 0))  # a broken link: to be told, not overlooked
         except OSError as error:
-            raise UserError(f"cannot read folder '{path}': {error.strerror}") from None
+            raise UserError(f"cannot read folder '{shown(path)}': {error.strerror}") from None
     return sorted(files)
 
 
@@ -265,7 +265,10 @@ class _Found:
         )
         images = [i for i, header in enumerate(headers) if header is not None]
         if not images:
-            others = f"; found {len(files)} other files, such as '{files[0][0]}'" if files else ""
+            others = ""
+            if files:
+                name = shown(_shown(files[0][0]))
+                others = f"; found {len(files)} other files, such as '{name}'"
             raise UserError(
                 f"no JPEG, PNG, BMP or GIF images in '{root}' or below{others}; give --data_dir "
                 f"the folder that holds the images"
@@ -366,7 +369,7 @@ class _Found:
         """
         good = self.good()
         bad = [i for i, header in enumerate(self.headers) if not isinstance(header, Header)]
-        skipped = [(_shown(self.names[i]), str(self.headers[i])) for i in bad]
+        skipped = [(shown(_shown(self.names[i])), str(self.headers[i])) for i in bad]
         if len(bad) > max_skipped * len(self.names) or not good:
             named = ", ".join(f"{name} ({reason})" for name, reason in skipped[:_NAMED])
             more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""

@@ -1,0 +1,25 @@
+"""Made-up content for everything that reads what others wrote.
+
+RFD_TF_FUZZ_EXAMPLES=2000 tries as many examples, other ones at each run; by default a few, always
+the same.
+"""
+
+import os
+
+import pytest
+
+hypothesis = pytest.importorskip("hypothesis", reason="pip install '.[test]'")
+
+MANY = int(os.environ.get("RFD_TF_FUZZ_EXAMPLES", "0"))
+
+hypothesis.settings.register_profile(
+    "rfd_tf",
+    max_examples=MANY or 40,
+    derandomize=not MANY,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+# Now, for it holds for what is collected from here on.
+hypothesis.settings.load_profile("rfd_tf")
