@@ -5,8 +5,12 @@ the same.
 """
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "interpret"))  # explore_helpers
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install '.[test]'")
 
