@@ -4,7 +4,6 @@ RFD_TF_FUZZ_EXAMPLES=2000 tries as many examples, other ones at each run; by def
 the same.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "interpret"))  # explo
 
 hypothesis = pytest.importorskip("hypothesis", reason="pip install '.[test]'")
 
-MANY = int(os.environ.get("RFD_TF_FUZZ_EXAMPLES", "0"))
+from fuzzing import MANY  # noqa: E402
 
 hypothesis.settings.register_profile(
     "rfd_tf",
