@@ -24,5 +24,7 @@ hypothesis.settings.register_profile(
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 
+collect_ignore = ["flagfile_program.py"]  # a program, not a module
+
 # Now, for it holds for what is collected from here on.
 hypothesis.settings.load_profile("rfd_tf")
