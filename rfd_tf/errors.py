@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import lzma
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterable
 
 
@@ -34,7 +38,42 @@ def unknown(kind: str, value: object, options: Iterable[str]) -> UserError:
     unknown backbone 'alexnett' (did you mean 'alexnet'?); options: alexnet, resnet18
     """
     names = [str(option) for option in options]
-    close = difflib.get_close_matches(str(value), names, n=1)
+    close = difflib.get_close_matches(str(value)[:300], names, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""
-    listed = ", ".join(names) if names else "none"
-    return UserError(f"unknown {kind} '{value}'{hint}; options: {listed}")
+    listed = shown(", ".join(names), 4000) if names else "none"
+    return UserError(f"unknown {kind} '{shown(value)}'{hint}; options: {listed}")
+
+
+#: What NumPy and Python's zip reader raise on an `.npz` file that is damaged, or made to harm.
+UNREADABLE_NPZ = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # encrypted; and its kinds: unknown compression, nested too deeply
+    SyntaxError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+def shown(text: object, most: int = 300) -> str:
+    """Returns text from elsewhere fit for one line of a message: printable, and not too long.
+
+    >>> shown("a\\nb"), shown("x" * 400, most=5)
+    ('a\\\\nb', 'xxxxx...')
+    """
+    text = str(text)
+    if len(text) > most:
+        text = text[:most] + "..."
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )

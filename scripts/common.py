@@ -22,6 +22,12 @@ def _parse(arguments: list[str]) -> list[str]:
     except flags.Error as error:
         print(f"error: {error}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
+    # What absl does not foresee: a flagfile that is no text, a flag of a thousand letters.
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        print(
+            f"error: the flags cannot be read: {error}; see {arguments[0]} --help", file=sys.stderr
+        )
+        raise SystemExit(USER_MISTAKE) from None
     if len(rest) > 1:
         print(
             f"error: unexpected argument '{rest[1]}'; flags look like --name=value", file=sys.stderr

@@ -14,7 +14,7 @@ import keras
 
 from rfd_tf.applications import pretrained
 from rfd_tf.applications import record as records
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UserError, shown, unknown
 
 SUFFIX = ".weights.h5"
 RUN_FILE = "backbone.weights.h5"
@@ -316,6 +316,9 @@ def _shapes_in_file(path: Path) -> dict[str, list[tuple[int, ...]]]:
     found: dict[str, list[tuple[int, ...]]] = {}
 
     def visit(place: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            # Whose content would be taken from any other file on this machine.
+            raise UserError(f"'{path}' is refused: its '{shown(place)}' points to another file")
         if not isinstance(item, h5py.Dataset) or "seed_generator" in place:
             return
         if place.startswith("optimizer/"):
@@ -328,6 +331,8 @@ def _shapes_in_file(path: Path) -> dict[str, list[tuple[int, ...]]]:
     with _opened(path) as file:
         try:
             file.visititems(visit)
+        except UserError:
+            raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise UserError(f"'{path}' is damaged: {error}") from error
     return found

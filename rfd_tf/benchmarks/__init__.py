@@ -14,6 +14,7 @@ from rfd_tf.benchmarks.bank import bank
 from rfd_tf.benchmarks.base import Entry, alternate, paired_ratio
 from rfd_tf.benchmarks.convolutions import convolutions
 from rfd_tf.benchmarks.family import family
+from rfd_tf.benchmarks.folder import folder
 from rfd_tf.benchmarks.inference import inference
 from rfd_tf.benchmarks.memory import memory
 from rfd_tf.benchmarks.overhead import overhead
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Entry]]] = {
     "precision": precision,
     "bank": bank,
     "pipeline": pipeline,
+    "folder": folder,
     "convolutions": convolutions,
     "inference": inference,
     "memory": memory,

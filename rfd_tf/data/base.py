@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, shown
 
 
 def fingerprint(parts: Iterable[bytes | memoryview | str | int]) -> str:
@@ -17,13 +17,20 @@ def fingerprint(parts: Iterable[bytes | memoryview | str | int]) -> str:
     False
     """
     digest = hashlib.sha256()
+    pending: list[bytes] = []  # a folder's millions of short parts are hashed some at a time
     for part in parts:
         if isinstance(part, bytes | memoryview):
             data = memoryview(part)
-        else:
-            data = memoryview(str(part).encode("utf-8", "surrogateescape"))
-        digest.update(data.nbytes.to_bytes(8, "little"))
-        digest.update(data)
+            digest.update(b"".join(pending) + data.nbytes.to_bytes(8, "little"))
+            digest.update(data)
+            pending = []
+            continue
+        text = str(part).encode("utf-8", "surrogateescape")
+        pending += (len(text).to_bytes(8, "little"), text)
+        if len(pending) > 4096:
+            digest.update(b"".join(pending))
+            pending = []
+    digest.update(b"".join(pending))
     return digest.hexdigest()
 
 
@@ -98,7 +105,7 @@ class Source:
         checked. Training goes on without such an image, and it is remembered here.
         """
         failed = sorted({int(index) for read in self._failures for index in read()})
-        return [(self.names[i] if self.names else str(i), self._why(i)) for i in failed]
+        return [(shown(self.names[i]) if self.names else str(i), self._why(i)) for i in failed]
 
     def _why(self, index: int) -> str:
         return "cannot be decoded"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.data.voc import VocImage, VocSet
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.data.voc import VocImage, VocSet, is_file
+from rfd_tf.errors import UserError, shown, unknown
+
+_MOST_SIDE = 1_000_000  # pixels, more than any picture format but one allows
 
 
 def coco_file(
@@ -45,7 +47,7 @@ def coco_file(
         objects: dict[int, list[dict]] = {}
         for one in content["annotations"]:
             objects.setdefault(int(one["image_id"]), []).append(one)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"'{path}' is no COCO annotation file of objects: {type(error).__name__} {error}"
         ) from None
@@ -59,7 +61,7 @@ def coco_file(
         if image is not None:
             found.append(image)
     if not found:
-        raise UserError(f"'{path}' holds no box of {', '.join(names[:10])}")
+        raise UserError(f"'{path}' holds no box of {shown(', '.join(names[:10]))}")
     return VocSet(path.stem, tuple(found), names)
 
 
@@ -68,7 +70,7 @@ def _read(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read '{path}': {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"'{path}' is no COCO annotation file: it holds a {type(content).__name__}")
@@ -83,6 +85,8 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
             int(picture["width"]),
             int(picture["height"]),
         )
+        if not (0 < width <= _MOST_SIDE and 0 < height <= _MOST_SIDE):
+            raise ValueError(f"{width:.0e} x {height:.0e} pixels")
         for one in objects:
             label = categories[int(one["category_id"])]
             if label not in names:
@@ -91,24 +95,25 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
             boxes.append((left, top, left + across, top + down))
             labels.append(names.index(label))
             crowds.append(bool(one.get("iscrowd", 0)))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
-            f"'{path}': an entry of the picture {picture.get('file_name')!r} cannot be read: "
-            f"{type(error).__name__} {error}"
+            f"'{path}': an entry of the picture '{shown(picture.get('file_name'))}' cannot be "
+            f"read: {type(error).__name__} {shown(error)}"
         ) from None
     if not boxes:
         return None
     if Path(name).name != name:
-        raise UserError(f"'{path}' names the picture '{name}', which is no file name")
-    if not (folder / name).is_file():
-        raise UserError(f"no picture '{folder / name}', which '{path}' names")
-    corners = np.array(boxes, np.float32)
+        raise UserError(f"'{path}' names the picture '{shown(name)}', which is no file name")
+    if not is_file(folder / name):
+        raise UserError(f"no picture '{shown(folder / name)}', which '{path}' names")
+    with np.errstate(over="ignore"):  # what is too large for the type leaves the picture, too
+        corners = np.array(boxes, np.float32)
     # (Published boxes leave their pictures by rounding.)
     outside = (corners[:, :2] < -1).any() or (corners[:, 2:] > np.array([width, height]) + 1).any()
     if outside or not (corners[:, 2:] > corners[:, :2]).all():
         raise UserError(
-            f"'{path}': a box of '{name}' is empty or leaves the picture of {width} x {height} "
-            "pixels"
+            f"'{path}': a box of '{shown(name)}' is empty or leaves the picture of {width} x "
+            f"{height} pixels"
         )
     corners = np.clip(corners, 0, np.array([width, height] * 2, np.float32))
     return VocImage(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
 
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import read_files
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, shown
 
 
 def image_list(
@@ -56,12 +57,15 @@ def image_list(
     for line, name, _ in entries:
         relative = name.lstrip("/") if not os.path.isfile(name) else name
         try:
-            files.append((relative, os.stat(root / relative).st_size))
-        except OSError:
+            status = os.stat(root / relative)
+        except (OSError, ValueError):  # a name with a zero byte is a value, not a file
             raise UserError(
-                f"'{path}', line {line}: no file '{root / relative}'; paths are relative to the "
-                "list's folder, or to --list_root"
+                f"'{path}', line {line}: no file '{shown(root / relative)}'; paths are relative "
+                "to the list's folder, or to --list_root"
             ) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"'{path}', line {line}: '{shown(root / relative)}' is no file")
+        files.append((relative, status.st_size))
     labels, class_names = _numbered([label for _, _, label in entries], path)
     return read_files(
         str(root),
@@ -85,7 +89,8 @@ def _entries(path: Path):
                     continue
                 if len(parts) < 2:
                     raise UserError(
-                        f"'{path}', line {number}: '{line.strip()}' must be a path and a label"
+                        f"'{path}', line {number}: '{shown(line.strip())}' must be a path and a "
+                        "label"
                     )
                 yield number, *parts
     except OSError as error:
@@ -97,6 +102,9 @@ def _entries(path: Path):
 def _numbered(labels: list[str], path: Path) -> tuple[np.ndarray, list[str] | None]:
     try:
         numbers = np.array([int(label) for label in labels], np.int64)
+    except OverflowError:
+        largest = max(labels, key=len)
+        raise UserError(f"'{path}': label {largest[:40]} is too large a number") from None
     except ValueError:
         class_names = sorted(set(labels))
         number = {name: label for label, name in enumerate(class_names)}

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from rfd_tf.data.file_heads import HEAD_BYTES, plain_jpeg, plain_png
+
 # Kinds of encoded image, by what decoding them takes.
 JPEG = 0
 PNG = 1
@@ -25,7 +27,16 @@ _EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF")
 _BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
 _EXIF_ORIENTATION = 0x0112
-_HEAD_BYTES = 34  # reaches the compression field of a BMP header
+_BMP_BYTES = 34  # reaches the compression field of a BMP header
+
+#: Images of more pixels are left out, by their header, before any memory is asked for. (Twice
+#: Pillow's `MAX_IMAGE_PIXELS`, where it raises.)
+MOST_PIXELS = 178_956_970
+
+
+# (A named pipe that took the place of a file would keep one waiting for ever.)
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ |= getattr(os, "O_BINARY", 0)
 
 
 class Header(NamedTuple):
@@ -66,7 +77,7 @@ def sniff(head: bytes) -> str | None:
 
 def _is_plain_bmp(head: bytes) -> bool:
     """Tells whether a BMP is 24 bits a pixel, uncompressed: the only kind TensorFlow gets right."""
-    if len(head) < _HEAD_BYTES or struct.unpack_from("<I", head, 14)[0] < 40:
+    if len(head) < _BMP_BYTES or struct.unpack_from("<I", head, 14)[0] < 40:
         return False
     bits, compression = struct.unpack_from("<HI", head, 28)
     return bits == 24 and compression == 0
@@ -115,24 +126,48 @@ def read_header(path: str) -> Header | str | None:
         is no image: neither its first bytes nor its name say so.
     """
     try:
-        file = open(path, "rb")
+        descriptor = os.open(path, _READ)
+    except (OSError, ValueError) as error:  # a name with a zero byte is a value, not a file
+        return reason_of(error) if has_image_extension(path) else None
+    try:
+        head = os.read(descriptor, HEAD_BYTES)
     except OSError as error:
         return reason_of(error) if has_image_extension(path) else None
-    with file:
-        try:
-            head = file.read(_HEAD_BYTES)
-            found = sniff(head)
-            if found is None:
-                if not has_image_extension(path):
-                    return None
-                return "not a JPEG, PNG, BMP or GIF file" if head else "empty file"
-            file.seek(0)
-            with Image.open(file, formats=_FORMATS) as image:
-                width, height = image.size
-                orientation = _orientation(image) if found == "JPEG" else 1
+    finally:
+        os.close(descriptor)
+    found = sniff(head)
+    if found is None:
+        if not has_image_extension(path):
+            return None
+        return "not a JPEG, PNG, BMP or GIF file" if head else "empty file"
+    return _plain_header(found, head) or _header_by_pillow(path, found, head)
+
+
+def _plain_header(found: str, head: bytes) -> Header | None:
+    if found == "JPEG" and (size := plain_jpeg(head)):
+        kind, (height, width) = JPEG, size
+    elif found == "PNG" and (facts := plain_png(head)):
+        height, width, transparent = facts
+        kind = TRANSPARENT_PNG if transparent else PNG
+    else:
+        return None
+    return Header(kind, height, width, 1) if height * width <= MOST_PIXELS else None
+
+
+def _header_by_pillow(path: str, found: str, head: bytes) -> Header | str:
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                return f"too many pixels: {width} x {height} are more than {MOST_PIXELS:,}"
+            orientation = _orientation(image)
+            if found == "JPEG":
                 return Header(_kind(found, image, head), height, width, orientation)
-        except Exception as error:  # Pillow raises many types on broken files
-            return reason_of(error)
+            # Of the other formats few turn their pictures: these few are written again, upright.
+            kind = _kind(found, image, head) if orientation == 1 else UNUSUAL
+            return Header(kind, height, width, 1)
+    except Exception as error:  # Pillow raises many types on broken files
+        return reason_of(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -16,7 +16,6 @@ import json
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +24,7 @@ import numpy as np
 
 from rfd_tf.data.base import Source
 from rfd_tf.data.views import NUM_ROTATIONS
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
 
 EXTENSIONS = (".npz", ".dat")
 _FORMAT = 1
@@ -263,10 +262,10 @@ def _read_npz(path: Path) -> dict[str, Any]:
         }
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE_NPZ as error:
         if "pickle" in str(error):
             raise UserError(
                 f"'{path}' holds pickled objects, which are not loaded: they could run any "
                 f"program; {_AGAIN}"
             ) from None
-        raise UserError(f"PU weights '{path}' cannot be read ({error}); {_AGAIN}") from None
+        raise UserError(f"PU weights '{path}' cannot be read ({shown(error)}); {_AGAIN}") from None

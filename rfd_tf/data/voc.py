@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.data.subset import index_hash
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UserError, shown, unknown
 
 #: The classes of PASCAL VOC, in the order of its palette masks (background, 0, comes before them).
 VOC_CLASSES = (
@@ -129,8 +129,8 @@ def voc_folder(
     read = []
     for name in names or sorted(path.stem for path in annotations.glob("*.xml")):
         path = annotations / f"{name}.xml"
-        if not path.is_file():
-            raise UserError(f"no annotation '{path}' of a picture that is listed")
+        if not is_file(path):
+            raise UserError(f"no annotation '{shown(path)}' of a picture that is listed")
         read.append((name, path, *_read_xml(path)))
     if not read:
         raise UserError(f"'{annotations}' holds no .xml file")
@@ -253,18 +253,20 @@ def _names(root: Path, split: str | None, masks: bool) -> list[str] | None:
         return None
     folder = root / "ImageSets" / ("Segmentation" if masks else "Main")
     path = folder / f"{split}.txt"
-    if not path.is_file():
+    if not is_file(path):
         lists = sorted(one.stem for one in folder.glob("*.txt")) if folder.is_dir() else []
         raise UserError(f"no list '{path}'; there {'are' if lists else 'is'} {_listed(lists)}")
     # Lists of one class carry a second column; the name comes first.
-    names = [
-        line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()
-    ]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"the list '{path}' cannot be read as text: {shown(error)}") from None
+    names = [line.split()[0] for line in lines if line.split()]
     if not names:
         raise UserError(f"the list '{path}' is empty")
     for name in names:
         if Path(name).name != name:
-            raise UserError(f"the list '{path}' names '{name}', which is no file name")
+            raise UserError(f"the list '{path}' names '{shown(name)}', which is no file name")
     return names
 
 
@@ -276,12 +278,20 @@ def _masked(
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
     for name in names or sorted(path.stem for path in masks.glob("*.png")):
         mask = masks / f"{name}.png"
-        if not mask.is_file():
-            raise UserError(f"no mask '{mask}' of a picture that is listed")
+        if not is_file(mask):
+            raise UserError(f"no mask '{shown(mask)}' of a picture that is listed")
         images.append(VocImage(name, _picture(pictures, name), 0, 0, *nothing, mask=mask))
     if not images:
         raise UserError(f"'{masks}' holds no .png file")
     return VocSet(root.name, tuple(images), class_names)
+
+
+def is_file(path: Path) -> bool:
+    """Tells whether there is such a file, of names too that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
 
 
 def _picture(folder: Path, name: str, filename: str = "") -> Path:
@@ -289,9 +299,9 @@ def _picture(folder: Path, name: str, filename: str = "") -> Path:
     candidates = [filename] if filename and Path(filename).name == filename else []
     candidates += [name + suffix for suffix in _SUFFIXES]
     for candidate in candidates:
-        if (folder / candidate).is_file():
+        if is_file(folder / candidate):
             return folder / candidate
-    raise UserError(f"no picture of '{name}' in '{folder}' ({', '.join(_SUFFIXES[:4])})")
+    raise UserError(f"no picture of '{shown(name)}' in '{folder}' ({', '.join(_SUFFIXES[:4])})")
 
 
 def _read_xml(path: Path) -> tuple[str, tuple[int, int], list[tuple[str, tuple, bool]]]:
@@ -308,7 +318,7 @@ def _read_xml(path: Path) -> tuple[str, tuple[int, int], list[tuple[str, tuple, 
             f"'{path}' declares a document type or entities, which is refused"
         ) from None
     except (ParseError, OSError, ValueError, LookupError) as error:
-        raise UserError(f"'{path}' cannot be read as XML: {error}") from None
+        raise UserError(f"'{path}' cannot be read as XML: {shown(error)}") from None
     width, height = (int(_number(root, f"size/{side}", path)) for side in ("width", "height"))
     if width < 1 or height < 1:
         raise UserError(f"'{path}' gives the picture's size as {width} x {height} pixels")
@@ -321,16 +331,16 @@ def _read_xml(path: Path) -> tuple[str, tuple[int, int], list[tuple[str, tuple, 
             _number(item, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax")
         )
         if right < left or bottom < top:
-            raise UserError(f"'{path}': the box of '{label}' is empty ({_box(item)})")
+            raise UserError(f"'{path}': the box of '{shown(label)}' is empty ({_box(item)})")
         # Corners count from 1 and belong to the box; some tools count from 0.
         left, top = max(left - 1, 0.0), max(top - 1, 0.0)
         if left >= width or top >= height or right > width or bottom > height:
             raise UserError(
-                f"'{path}': the box of '{label}' ({_box(item)}) leaves the picture of "
+                f"'{path}': the box of '{shown(label)}' ({_box(item)}) leaves the picture of "
                 f"{width} x {height} pixels"
             )
         if right <= left or bottom <= top:
-            raise UserError(f"'{path}': the box of '{label}' is empty ({_box(item)})")
+            raise UserError(f"'{path}': the box of '{shown(label)}' is empty ({_box(item)})")
         difficult = (item.findtext("difficult") or "0").strip() == "1"
         objects.append((label, (left, top, right, bottom), difficult))
     if not objects:
@@ -345,7 +355,7 @@ def _number(item, place: str, path: Path) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise UserError(f"'{path}': {place} is {'missing' if text is None else repr(text)}")
+        raise UserError(f"'{path}': {place} is {'missing' if text is None else repr(shown(text))}")
     return value
 
 

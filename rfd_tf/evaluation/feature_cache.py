@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UNREADABLE_NPZ, UserError
 from rfd_tf.evaluation.features import Features
 
 
@@ -104,7 +104,13 @@ class FeatureCache:
         paths = {name: self._path(name) for name in names}
         if not all(path.exists() for path in paths.values()):
             return None
-        return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+        try:
+            return {
+                name: np.load(path, mmap_mode="r", allow_pickle=False)
+                for name, path in paths.items()
+            }
+        except UNREADABLE_NPZ:  # damaged: made again
+            return None
 
     def forget(self, names: Iterable[str]) -> None:
         """Removes the named features' files; arrays in use stay readable."""

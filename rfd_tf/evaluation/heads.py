@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf.applications import read_record
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
 
 FILE = "heads.npz"
 _EPOCH = "epoch"
@@ -93,8 +92,8 @@ def load_heads(folder: str | os.PathLike) -> dict[str, Head]:
         for kernel, bias in heads.values():
             if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
                 raise ValueError("shapes that do not fit")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"'{path}' is damaged ({error}); remove it: {again}") from None
+    except UNREADABLE_NPZ as error:
+        raise UserError(f"'{path}' is damaged ({shown(error)}); remove it: {again}") from None
     if (folder / "backbone.weights.h5").is_file():
         recorded = (read_record(folder) or {}).get("epoch")
         if recorded is not None and recorded != epoch:

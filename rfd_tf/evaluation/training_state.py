@@ -7,7 +7,6 @@ import json
 import os
 import re
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UNREADABLE_NPZ, UserError
 
 # Seconds between two states on disk: a short training is not worth one.
 SAVE_AFTER = 30.0
@@ -49,12 +48,12 @@ class TrainingState:
         if self._path is None or not self._path.exists():
             return None
         try:
-            with np.load(self._path) as file:
+            with np.load(self._path, allow_pickle=False) as file:
                 meta = json.loads(str(file["meta"]))
                 if meta["identity"] != self._identity:
                     return None
                 arrays = [file[f"array{i}"] for i in range(meta["arrays"])]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        except UNREADABLE_NPZ:
             return None
         return meta["epoch"], arrays, meta["history"]
 

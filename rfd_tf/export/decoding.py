@@ -18,6 +18,8 @@ _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
 _ORIENTATION_TAG = 0x0112
 _ENTRY_BYTES = 12
 _MOST_ENTRIES = 512
+_PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+_FIRST_BYTES = 34  # reaches the compression field of a BMP header
 _BMP_PALETTE_BYTES = 4 * 256
 
 
@@ -57,13 +59,20 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     Returns:
         uint8 `[height, width, 3]`. Grey is repeated, palettes are looked up, 16 bits become 8,
         transparent parts of a PNG turn white, the fourth channel of a BMP is dropped.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run: no such file, a damaged one, or one of more than
+            178,956,970 pixels.
     """
 
     def jpeg() -> tf.Tensor:
         return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
 
     def other() -> tf.Tensor:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        # (TensorFlow's own message would quote the bytes, at which its Python side stumbles.)
+        known = tf.debugging.Assert(starts_with(b"GIF8"), ["this is no JPEG, PNG, BMP or GIF file"])
+        with tf.control_dependencies([known] if known is not None else []):
+            image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         return tf.ensure_shape(image, [None, None, 3])
 
     def starts_with(magic: bytes) -> tf.Tensor:
@@ -72,7 +81,7 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.case(
         [
             (tf.io.is_jpeg(encoded), jpeg),
-            (starts_with(b"\x89PNG"), lambda: _decode_png(encoded)),
+            (starts_with(_PNG_START), lambda: _decode_png(encoded)),
             (starts_with(b"BM"), lambda: _decode_bmp(encoded)),
         ],
         default=other,
@@ -80,11 +89,16 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
+def _head(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns the first bytes, filled up: what lies behind the end of a string is an error."""
+    return tf.strings.join([tf.strings.substr(encoded, 0, _FIRST_BYTES), bytes(_FIRST_BYTES)])
+
+
 def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
     # Asked for four channels, decode_png gives an opaque image of fewer than 8 bits an alpha of 1
     # to 15 where 255 is meant: find out first whether there is anything transparent.
     header = tf.strings.split(encoded, b"IDAT", maxsplit=1)[0]
-    colour_type = tf.strings.substr(header, 25, 1)
+    colour_type = tf.strings.substr(_head(encoded), 25, 1)
     transparent = tf.logical_or(
         tf.reduce_any(tf.equal(colour_type, [b"\x04", b"\x06"])),
         tf.size(tf.strings.split(header, b"tRNS")) > 1,
@@ -103,12 +117,13 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
 
     def looked_up() -> tf.Tensor:
         # decode_bmp gives the indices into the palette, which stands between header and pixels.
-        header_bytes = tf.io.decode_raw(tf.strings.substr(encoded, 14, 4), tf.int32)[0]
-        colours = tf.strings.substr(encoded, 14 + header_bytes, _BMP_PALETTE_BYTES)
+        header_bytes = tf.io.decode_raw(tf.strings.substr(_head(encoded), 14, 4), tf.int32)[0]
+        start = tf.clip_by_value(header_bytes, 0, tf.strings.length(encoded) - 14) + 14
+        colours = tf.strings.substr(encoded, start, _BMP_PALETTE_BYTES)
         palette = tf.io.decode_raw(colours, tf.uint8, fixed_length=_BMP_PALETTE_BYTES)
         return tf.gather(tf.reshape(palette, [256, 4])[:, 2::-1], tf.cast(image[..., 0], tf.int32))
 
-    compression = tf.io.decode_raw(tf.strings.substr(encoded, 30, 4), tf.int32)[0]
+    compression = tf.io.decode_raw(tf.strings.substr(_head(encoded), 30, 4), tf.int32)[0]
     plain = tf.debugging.Assert(
         tf.reduce_any(tf.equal(compression, [0, 3])), ["this BMP is compressed"]
     )

@@ -348,7 +348,7 @@ def verify_keras(
     """
     import keras
 
-    model = keras.models.load_model(str(path), compile=False)
+    model = keras.models.load_model(str(path), compile=False, safe_mode=True)
 
     def call(batch: Any) -> dict[str, np.ndarray]:
         return reference_features(

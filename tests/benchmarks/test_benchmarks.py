@@ -35,6 +35,7 @@ NAMES = {
         for size in (1, 2)
         for form in ("onnx_float32", "onnx_int8", "saved_model")
     ],
+    "folder": ["folder/start", "folder/memory"],
     "memory": ["memory/six_layer"],
     "reference": ["reference/float32", "reference/bfloat16"],
 }
