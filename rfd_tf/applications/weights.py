@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rfd_tf.errors import UserError, shown, unknown
 
 SUFFIX = ".weights.h5"
 RUN_FILE = "backbone.weights.h5"
+_TOP = "predictions"  # the classification layer
 # Options that leave the weights as they are.
 WITHOUT_WEIGHTS = ("fused_batch_norm", "dropout", "dropout_rate")
 
@@ -159,6 +161,9 @@ def load_into(
 ) -> None:
     """Loads a weights file into a freshly built backbone, all of it or none.
 
+    Shipped weights by name have no classification layer: a network with a top keeps its new one,
+    and a warning says so. A file without one is refused there.
+
     Args:
         model: the network to fill, with top or without.
         weights: a `.weights.h5` file, the run folder that holds one, or a shipped name.
@@ -177,6 +182,13 @@ def load_into(
         ours = _described(backbone, arguments)
         if theirs != ours:
             raise UserError(f"'{path}' holds backbone {theirs}, not {ours}")
+    if pretrained.find(weights, backbone) and _has_top(model):
+        warnings.warn(
+            f"weights '{weights}' have no classification layer: `predictions` is new and has to be "
+            "trained; include_top=False leaves it out",
+            stacklevel=3,
+        )
+        model = keras.Model(model.inputs, model.get_layer(_TOP).input)
     _check_shapes(model, path, record, backbone)
     try:
         model.load_weights(str(path))
@@ -277,6 +289,10 @@ def _holds(record: dict[str, Any] | None) -> str:
     return f"holds backbone {_described(record['backbone'], record['arguments'])} for {size} pixels"
 
 
+def _has_top(model: keras.Model) -> bool:
+    return any(layer.name == _TOP for layer in model.layers)
+
+
 def _check_shapes(
     model: keras.Model, path: Path, record: dict[str, Any] | None, backbone: str
 ) -> None:
@@ -285,18 +301,17 @@ def _check_shapes(
     Keras raises where a layer finds nothing of its own, but passes over what no layer asks for.
     """
     in_file = _shapes_in_file(path)
-    has_top = any(layer.name == "predictions" for layer in model.layers)
-    top = in_file.pop("predictions", None)
-    if has_top:
+    top = in_file.pop(_TOP, None)
+    if _has_top(model):
         if top is None:
             raise UserError(
                 f"'{path}' {_holds(record)}, without a classification layer: "
                 "load it with include_top=False"
             )
-        classes, wanted = top[-1][-1], model.get_layer("predictions").weights[-1].shape[-1]
+        classes, wanted = top[-1][-1], model.get_layer(_TOP).weights[-1].shape[-1]
         if classes != wanted:
             raise UserError(f"'{path}' classifies {classes} classes, not classes={wanted}")
-        in_file["predictions"] = top
+        in_file[_TOP] = top
     found = Counter(shape for shapes in in_file.values() for shape in shapes)
     wanted = Counter(tuple(weight.shape) for weight in model.weights)
     if found != wanted:
@@ -325,7 +340,7 @@ def _shapes_in_file(path: Path) -> dict[str, list[tuple[int, ...]]]:
             return
         layer = place.split("/vars/")[0]
         name = item.parent.attrs.get("name")
-        key = "predictions" if name in ("predictions", b"predictions") else layer
+        key = _TOP if name in (_TOP, _TOP.encode()) else layer
         found.setdefault(key, []).append(tuple(item.shape or ()))
 
     with _opened(path) as file:

@@ -45,6 +45,19 @@ def test_shipped_weights_load_by_tag_into_their_network(entry):
     assert np.abs(np.asarray(random(images)) - np.asarray(by_tag(images))).max() > 1e-3
 
 
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_a_network_with_a_top_keeps_its_new_classification_layer(entry):
+    constructor = applications.BACKBONES[entry.backbone]
+    with pytest.warns(UserWarning, match="`predictions` is new and has to be trained"):
+        model = constructor(weights=entry.tag)
+    trunk = constructor(weights=entry.tag, include_top=False, input_shape=model.input_shape[1:])
+    for layer in trunk.layers:
+        for ours, theirs in zip(model.get_layer(layer.name).weights, layer.weights, strict=True):
+            np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    assert model.output_shape == (None, 10)
+    assert np.abs(np.asarray(model.get_layer("predictions").kernel)).max() > 0
+
+
 def test_all_that_ships_is_small():
     folder = pretrained.PLACES[0]
     if not folder.is_dir():
