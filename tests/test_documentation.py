@@ -25,6 +25,7 @@ FOREIGN = {
     "absl": {"help"},
     "pytest": {"dist"},
     "ruff": {"check"},
+    "tensorflow_model_server": {"model_base_path"},
     "tensorboard": {"logdir"},
     "tfds": {"file_format"},
 }
