@@ -21,6 +21,10 @@ class Embedder(NamedTuple):
         identity: JSON-ready: all that its vectors follow from, beside the images.
         embed: makes of pixels uint8 `[batch, S, S, 3]` (RGB, 0 to 255) a float32 vector
             `[batch, D]` for each feature, by name.
+
+    >>> mean = Embedder(8, {"features": ["mean"]}, lambda x: {"mean": x.mean((1, 2), "float32")})
+    >>> mean.embed(np.zeros((2, 8, 8, 3), np.uint8))["mean"].shape
+    (2, 3)
     """
 
     image_size: int
