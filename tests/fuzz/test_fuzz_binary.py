@@ -131,11 +131,12 @@ def test_keras_files_that_carry_code(tmp_path):
 
 
 def test_the_saved_model_s_image_bytes(run, tmp_path_factory):
-    from rfd_tf.export import export_backbone
+    from rfd_tf.export import export_backbone, find_saved_model
 
     target = tmp_path_factory.mktemp("out") / "exported"
     export_backbone(run, target, ("saved_model",))
-    model = tf.saved_model.load(str(target / "saved_model")).signatures["image_bytes"]
+    version = find_saved_model(target / "saved_model")
+    model = tf.saved_model.load(str(version)).signatures["image_bytes"]
 
     @given(content=anything(*PICTURES))
     @example(content=b"")
