@@ -1,10 +1,16 @@
-"""Calls a script several times in one process: most of a call's time goes into its imports."""
+"""Runs scripts: in a process each, as a user does, or several times in one.
+
+Most of a short call's time goes into its imports, so what needs no process of its own shares
+one.
+"""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -33,6 +39,18 @@ print("RESULTS" + json.dumps(results))
 """
 
 
+def run_script(name, *arguments, cwd=None):
+    """Runs the script `name` in a process of its own; returns the completed process."""
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        cwd=cwd,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
 def run_many(name, lines, prelude=""):
     """Returns [exit code, stdout, stderr] of the script `name` for each command line.
 
@@ -48,3 +66,36 @@ def run_many(name, lines, prelude=""):
     )
     assert "RESULTS" in done.stdout, done.stderr
     return json.loads(done.stdout.split("RESULTS")[1])
+
+
+def check_mistakes(name, common, mistakes):
+    """Asserts that each command line ends with code 2 and one message, without a stack trace.
+
+    `mistakes` maps the message (or a part of it) to the arguments that follow `common`.
+    """
+    found = run_many(name, [[*common, *arguments] for arguments in mistakes.values()])
+    for message, (code, _, error) in zip(mistakes, found, strict=True):
+        assert code == 2 and message in error, (message, error)
+        assert "Traceback" not in error
+
+
+def check_resuming(common, folder):
+    """Pretrains two epochs of two steps, straight and in two parts; both end bit for bit alike.
+
+    Returns the names of the arrays in the last checkpoint.
+    """
+    lines = [("straight", 2), ("resumed", 1), ("resumed", 2)]
+    common = [*common, "--steps_per_epoch=2", "--deterministic"]
+    done = run_many(
+        "pretrain", [[*common, f"--epochs={n}", f"--output_dir={folder / to}"] for to, n in lines]
+    )
+    for code, _, error in done:
+        assert code == 0, error
+    straight, resumed = (
+        np.load(folder / name / "checkpoints" / "step-000000004.npz")
+        for name in ("straight", "resumed")
+    )
+    assert straight.files == resumed.files
+    for name in set(straight.files) - {"description"}:
+        np.testing.assert_array_equal(straight[name], resumed[name], err_msg=name)
+    return straight.files

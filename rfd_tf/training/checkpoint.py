@@ -45,6 +45,9 @@ _UNREADABLE = (
     zipfile.BadZipFile,
 )
 _NAME = re.compile(r"step-(\d{9})\.npz$")
+# Keras numbers layers without a name through the whole process, so that the second model made in
+# a notebook has other names than the first. Positions tell variables apart, not these numbers.
+_COUNTED = re.compile(r"_\d+(?=_|$)")
 
 
 def state_variables(method, optimizer) -> list[tuple[str, object]]:
@@ -56,8 +59,12 @@ def state_variables(method, optimizer) -> list[tuple[str, object]]:
     named = []
     for group, variables in (("method", method.variables), ("optimizer", optimizer.variables)):
         for position, variable in enumerate(variables):
-            named.append((f"{group}/{position:05d}/{variable.name}", variable))
+            named.append((_plain(f"{group}/{position:05d}/{variable.name}"), variable))
     return named
+
+
+def _plain(name: str) -> str:
+    return _COUNTED.sub("", name)
 
 
 def snapshot(method, optimizer) -> list[tuple[str, np.ndarray]]:
@@ -240,16 +247,16 @@ def load(path: str | os.PathLike, method, optimizer) -> dict:
     named = state_variables(method, optimizer)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            held = set(archive.files) - {_DESCRIPTION}
+            held = {_plain(name): name for name in archive.files if name != _DESCRIPTION}
             wanted = {name for name, _ in named}
-            if held != wanted:
-                odd = sorted(held ^ wanted)[0]
+            if held.keys() != wanted:
+                odd = sorted(held.keys() ^ wanted)[0]
                 raise UserError(
                     f"checkpoint {path} belongs to another model or optimizer: '{odd}' is in one "
                     "and not in the other; use another --output_dir"
                 )
             for name, variable in named:
-                shape = _shape(archive, name)
+                shape = _shape(archive, held[name])
                 if shape != tuple(variable.shape):
                     raise UserError(
                         f"checkpoint {path} holds '{name}' of shape {shape}; this model "
@@ -257,7 +264,7 @@ def load(path: str | os.PathLike, method, optimizer) -> dict:
                     )
             # One variable at a time: a large memory bank is not held twice over.
             for name, variable in named:
-                array = archive[name]
+                array = archive[held[name]]
                 if str(variable.dtype) == "bfloat16":
                     array = array.view(np.asarray(variable.value).dtype)
                 variable.assign(array)

@@ -6,16 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from script_driver import run_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ablate.py"
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
 
 
 def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
@@ -31,7 +24,7 @@ def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
         "--task=knn",
         f"--output_dir={tmp_path}/out",
     ]
-    done = run(*arguments)
+    done = run_script("ablate", *arguments)
     assert done.returncode == 0, done.stderr
     flags = json.loads((tmp_path / "out" / "instance" / "run.json").read_text())["flags"]
     assert flags["lambda_rotation"] == 0 and flags["lambda_distance"] == 0
@@ -49,12 +42,12 @@ def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
     assert (
         f"| knn f2 rotated | {100 * found['random_init']:.1f} | {100 * found['value']:.1f}" in text
     )
-    again = run(*arguments)
+    again = run_script("ablate", *arguments)
     assert again.returncode == 0 and "$ python" not in again.stdout
 
 
 def test_an_unknown_variant_is_named(tmp_path):
-    done = run("--variants=jigsaw", f"--output_dir={tmp_path}/out")
+    done = run_script("ablate", "--variants=jigsaw", f"--output_dir={tmp_path}/out")
     assert done.returncode == 2 and "unknown variant 'jigsaw'" in done.stderr
 
 
@@ -75,5 +68,5 @@ print(ablate.write_tables([random, row], pathlib.Path({str(tmp_path)!r})))
 
 
 def test_seeds_are_numbers(tmp_path):
-    done = run("--seeds=0,x", f"--output_dir={tmp_path}/out")
+    done = run_script("ablate", "--seeds=0,x", f"--output_dir={tmp_path}/out")
     assert done.returncode == 2 and "not 'x'" in done.stderr

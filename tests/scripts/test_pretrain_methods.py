@@ -2,17 +2,13 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from script_driver import check_mistakes, check_resuming, run_script
 
 from rfd_tf import applications
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 TINY = [
     "--dataset=digits",
     "--backbone=six_layer",
@@ -47,21 +43,11 @@ METHODS = {
 }
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_learns_and_its_run_is_complete(method, tmp_path):
     flags, bounds = METHODS[method]
     folder = tmp_path / method
-    done = run(f"--method={method}", *TINY, *flags, f"--output_dir={folder}")
+    done = run_script("pretrain", f"--method={method}", *TINY, *flags, f"--output_dir={folder}")
     assert done.returncode == 0, done.stderr
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
@@ -91,29 +77,15 @@ def test_a_run_with_drawn_views_resumes_bit_for_bit(tmp_path):
         "--method_option=transform=both",
         "--method_option=permutations=20",
         "--schedule=constant",
-        "--steps_per_epoch=2",
-        "--deterministic",
         "--notensorboard",
     ]
-    for name, epochs in (("straight", [2]), ("resumed", [1, 2])):
-        for count in epochs:
-            done = run(*common, f"--epochs={count}", f"--output_dir={tmp_path / name}")
-            assert done.returncode == 0, done.stderr
-    archives = [
-        np.load(tmp_path / n / "checkpoints" / "step-000000004.npz")
-        for n in ("straight", "resumed")
-    ]
-    assert archives[0].files == archives[1].files
-    assert any("place_seed" in name or "seed_generator" in name for name in archives[0].files)
-    for name in archives[0].files:
-        if name != "description":
-            np.testing.assert_array_equal(archives[0][name], archives[1][name], err_msg=name)
+    names = check_resuming(common, tmp_path)
+    assert any("place_seed" in name or "seed_generator" in name for name in names)
 
 
 def test_flags_of_other_methods_are_refused(tmp_path):
-    done = run("--method=rotation", "--dataset=digits", "--split=0.3", f"--output_dir={tmp_path}/a")
-    assert done.returncode == 2 and "--split has no meaning for method rotation" in done.stderr
-    done = run(
-        "--method=pirl", "--dataset=digits", "--method_option=tiles=3", f"--output_dir={tmp_path}/b"
-    )
-    assert done.returncode == 2 and "tile_size" in done.stderr, done.stderr
+    mistakes = {
+        "--split has no meaning for method rotation": ["--method=rotation", "--split=0.3"],
+        "tile_size": ["--method=pirl", "--method_option=tiles=3"],
+    }
+    check_mistakes("pretrain", ["--dataset=digits", f"--output_dir={tmp_path}/run"], mistakes)

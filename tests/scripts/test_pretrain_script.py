@@ -2,21 +2,17 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
+from script_driver import run_script
 
 import rfd_tf
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.heads import load_heads
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "pretrain.py"
 TINY = [
     "--backbone=six_layer",
     "--backbone_option=filters=[4,4,4,8,8,16]",
@@ -27,18 +23,6 @@ TINY = [
     "--schedule=constant",
     "--mixed_precision=float32",
 ]
-
-
-def run(*arguments, cwd=None):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=cwd,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-    )
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +59,11 @@ def runs(photos, tmp_path_factory):
     """One run of two epochs, and one of one epoch taken up again by the same command."""
     folder = tmp_path_factory.mktemp("runs")
     common = [f"--data_dir={photos}", "--max_skipped=0.1", "--deterministic", *TINY]
-    straight = run(*common, "--epochs=2", f"--output_dir={folder}/straight")
+    straight = run_script("pretrain", *common, "--epochs=2", f"--output_dir={folder}/straight")
     assert straight.returncode == 0, straight.stderr
-    first = run(*common, "--epochs=1", f"--output_dir={folder}/resumed")
+    first = run_script("pretrain", *common, "--epochs=1", f"--output_dir={folder}/resumed")
     assert first.returncode == 0, first.stderr
-    second = run(*common, "--epochs=2", f"--output_dir={folder}/resumed")
+    second = run_script("pretrain", *common, "--epochs=2", f"--output_dir={folder}/resumed")
     assert second.returncode == 0, second.stderr
     return folder, straight, second
 
@@ -168,7 +152,9 @@ def test_the_backbone_loads_as_keras_applications_do(runs):
 
 
 def test_a_mistake_ends_in_one_line_and_code_2(tmp_path):
-    done = run("--data_dir=nowhere", f"--output_dir={tmp_path}/run", *TINY, cwd=tmp_path)
+    done = run_script(
+        "pretrain", "--data_dir=nowhere", f"--output_dir={tmp_path}/run", *TINY, cwd=tmp_path
+    )
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and "nowhere" in lines[0]

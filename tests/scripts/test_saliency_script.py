@@ -3,15 +3,13 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
-from script_driver import run_many
+from script_driver import run_many, run_script
 
 from rfd_tf import applications
 from rfd_tf.evaluation.heads import save_heads
@@ -121,15 +119,6 @@ def test_mistakes_are_told_in_a_line(run_folder, voc, tmp_path):
         assert code == 2 and message in err and err.count("\n") == 1, (message, err)
 
 
-def _study(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "study.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-
-
 def test_one_command_trains_judges_and_tabulates(voc, tmp_path):
     arguments = [
         f"--data_dir={voc}",
@@ -142,7 +131,7 @@ def test_one_command_trains_judges_and_tabulates(voc, tmp_path):
         "--pretrain_flag=--tensorboard=false",
         f"--output_dir={tmp_path}/out",
     ]
-    done = _study(*arguments)
+    done = run_script("study", *arguments)
     assert done.returncode == 0, done.stderr
     output = tmp_path / "out"
     pictures = {
@@ -165,7 +154,7 @@ def test_one_command_trains_judges_and_tabulates(voc, tmp_path):
         for network in ("pretrained", "random init")
     }
     assert (output / "six_layer" / "saliency" / "saliency.png").exists()
-    again = _study(*arguments)
+    again = run_script("study", *arguments)
     assert again.returncode == 0 and "$ python" not in again.stdout
 
 

@@ -53,6 +53,22 @@ def test_training_goes_on_exactly_where_it_was(tmp_path, bank_dtype):
         np.testing.assert_array_equal(np.asarray(a, "float32"), np.asarray(b, "float32"), a.path)
 
 
+def test_layers_that_keras_has_numbered_are_found_again(tmp_path):
+    # As when a notebook makes the same model twice.
+    pairs = []
+    for _ in range(2):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        optimizer.build(model.trainable_variables)
+        pairs.append((model, optimizer))
+    names = [[v.name for v in optimizer.variables] for _, optimizer in pairs]
+    assert names[0] != names[1]
+    path = checkpoint.save(tmp_path / "c.npz", *pairs[0], {"step": 1})
+    checkpoint.load(path, *pairs[1])
+    for a, b in zip(pairs[0][0].variables, pairs[1][0].variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_an_interrupted_write_keeps_the_checkpoint_before_it(tmp_path, monkeypatch):
     method = make()
     path = checkpoint.save(tmp_path / "c.npz", method, method.optimizer, {"step": 1})
