@@ -44,6 +44,28 @@ def unknown(kind: str, value: object, options: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} '{shown(value)}'{hint}; options: {listed}")
 
 
+def chosen(kind: str, wanted: str | Iterable[str], options: Iterable[str]) -> tuple[str, ...]:
+    """Returns the options asked for, each once and in the options' order.
+
+    Args:
+        kind: what the options are, for the message.
+        wanted: one name, or several.
+        options: the names that exist.
+
+    Raises:
+        UserError: a name that does not exist.
+
+    >>> chosen("format", ["onnx", "keras", "onnx"], ("keras", "onnx", "saved_model"))
+    ('keras', 'onnx')
+    """
+    options = tuple(options)
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    for name in names:
+        if name not in options:
+            raise unknown(kind, name, options)
+    return tuple(option for option in options if option in names)
+
+
 #: What NumPy and Python's zip reader raise on an `.npz` file that is damaged, or made to harm.
 UNREADABLE_NPZ = (
     OSError,

@@ -157,7 +157,7 @@ def _array(torch: Any, name: str, value: Any) -> np.ndarray:
         if value.is_floating_point():
             value = value.to(torch.float32)
         return value.numpy()
-    except (TypeError, RuntimeError, NotImplementedError):
+    except (TypeError, RuntimeError):
         raise UserError(f"entry '{name}' is not a plain dense tensor") from None
 
 

@@ -31,6 +31,29 @@ def folder(path: str | os.PathLike) -> Path:
 
 
 @contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a place to write a file to, which takes the file's name once it is complete.
+
+    Args:
+        path: of the file.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+    >>> with replacing(path) as writing:
+    ...     _ = writing.write_text("a,b")
+    >>> path.read_text(), writing.exists()
+    ('a,b', False)
+    """
+    writing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield writing
+        os.replace(writing, path)
+    finally:
+        with contextlib.suppress(OSError):
+            writing.unlink()
+
+
+@contextlib.contextmanager
 def write_text(path: Path) -> Iterator[TextIO]:
     """Opens a text file to write; it takes its name once it is complete.
 
@@ -44,16 +67,14 @@ def write_text(path: Path) -> Iterator[TextIO]:
     >>> path.read_text()
     'a,b'
     """
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(writing, "w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(path) as writing,
+            open(writing, "w", newline="", encoding="utf-8") as file,
+        ):
             yield file
-        os.replace(writing, path)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            writing.unlink()
 
 
 def save_figure(figure: Any, path: Path) -> None:
@@ -69,15 +90,11 @@ def save_figure(figure: Any, path: Path) -> None:
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        figure.savefig(writing, format="png")
-        os.replace(writing, path)
+        with replacing(path) as writing:
+            figure.savefig(writing, format="png")
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            writing.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

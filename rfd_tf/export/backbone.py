@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UserError, chosen
 from rfd_tf.export import onnx as onnx_format
 from rfd_tf.export import quantize as smaller_files
 from rfd_tf.export import verify
@@ -339,13 +339,10 @@ def _check_agreement(kind: str, outputs: dict[str, dict[str, float]]) -> None:
 
 
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
-    wanted = [formats] if isinstance(formats, str) else list(formats)
-    for wish in wanted:
-        if wish not in FORMATS:
-            raise unknown("export format", wish, FORMATS)
+    wanted = chosen("export format", formats, FORMATS)
     if not wanted:
         raise UserError(f"no export format asked for; options: {', '.join(FORMATS)}")
-    return tuple(wish for wish in FORMATS if wish in wanted)
+    return wanted
 
 
 def load_recorded(

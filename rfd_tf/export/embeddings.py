@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import numpy as np
 from rfd_tf.data.folder import image_folder
 from rfd_tf.data.image_files import read_rgb, reason_of
 from rfd_tf.data.sources import FolderSource
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
-from rfd_tf.evaluation.files import write_json, write_text
+from rfd_tf.evaluation.files import replacing, write_json, write_text
 from rfd_tf.export.embedders import Embedder
 
 FORMATS = ("parquet", "npy")
@@ -152,7 +151,7 @@ class _Parts:
                     name[start:]: file[name] for name in file.files if name.startswith("feature_")
                 }
                 return file["index"], vectors, skipped
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except UNREADABLE_NPZ:
             return None
 
     def missing(self) -> np.ndarray:
@@ -300,21 +299,16 @@ def _write_parquet(
     fields = [pa.field("file", pa.string())]
     fields += [pa.field(name, pa.list_(pa.float32(), size)) for name, size in dimensions.items()]
     schema = pa.schema(fields, metadata={"rfd_tf": json.dumps(identity)})
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with parquet.ParquetWriter(writing, schema) as writer:
-            for index, vectors, _ in parts.all():
-                if not len(index):
-                    continue
-                columns = [pa.array([names[row] for row in index], pa.string())]
-                columns += [
-                    pa.FixedSizeListArray.from_arrays(pa.array(vectors[name].ravel()), size)
-                    for name, size in dimensions.items()
-                ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-        os.replace(writing, path)
-    finally:
-        writing.unlink(missing_ok=True)
+    with replacing(path) as writing, parquet.ParquetWriter(writing, schema) as writer:
+        for index, vectors, _ in parts.all():
+            if not len(index):
+                continue
+            columns = [pa.array([names[row] for row in index], pa.string())]
+            columns += [
+                pa.FixedSizeListArray.from_arrays(pa.array(vectors[name].ravel()), size)
+                for name, size in dimensions.items()
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def _write_npy(
@@ -323,17 +317,13 @@ def _write_npy(
     written = []
     for name, size in dimensions.items():
         path = output / f"{name}.npy"
-        writing = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing(path) as writing:
             rows = np.lib.format.open_memmap(writing, "w+", np.float32, (count, size))
             start = 0
             for index, vectors, _ in parts.all():
                 rows[start : start + len(index)] = vectors.get(name, np.zeros((0, size)))
                 start += len(index)
             rows.flush()
-            os.replace(writing, path)
-        finally:
-            writing.unlink(missing_ok=True)
         written.append(path.name)
     with write_text(output / NAMES_FILE) as file:
         separator = "[\n"
@@ -346,10 +336,7 @@ def _write_npy(
 
 
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
-    wanted = [formats] if isinstance(formats, str) else list(formats)
-    for wish in wanted:
-        if wish not in FORMATS:
-            raise unknown("embeddings format", wish, FORMATS)
+    wanted = chosen("embeddings format", formats, FORMATS)
     if not wanted:
         raise UserError(f"no format asked for; options: {', '.join(FORMATS)}")
     if "parquet" in wanted:
@@ -360,7 +347,7 @@ def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:
                 f"Parquet needs the package 'pyarrow' ({error}); pip install pyarrow, or ask for "
                 "npy alone"
             ) from error
-    return tuple(wish for wish in FORMATS if wish in wanted)
+    return wanted
 
 
 def _complete(output: Path, identity: dict[str, Any]) -> bool:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UserError, chosen
 
-KINDS = QUANTIZATIONS = ("int8", "float16")
-FILES = {kind: f"model.{kind}.onnx" for kind in KINDS}
+QUANTIZATIONS = ("int8", "float16")
+FILES = {kind: f"model.{kind}.onnx" for kind in QUANTIZATIONS}
 _BATCH = 8
 
 
@@ -23,11 +23,7 @@ def checked_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
     >>> checked_kinds(["float16", "int8", "int8"])
     ('int8', 'float16')
     """
-    wanted = [kinds] if isinstance(kinds, str) else list(kinds)
-    for wish in wanted:
-        if wish not in KINDS:
-            raise unknown("quantisation", wish, KINDS)
-    return tuple(kind for kind in KINDS if kind in wanted)
+    return chosen("quantisation", kinds, QUANTIZATIONS)
 
 
 def quantize_int8(source: str | Path, target: str | Path, images: np.ndarray) -> None:

@@ -39,7 +39,6 @@ _UNREADABLE = (
     ValueError,
     KeyError,
     EOFError,
-    NotImplementedError,
     RuntimeError,
     zlib.error,
     zipfile.BadZipFile,
