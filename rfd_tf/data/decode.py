@@ -100,20 +100,20 @@ def shape_of(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf
 def resize(images: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """Resizes `[H, W, 3]` or `[B, H, W, 3]`, bilinear with antialiasing, to uint8.
 
-    The pixels are those of `tf.image.resize(..., antialias=True)`, rounded, in half the time.
+    The pixels are those of `tf.image.resize(..., antialias=True)`, rounded, in a third of the time.
     """
     fixed = isinstance(height, int) and isinstance(width, int)
     if fixed and tuple(images.shape[-3:-1]) == (height, width):
         return images
     stacked = images if images.shape.rank == 4 else images[None]
     batch, rows, columns = tf.unstack(tf.shape(stacked)[:3])
-    # The kernel works fast along the second axis and slowly along the third, where it moves three
-    # values at a time. So each axis in turn is laid there as the second.
+    # The kernel is slow where it moves the three values of a pixel at a time. So each axis in turn
+    # is laid before all that stays together.
     by_row = _resize_second_axis(tf.reshape(stacked, [batch, rows, columns * 3]), height)
     by_row = tf.reshape(by_row, [batch, height, columns, 3])
     by_column = tf.reshape(tf.transpose(by_row, [0, 2, 1, 3]), [batch, columns, height * 3])
     resized = _resize_second_axis(by_column, width)
-    # Means of pixels need no clipping.
+    # (Four bytes are laid the other way round faster than one.)
     pixels = tf.cast(tf.round(resized), tf.uint8)
     pixels = tf.transpose(tf.reshape(pixels, [batch, width, height, 3]), [0, 2, 1, 3])
     return pixels if images.shape.rank == 4 else pixels[0]
@@ -122,15 +122,17 @@ def resize(images: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -
 def _resize_second_axis(values: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
     """Resizes `[B, n, m]` to `[B, size, m]`, float32."""
     scale = tf.cast(size, tf.float32) / tf.cast(tf.shape(values)[1], tf.float32)
+    # As images of one row: for each row of its result the kernel asks the other threads for help,
+    # and with as many rows as pixels that takes longer than the work.
     resized = tf.raw_ops.ScaleAndTranslate(
-        images=values[:, :, None],
-        size=[size, 1],
-        scale=[scale, 1.0],
+        images=values[:, None],
+        size=[1, size],
+        scale=[1.0, scale],
         translation=[0.0, 0.0],
         kernel_type="triangle",
         antialias=True,
     )
-    return resized[:, :, 0]
+    return resized[:, 0]
 
 
 def decode_window(
@@ -139,6 +141,7 @@ def decode_window(
     window: tf.Tensor,
     image_size: int,
     kinds: tuple[int, ...],
+    mirrored: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Decodes a window of an image and resizes it; of a JPEG only the window is decoded.
 
@@ -148,6 +151,7 @@ def decode_window(
         window: int32 `[4]`: top, left, height, width, in stored pixels.
         image_size: side of the result.
         kinds: the kinds that can occur.
+        mirrored: bool `[2]`, whether to turn the result upside down, and left to right.
 
     Returns:
         uint8 `[image_size, image_size, 3]`.
@@ -159,8 +163,11 @@ def decode_window(
         image = _DECODERS[k](contents)
         return tf.slice(image, [window[0], window[1], 0], [window[2], window[3], 3])
 
-    crop = _by_kind(kind, kinds, branch)
-    return tf.ensure_shape(resize(crop, image_size, image_size), [image_size, image_size, 3])
+    image = resize(_by_kind(kind, kinds, branch), image_size, image_size)
+    image = tf.ensure_shape(image, [image_size, image_size, 3])
+    if mirrored is None:
+        return image
+    return tf.raw_ops.Reverse(tensor=image, dims=tf.concat([mirrored, [False]], axis=0))
 
 
 def evaluation_resize(image_size: int) -> int:

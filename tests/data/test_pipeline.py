@@ -328,6 +328,17 @@ def test_pictures_are_turned_upright(tmp_path, crop):
         assert image[2, 29, 0] > 200 and image[2, 29, 2] < 60 and image[29, 29].max() < 60
         assert image[29, 6, 2] > 200 and image[29, 6, 0] < 60  # left third: blue, to its border
 
+    # Mirrored pictures are mirrored as they are seen, however they are stored.
+    mirrored = 0
+    for batch in _batches(source, 4, batch_size=8, image_size=32, **settings):
+        for image in batch["image"].astype(int):
+            if image[2, 2, 2] < 60:
+                mirrored += 1
+                image = image[:, ::-1]
+            assert image[2, 29, 0] > 200 and image[2, 29, 2] < 60 and image[29, 29].max() < 60
+            assert image[29, 6, 2] > 200 and image[29, 6, 0] < 60
+    assert 5 <= mirrored <= 27  # of 32
+
 
 def _break(source, positions):
     for position in positions:
