@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -95,24 +94,19 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: str | os.PathLike):
-        import onnxruntime
+        from rfd_tf.export import OnnxModel
 
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"no such ONNX file: '{path}'")
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), providers=["CPUExecutionProvider"]
-            )
-            found = self._session.get_modelmeta().custom_metadata_map
-            rules = json.loads(found["preprocessing"])
+            self._model = OnnxModel(path)
+            found = self._model.metadata
             self.sha256 = found["weights_sha256"]
-            self.image_size = int(rules["image_size"])
-            self.grey = np.clip(np.rint(np.array(rules["mean"]) * 255), 0, 255).astype(np.uint8)
-        except Exception as error:  # onnxruntime has exception types of its own
-            reason = " ".join(str(error).split())[:200]
+            mean = np.array(found["preprocessing"]["mean"], np.float64)
+            self.grey = np.clip(np.rint(mean * 255), 0, 255).astype(np.uint8)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise UserError(f"'{path}' is not an ONNX file of rfd_tf ({reason})") from None
-        self.outputs = {value.name for value in self._session.get_outputs()} - {_EMBEDDING}
+        self.image_size = self._model.image_size
+        self.outputs = set(self._model.outputs) - {_EMBEDDING}
         self.features = tuple(name for name in FEATURES if name in self.outputs)
         if "f" not in self.features:
             raise UserError(f"'{path}' does not give f; export it with --outputs=f,f1,f2")
@@ -122,6 +116,5 @@ class OnnxNetwork:
         names = sorted(self.outputs & {*FEATURES, ROTATION})
         parts = []
         for start in range(0, len(pixels), _BATCH):
-            batch = np.ascontiguousarray(pixels[start : start + _BATCH])
-            parts.append(self._session.run(names, {"pixels": batch}))
-        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+            parts.append(self._model(pixels[start : start + _BATCH], names))
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
