@@ -7,11 +7,12 @@
 (None, 128)
 """
 
-import importlib
+from rfd_tf.lazy import attach
 
 __version__ = "0.1.0"
 
-__all__ = [
+# Rooms are imported on first use, so that `import rfd_tf` costs nothing.
+_ROOMS = (
     "applications",
     "benchmarks",
     "data",
@@ -23,15 +24,6 @@ __all__ = [
     "losses",
     "methods",
     "training",
-]
+)
 
-
-def __getattr__(name: str):
-    # Rooms are imported on first use, so that `import rfd_tf` costs nothing.
-    if name in __all__:
-        return importlib.import_module(f"rfd_tf.{name}")
-    raise AttributeError(f"module 'rfd_tf' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = attach(__name__, _ROOMS)

@@ -5,7 +5,7 @@
 views, on the device. TensorFlow is imported with `pipeline` and `augment`, not before.
 """
 
-import importlib
+from rfd_tf.lazy import attach
 
 _MODULES = ("augment", "pipeline", "sources", "views")
 _NAMES = {
@@ -31,16 +31,4 @@ _NAMES = {
     "rotate_each": "views",
 }
 
-__all__ = [*_MODULES, *_NAMES]
-
-
-def __getattr__(name: str):
-    if name in _MODULES:
-        return importlib.import_module(f"rfd_tf.data.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"rfd_tf.data.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'rfd_tf.data' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = attach(__name__, _MODULES, _NAMES)

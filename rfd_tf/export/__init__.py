@@ -5,7 +5,7 @@ be used alone: `deployable` (a model from pixels to named features), `write_save
 `write_onnx`, and the comparisons `verify_saved_model`, `verify_onnx`, `verify_keras`.
 """
 
-import importlib
+from rfd_tf.lazy import attach
 
 _HOMES = {
     "FORMATS": "backbone",
@@ -33,15 +33,5 @@ _HOMES = {
     "verify_saved_model": "verify",
 }
 
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str):
-    # Nobody who wants one format should need the packages of another.
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"rfd_tf.export.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'rfd_tf.export' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+# Nobody who wants one format should need the packages of another.
+__getattr__, __dir__, __all__ = attach(__name__, names=_HOMES)

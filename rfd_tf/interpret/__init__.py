@@ -4,16 +4,8 @@
 `report` writes a run as one HTML file, `explore` serves a page to look at a run by hand.
 """
 
-import importlib
+from rfd_tf.lazy import attach
 
-__all__ = ["activation", "explore", "overlap", "report", "saliency"]
+_MODULES = ("activation", "explore", "overlap", "report", "saliency")
 
-
-def __getattr__(name: str):
-    if name in __all__:
-        return importlib.import_module(f"rfd_tf.interpret.{name}")
-    raise AttributeError(f"module 'rfd_tf.interpret' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = attach(__name__, _MODULES)

@@ -4,7 +4,7 @@
 out. The modules `optimizers`, `schedules` and `strategy` can be used alone.
 """
 
-import importlib
+from rfd_tf.lazy import attach
 
 _MODULES = ("optimizers", "schedules", "strategy")
 _NAMES = {
@@ -16,17 +16,5 @@ _NAMES = {
     "SGD": "optimizers",
 }
 
-__all__ = [*_MODULES, *_NAMES]
-
-
-def __getattr__(name: str):
-    # A strategy is made before anything else starts TensorFlow, so that nothing is imported early.
-    if name in _MODULES:
-        return importlib.import_module(f"rfd_tf.training.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"rfd_tf.training.{_NAMES[name]}"), name)
-    raise AttributeError(f"module 'rfd_tf.training' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+# A strategy is made before anything else starts TensorFlow, so that nothing is imported early.
+__getattr__, __dir__, __all__ = attach(__name__, _MODULES, _NAMES)
