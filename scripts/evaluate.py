@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 import evaluate_flags
@@ -185,6 +184,7 @@ def compare() -> None:
 
 def main() -> None:
     from rfd_tf.errors import UserError
+    from rfd_tf.evaluation.files import write_json
     from rfd_tf.evaluation.runner import evaluate, table, with_earlier
 
     if FLAGS.suite:
@@ -226,9 +226,7 @@ def main() -> None:
     print(f"\n{describe(report)}\n\n{table(report)}\n")
     if output is not None:
         report = with_earlier(report, earlier)
-        partial = output.with_name(f".{output.name}.{os.getpid()}")
-        partial.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(partial, output)
+        write_json(output, report)
         print(f"written: {output}")
 
 

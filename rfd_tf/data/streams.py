@@ -246,38 +246,30 @@ def _by_image(rows: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     return tf.reshape(rows, [-1, recipe.crops, rows.shape[1]])
 
 
-def _take_mirrored(draws: Batch, lying: tf.Tensor | None = None) -> tuple[tf.Tensor, ...]:
-    """Takes out of `draws` which crops to mirror, for `decode_window`, where any are.
+def _take_mirrored(draws: Batch, lying: tf.Tensor | bool = False) -> tf.Tensor:
+    """Takes out of `draws` which crops to mirror, for `decode_window`.
 
     Each image is mirrored as it is loaded, side by side with others, which is faster than in the
     finished batch.
 
     Args:
-        draws: of a step; `"flip"`, bool `[n * crops]`, is removed.
+        draws: of a step; `"flip"`, bool `[n * crops]`, is removed where it is there.
         lying: bool `[n * crops]`, the crops that lie on their side as stored.
 
     Returns:
-        Nothing, or bool `[n * crops, 2]`: whether upside down, whether left to right, as stored.
+        bool `[n * crops, 2]`: whether upside down, whether left to right, as stored.
     """
-    if "flip" not in draws:
-        return ()
-    flip = draws.pop("flip")
-    if lying is None:
-        lying = tf.zeros_like(flip)
-    return (tf.stack([flip & lying, flip & ~lying], axis=1),)
+    flip = draws.pop("flip", tf.zeros(tf.shape(draws["window"])[:1], tf.bool))
+    return tf.stack([flip & lying, flip & tf.logical_not(lying)], axis=1)
 
 
-def _decode_windows(
-    contents, kind, window, image_size: int, kinds, mirrored: tf.Tensor | None = None
-) -> tf.Tensor:
+def _decode_windows(contents, kind, window, mirrored, image_size: int, kinds) -> tf.Tensor:
     """Decodes one window `[4]` of an image, or several `[crops, 4]` of them, stacked."""
     if window.shape.rank == 1:
         return decode_window(contents, kind, window, image_size, kinds, mirrored)
-    crops = window.shape[0]
-    how = [None] * crops if mirrored is None else tf.unstack(mirrored, crops)
     several = [
         decode_window(contents, kind, one, image_size, kinds, turned)
-        for one, turned in zip(tf.unstack(window, crops), how, strict=True)
+        for one, turned in zip(tf.unstack(window), tf.unstack(mirrored), strict=True)
     ]
     return tf.stack(several)
 
@@ -300,28 +292,30 @@ class _Files:
         self.turned = source.orientations is not None
         self.orientations = tf.constant(source.orientations) if self.turned else None
 
-    def windows(self, index: tf.Tensor, draws: Batch, recipe: Recipe) -> tuple[tf.Tensor, ...]:
+    def windows(self, index: tf.Tensor, draws: Batch, recipe: Recipe) -> list[tf.Tensor]:
         """Chooses windows of images as they are seen, in the pixels as they are stored.
 
         Returns:
-            int32 `[n, 4]`, and where images are mirrored bool `[n, 2]`, see `_take_mirrored`;
-            `[n, crops, ...]` where there are several crops.
+            int32 `[n, 4]`, and bool `[n, 2]`, see `_take_mirrored`; `[n, crops, ...]` where there
+            are several crops.
         """
         each = self._windows(recipe.each_crop(index), draws, recipe)
-        return tuple(_by_image(rows, recipe) for rows in each)
+        return [_by_image(rows, recipe) for rows in each]
 
-    def _windows(self, index: tf.Tensor, draws: Batch, recipe: Recipe) -> tuple[tf.Tensor, ...]:
+    def _windows(
+        self, index: tf.Tensor, draws: Batch, recipe: Recipe
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         sizes = tf.gather(self.sizes, index)
         if not self.turned:
             windows = recipe.windows(draws["window"], sizes[:, 0], sizes[:, 1])
-            return windows, *_take_mirrored(draws)
+            return windows, _take_mirrored(draws)
         # From orientation 5 on height and width change places. The other turns need no thought: a
         # window is as likely as its mirror image.
         lying = tf.gather(self.orientations, index) >= 5
         seen = tf.where(lying[:, None], sizes[:, ::-1], sizes)
         windows = recipe.windows(draws["window"], seen[:, 0], seen[:, 1])
         windows = tf.where(lying[:, None], tf.gather(windows, [1, 0, 3, 2], axis=1), windows)
-        return windows, *_take_mirrored(draws, lying)
+        return windows, _take_mirrored(draws, lying)
 
     def upright(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         if not self.turned:
@@ -347,7 +341,7 @@ class _Files:
         contents = tf.io.read_file(tf.gather(self.paths, index))
         kind = tf.gather(self.kinds, index)
         if window is not None:
-            return _decode_windows(contents, kind, window, image_size, self.possible, mirrored)
+            return _decode_windows(contents, kind, window, mirrored, image_size, self.possible)
         return transform(decode(contents, kind, self.possible), image_size)
 
 
@@ -412,7 +406,7 @@ def _load_record(
         return recipe.whole(decode(contents, kind, KINDS), recipe.image_size)
     height, width = tf.unstack(shape_of(contents, kind, KINDS))
     window = recipe.windows(draws, height, width)
-    return _decode_windows(contents, kind, window, recipe.image_size, KINDS, mirrored)
+    return _decode_windows(contents, kind, window, mirrored, recipe.image_size, KINDS)
 
 
 def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
@@ -438,8 +432,8 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
         draws = recipe.draws(step)
         rows = (contents,)
         if "window" in draws:
-            each = (draws["window"], *_take_mirrored(draws))
-            rows = (contents, *(_by_image(part, recipe) for part in each))
+            mirrored = _take_mirrored(draws)
+            rows = (contents, _by_image(draws["window"], recipe), _by_image(mirrored, recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
             return recipe.batch(recipe.finish(_crops(images, recipe), draws), index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from keras import ops
 
 from rfd_tf.applications import read_record
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
+from rfd_tf.evaluation.files import replacing
 
 FILE = "heads.npz"
 _EPOCH = "epoch"
@@ -55,16 +55,11 @@ def save_heads(
         for part, value in (("kernel", layer.kernel.value), ("bias", bias)):
             arrays[f"{name}/{part}"] = np.asarray(ops.convert_to_numpy(value), np.float32)
     path = Path(folder) / FILE
-    writing = path.with_name(f".{FILE}.{os.getpid()}")
     try:
-        with open(writing, "wb") as file:
+        with replacing(path) as writing, open(writing, "wb") as file:
             np.savez(file, **arrays)
-        os.replace(writing, path)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            writing.unlink()
     return path
 
 

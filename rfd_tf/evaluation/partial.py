@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import Result
+from rfd_tf.evaluation.files import replacing
 
 
 class PartialResults:
@@ -52,9 +52,8 @@ class PartialResults:
             return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            writing = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-            writing.write_text(json.dumps(self._parts), encoding="utf-8")
-            os.replace(writing, self._path)
+            with replacing(self._path) as writing:
+                writing.write_text(json.dumps(self._parts), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write '{self._path}': {error.strerror}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 
 from rfd_tf.errors import UNREADABLE_NPZ, UserError
+from rfd_tf.evaluation.files import replacing
 
 # Seconds between two states on disk: a short training is not worth one.
 SAVE_AFTER = 30.0
@@ -67,12 +67,11 @@ class TrainingState:
             "arrays": len(arrays),
             "history": history,
         }
-        writing = self._path.with_name(f".{self._path.name}.{os.getpid()}.npz")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             named = {f"array{i}": array for i, array in enumerate(arrays)}
-            np.savez(writing, meta=np.array(json.dumps(meta)), **named)
-            os.replace(writing, self._path)
+            with replacing(self._path) as writing, open(writing, "wb") as file:
+                np.savez(file, meta=np.array(json.dumps(meta)), **named)
         except OSError as error:
             raise UserError(f"cannot write '{self._path}': {error.strerror}") from None
 

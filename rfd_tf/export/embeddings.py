@@ -131,14 +131,12 @@ class _Parts:
     def write(
         self, part: int, index: np.ndarray, vectors: dict[str, np.ndarray], skipped: list
     ) -> None:
-        writing = self.folder / f".part-{part:06d}.{os.getpid()}"
         text = np.frombuffer(json.dumps(skipped).encode(), np.uint8)
-        with open(writing, "wb") as file:
+        with replacing(self.path(part)) as writing, open(writing, "wb") as file:
             named = {f"feature_{name}": values for name, values in vectors.items()}
             np.savez(file, index=index, skipped=text, **named)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(writing, self.path(part))
 
     def read(self, part: int) -> tuple[np.ndarray, dict[str, np.ndarray], list] | None:
         """Index, vectors and what was left out of a part; None where it is missing or damaged."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, shown
 
 #: In the order they are shown.
 FEATURES = ("f1", "f2", "f")
@@ -103,7 +103,7 @@ class OnnxNetwork:
             mean = np.array(found["preprocessing"]["mean"], np.float64)
             self.grey = np.clip(np.rint(mean * 255), 0, 255).astype(np.uint8)
         except (KeyError, TypeError, ValueError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            reason = shown(error, 200)
             raise UserError(f"'{path}' is not an ONNX file of rfd_tf ({reason})") from None
         self.image_size = self._model.image_size
         self.outputs = set(self._model.outputs) - {_EMBEDDING}
