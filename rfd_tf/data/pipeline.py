@@ -268,6 +268,9 @@ def _with_options(dataset: tf.data.Dataset, deterministic: bool) -> tf.data.Data
     # The shards are made here: under tf.distribute nobody else is to divide the stream.
     sharding = tf.data.experimental.AutoShardPolicy.OFF
     options.experimental_distribute.auto_shard_policy = sharding
+    # Images, or batches of small ones, are made side by side already: an operation that hands its
+    # rows to other threads only waits for them.
+    options.threading.max_intra_op_parallelism = 1
     return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
