@@ -47,7 +47,8 @@ def pipeline(
 
     The bare loop is `tf.data` at its plainest: read, `decode_jpeg`, `resize`, batch, prefetch.
     The pipeline cuts random windows, resizes with antialiasing, flips, and knows each image's
-    index. Then the share of training that is spent waiting for the next batch.
+    index; beside it, with four crops of each image. Then the share of training that is spent
+    waiting for the next batch.
 
     Args:
         rounds: how often each is timed.
@@ -66,6 +67,7 @@ def pipeline(
         ours = data.training_dataset(source, batch_size=size, **arguments)
         streams = {
             "pipeline": ours,
+            "four_crops": data.training_dataset(source, batch_size=size, crops=4, **arguments),
             "bare": bare_loop(source.paths, image_size, size),
             "bare_antialiased": bare_loop(source.paths, image_size, size, antialias=True),
         }
@@ -86,6 +88,12 @@ def pipeline(
             "pipeline/rate_antialiased",
             paired_ratio(seconds["bare_antialiased"], seconds["pipeline"]),
             f"the same, where the bare loop resizes with antialiasing, too, {setting}",
+            details=rate,
+        )
+        yield Entry(
+            "pipeline/four_crops",
+            paired_ratio(seconds["pipeline"], seconds["four_crops"]),
+            f"images a second with four crops of each / with one, {setting}",
             details=rate,
         )
         step = MethodStep(backbone, image_size, min(step_batch_size, source.num_images), 1000)

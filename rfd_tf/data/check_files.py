@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data.decode import decode
+from rfd_tf.data.decode import decode, decoded_height
 
 _BATCH = 64
 
@@ -35,10 +35,10 @@ def decode_all(
     pixels = np.zeros((len(paths), *shape, 3), np.uint8) if shape else None
 
     def attempt(index: tf.Tensor, path: tf.Tensor, kind: tf.Tensor):
-        image = decode(tf.io.read_file(path), kind, possible)
+        contents = tf.io.read_file(path)
         if shape:
-            return index, tf.ensure_shape(image, [*shape, 3])
-        return index, tf.shape(image)[0]
+            return index, tf.ensure_shape(decode(contents, kind, possible), [*shape, 3])
+        return index, decoded_height(contents, kind, possible)
 
     with tf.device("/CPU:0"):
         files = tf.data.Dataset.from_tensor_slices(

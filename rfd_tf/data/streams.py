@@ -18,7 +18,7 @@ from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.decode import (
     KINDS,
     decode,
-    decode_window,
+    decode_windows,
     evaluation_transform,
     kind_of,
     shape_of,
@@ -247,7 +247,7 @@ def _by_image(rows: tf.Tensor, recipe: Recipe) -> tf.Tensor:
 
 
 def _take_mirrored(draws: Batch, lying: tf.Tensor | bool = False) -> tf.Tensor:
-    """Takes out of `draws` which crops to mirror, for `decode_window`.
+    """Takes out of `draws` which crops to mirror, for `decode_windows`.
 
     Each image is mirrored as it is loaded, side by side with others, which is faster than in the
     finished batch.
@@ -266,12 +266,8 @@ def _take_mirrored(draws: Batch, lying: tf.Tensor | bool = False) -> tf.Tensor:
 def _decode_windows(contents, kind, window, mirrored, image_size: int, kinds) -> tf.Tensor:
     """Decodes one window `[4]` of an image, or several `[crops, 4]` of them, stacked."""
     if window.shape.rank == 1:
-        return decode_window(contents, kind, window, image_size, kinds, mirrored)
-    several = [
-        decode_window(contents, kind, one, image_size, kinds, turned)
-        for one, turned in zip(tf.unstack(window), tf.unstack(mirrored), strict=True)
-    ]
-    return tf.stack(several)
+        return decode_windows(contents, kind, window[None], image_size, kinds, mirrored[None])[0]
+    return decode_windows(contents, kind, window, image_size, kinds, mirrored)
 
 
 def _crops(images: tf.Tensor, recipe: Recipe) -> tf.Tensor:

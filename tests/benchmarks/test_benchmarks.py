@@ -28,7 +28,12 @@ NAMES = {
         "bank/memory_float32",
         "bank/memory_bfloat16",
     ],
-    "pipeline": ["pipeline/rate", "pipeline/rate_antialiased", "pipeline/waiting"],
+    "pipeline": [
+        "pipeline/rate",
+        "pipeline/rate_antialiased",
+        "pipeline/four_crops",
+        "pipeline/waiting",
+    ],
     "convolutions": ["convolutions/six_layer"],
     "inference": [
         f"inference/{form}_batch_{size}"

@@ -55,13 +55,60 @@ def test_kind_and_shape_are_read_from_the_bytes(kind):
     assert decode.shape_of(contents, found, decode.KINDS).numpy().tolist() == [30, 40]
 
 
+def _resized(pixels, window, size):
+    top, left, height, width = window
+    crop = pixels[top : top + height, left : left + width].astype(np.float32)
+    return tf.image.resize(crop, [size, size], antialias=True).numpy()
+
+
 @pytest.mark.parametrize("kind", FILES)
-def test_a_window_is_cut_before_it_is_resized(kind):
-    window = tf.constant([5, 9, 20, 16])
-    result = decode.decode_window(tf.constant(FILES[kind]), kind, window, 12, decode.KINDS)
-    crop = _by_pillow(FILES[kind])[5:25, 9:25].astype(np.float32)
-    expected = tf.image.resize(crop, [12, 12], antialias=True)
-    assert np.abs(result.numpy() - expected.numpy()).max() <= 1.5
+@pytest.mark.parametrize("windows", [[[5, 9, 20, 16]], [[5, 9, 20, 16], [2, 20, 13, 19]]])
+def test_windows_are_cut_before_they_are_resized(kind, windows):
+    contents = tf.constant(FILES[kind])
+    result = decode.decode_windows(contents, kind, tf.constant(windows), 12, decode.KINDS)
+    assert result.shape == (len(windows), 12, 12, 3) and result.dtype == np.uint8
+    for window, pixels in zip(windows, result.numpy(), strict=True):
+        expected = _resized(_by_pillow(FILES[kind]), window, 12)
+        assert np.abs(pixels - expected).max() <= 1.5
+
+
+def test_each_window_is_mirrored_by_itself():
+    windows = tf.constant([[5, 9, 20, 16], [2, 20, 13, 19], [0, 0, 30, 40]])
+    arguments = (tf.constant(FILES[PNG]), PNG, windows, 12, (PNG,))
+    plain = decode.decode_windows(*arguments).numpy()
+    mirrored = [[False, False], [True, False], [False, True]]
+    turned = decode.decode_windows(*arguments, tf.constant(mirrored)).numpy()
+    np.testing.assert_array_equal(turned, [plain[0], plain[1][::-1], plain[2][:, ::-1]])
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_large_windows_are_shrunk_while_decoding(shrink, options):
+    size = 16
+    side = decode._SPARE * size * shrink
+    # Odd sizes and places: nothing falls on the shrunk image's pixels by itself.
+    windows = [[7, 13, side + 5, side + 11], [3, 1, 2 * side, 2 * side], [11, 5, side, side + 1]]
+    contents = _encode(_pixels(2 * side + 9, 2 * side + 15), "JPEG", quality=95, **options)
+    assert decode.shrink_factor(tf.constant(side), size) == shrink
+    whole = _by_pillow(contents)
+    for some in (windows, windows[:1]):
+        result = decode.decode_windows(
+            tf.constant(contents), JPEG, tf.constant(some), size, (JPEG,)
+        ).numpy()
+        for (top, left, height, width), pixels in zip(some, result, strict=True):
+            # The corners nearest to the window's that are pixels of the shrunk image, too.
+            corners = np.array([top, left, top + height, left + width])
+            top, left, bottom, right = (corners + shrink // 2) // shrink * shrink
+            expected = _resized(whole, (top, left, bottom - top, right - left), size)
+            assert np.abs(pixels - expected).mean() <= 1.0
+
+
+def test_what_is_shrunk_stays_twice_as_large_as_the_result():
+    for image_size in (32, 224):
+        for side in (1, 2 * image_size, 4 * image_size - 1, 4 * image_size, 99 * image_size):
+            shrink = int(decode.shrink_factor(tf.constant(side), image_size))
+            assert shrink == 1 or side >= 2 * image_size * shrink
+            assert shrink == 8 or side < 4 * image_size * shrink
 
 
 @pytest.mark.parametrize("size,target", [(8, 8), (95, 95), (96, 110), (224, 256)])
