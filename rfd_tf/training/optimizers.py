@@ -11,6 +11,8 @@ from rfd_tf.errors import unknown
 
 OPTIMIZERS = ("sgd", "adam", "rmsprop")
 
+_backend = keras.backend.backend
+
 
 @keras.saving.register_keras_serializable(package="rfd_tf", name="CoupledSGD")
 class SGD(keras.optimizers.Optimizer):
@@ -68,6 +70,9 @@ class SGD(keras.optimizers.Optimizer):
         if self.coupled_weight_decay and self._decays[position]:
             direction = gradient + self.coupled_weight_decay * variable
         momentum = self.momentums[position]
+        if _backend() == "tensorflow":
+            _apply_momentum(variable, momentum, rate, direction, self.momentum, self.nesterov)
+            return
         velocity = self.momentum * momentum + direction
         self.assign(momentum, velocity)
         step = direction + self.momentum * velocity if self.nesterov else velocity
@@ -80,6 +85,25 @@ class SGD(keras.optimizers.Optimizer):
             config[name] = getattr(self, name)
         config["undecayed"] = list(self.undecayed)
         return config
+
+
+def _apply_momentum(variable, momentum, rate, direction, factor: float, nesterov: bool) -> None:
+    """The same rule in one pass over the weights instead of six: tens of millions cost as much as
+    a tenth of a step."""
+    import tensorflow as tf
+
+    handles = [
+        (held.value if isinstance(held, keras.Variable) else held).handle
+        for held in (variable, momentum)
+    ]
+    tf.raw_ops.ResourceApplyMomentum(
+        var=handles[0],
+        accum=handles[1],
+        lr=rate,
+        grad=direction,
+        momentum=tf.constant(factor, direction.dtype),
+        use_nesterov=nesterov,
+    )
 
 
 def build(
