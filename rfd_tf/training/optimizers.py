@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -11,7 +12,9 @@ from rfd_tf.errors import unknown
 
 OPTIMIZERS = ("sgd", "adam", "rmsprop")
 
-_backend = keras.backend.backend
+# Numbers in a weight from which TensorFlow's fused update is worth it. It rounds differently:
+# below, a run stays bit for bit what it is by the operations that every backend has.
+_FUSED_FROM = 2**20
 
 
 @keras.saving.register_keras_serializable(package="rfd_tf", name="CoupledSGD")
@@ -70,7 +73,8 @@ class SGD(keras.optimizers.Optimizer):
         if self.coupled_weight_decay and self._decays[position]:
             direction = gradient + self.coupled_weight_decay * variable
         momentum = self.momentums[position]
-        if _backend() == "tensorflow":
+        large = math.prod(variable.shape) >= _FUSED_FROM
+        if large and keras.backend.backend() == "tensorflow":
             _apply_momentum(variable, momentum, rate, direction, self.momentum, self.nesterov)
             return
         velocity = self.momentum * momentum + direction
