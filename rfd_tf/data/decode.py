@@ -56,12 +56,12 @@ _DECODERS = {
 KINDS = tuple(_DECODERS)
 
 
-def _by_kind(kind: tf.Tensor, kinds: tuple[int, ...], branch) -> tf.Tensor:
-    """Runs `branch(k)` for the image's own kind `k`, out of the kinds that can occur."""
-    if len(kinds) == 1:
-        return branch(kinds[0])
-    branches = [(lambda k=k: branch(k)) for k in kinds]
-    position = tf.argmax(tf.equal(tf.cast(kind, tf.int32), tf.constant(kinds, tf.int32)))
+def _by_value(value: tf.Tensor, options: tuple[int, ...], branch):
+    """Runs `branch(option)` for the option that `value` is, out of those that can occur."""
+    if len(options) == 1:
+        return branch(options[0])
+    branches = [(lambda option=option: branch(option)) for option in options]
+    position = tf.argmax(tf.equal(tf.cast(value, tf.int32), tf.constant(options, tf.int32)))
     return tf.switch_case(tf.cast(position, tf.int32), branches)
 
 
@@ -76,7 +76,7 @@ def decode(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.T
     Returns:
         uint8 `[H, W, 3]`, as stored.
     """
-    return _by_kind(kind, kinds, lambda k: _DECODERS[k](contents))
+    return _by_value(kind, kinds, lambda k: _DECODERS[k](contents))
 
 
 def decoded_height(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.Tensor:
@@ -97,7 +97,7 @@ def decoded_height(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...])
             return tf.shape(_decode_jpeg(contents, _SHRINKS[-1]))[0]
         return tf.shape(_DECODERS[k](contents))[0]
 
-    return _by_kind(kind, kinds, branch)
+    return _by_value(kind, kinds, branch)
 
 
 def kind_of(contents: tf.Tensor, transparent: bool) -> tf.Tensor:
@@ -118,7 +118,7 @@ def shape_of(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf
             return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
         return tf.shape(_decode_bmp(contents))[:2]
 
-    return tf.ensure_shape(_by_kind(kind, kinds, branch), [2])
+    return tf.ensure_shape(_by_value(kind, kinds, branch), [2])
 
 
 def resize(images: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
@@ -172,13 +172,8 @@ def shrink_factor(smallest: tf.Tensor, image_size: int) -> tf.Tensor:
     >>> [int(shrink_factor(side, 224)) for side in (400, 895, 896, 1792, 9000)]
     [1, 1, 2, 4, 8]
     """
-    return tf.gather(_SHRINKS, _shrink_position(smallest, image_size))
-
-
-def _shrink_position(smallest: tf.Tensor, image_size: int) -> tf.Tensor:
-    return tf.add_n(
-        [tf.cast(smallest >= _SPARE * image_size * shrink, tf.int32) for shrink in _SHRINKS[1:]]
-    )
+    enough = [tf.cast(smallest >= _SPARE * image_size * n, tf.int32) for n in _SHRINKS[1:]]
+    return tf.gather(_SHRINKS, tf.add_n(enough))
 
 
 def _corners(window: tf.Tensor, shrink: tf.Tensor | int) -> tf.Tensor:
@@ -192,16 +187,15 @@ def _decode_jpeg_window(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes a window, shrunk as far as its smallest part allows, and tells by how much."""
 
-    def branch(shrink: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def branch(shrink: int) -> tf.Tensor:
         start, end = tf.unstack(_corners(window, shrink))
         place = tf.concat([start, end - start], axis=0)
-        image = tf.io.decode_and_crop_jpeg(
+        return tf.io.decode_and_crop_jpeg(
             contents, place, channels=3, ratio=shrink, dct_method=_DCT
         )
-        return image, tf.constant(shrink)
 
-    branches = [(lambda shrink=shrink: branch(shrink)) for shrink in _SHRINKS]
-    return tf.switch_case(_shrink_position(smallest, image_size), branches)
+    shrink = shrink_factor(smallest, image_size)
+    return _by_value(shrink, _SHRINKS, branch), shrink
 
 
 def decode_windows(
@@ -243,7 +237,7 @@ def decode_windows(
         image = _DECODERS[k](contents)
         return tf.slice(image, [outer[0], outer[1], 0], [outer[2], outer[3], 3]), tf.constant(1)
 
-    part, shrink = _by_kind(kind, kinds, branch)
+    part, shrink = _by_value(kind, kinds, branch)
     origin = _corners(outer, shrink)[0]
     results = []
     for number, window in enumerate(several):
