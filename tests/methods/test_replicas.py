@@ -91,12 +91,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", [*CASES, "large weights"])
-def test_two_replicas_train_as_one(case, monkeypatch):
-    one, *_ = train(1, **CASES.get(case, {}))
-    if case == "large weights":  # as AlexNet's, which TensorFlow updates in one pass
-        monkeypatch.setattr(optimizers, "_FUSED_FROM", 0)
-    two, *_ = train(2, **CASES.get(case, {}))
+def assert_trained_alike(one, two):
     assert one.keys() == two.keys()
     for name in one:
         if "seed" in name:
@@ -104,11 +99,24 @@ def test_two_replicas_train_as_one(case, monkeypatch):
         np.testing.assert_allclose(two[name], one[name], rtol=2e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_two_replicas_train_as_one(case):
+    one, *_ = train(1, **CASES[case])
+    two, *_ = train(2, **CASES[case])
+    assert_trained_alike(one, two)
+
+
+def test_two_replicas_train_as_one_by_the_fused_update_of_large_weights(monkeypatch):
+    one, *_ = train(1)
+    monkeypatch.setattr(optimizers, "_FUSED_FROM", 0)
+    two, *_ = train(2)
+    assert_trained_alike(one, two)
+
+
 def test_four_replicas_train_as_one_and_stay_equal():
     one, *_ = train(1)
     four, method, strategy = train(4)
-    for name in one:
-        np.testing.assert_allclose(four[name], one[name], rtol=2e-5, atol=1e-5, err_msg=name)
+    assert_trained_alike(one, four)
     # No replica drifts: each holds the same bank and moving statistics, bit for bit.
     for variable in [method.memory_bank.bank, *method.backbone.non_trainable_variables]:
         copies = [value.numpy() for value in strategy.experimental_local_results(variable.value)]
