@@ -239,6 +239,10 @@ class Method(keras.Model):
                 part_outputs = {"loss": loss, **part_outputs}
             gradients = _add(gradients, part_gradients)
             outputs = _add(outputs, [part_outputs[name] for name in self.log_names])
+        # TensorFlow's graph rewriting may drop the order of a weight's update and of its reads that
+        # this weight's gradient does not depend on; they all end in the outputs.
+        with tf.control_dependencies(outputs):
+            gradients = [None if g is None else tf.identity(g) for g in gradients]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._log(ops.stack(outputs) / len(parts))
 
