@@ -85,13 +85,13 @@ def _unordered(graph) -> list[str]:
 
 
 def _step(name, optimizer, decay, num_replicas):
-    strategy = training_runs.strategy_of(num_replicas)
     given, crops = SMALL[name]
-    with strategy.scope():
-        method = METHODS[name](training_runs.backbone(), **given)
-        optimizer = optimizers.build(optimizer, 0.05, weight_decay=decay)
-        method.compile(optimizer=optimizer, jit_compile=False)
-        optimizer.build(method.trainable_variables)
+    method = training_runs.compiled(
+        functools.partial(METHODS[name], **given),
+        functools.partial(optimizers.build, optimizer, 0.05, weight_decay=decay),
+        num_replicas,
+    )
+    strategy = training_runs.strategy_of(num_replicas)
     data = tf.data.Dataset.from_tensor_slices(training_runs.batches(crops))
     iterator = iter(loop.distribute(strategy, data))
     return loop.make_step_function(strategy, method.train_step), iterator

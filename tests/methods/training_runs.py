@@ -34,6 +34,15 @@ def strategy_of(num_replicas):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
+def compiled(build, make_optimizer, num_replicas):
+    """Makes a method from a backbone, and its optimizer, under the strategy that trains it."""
+    with strategy_of(num_replicas).scope():
+        method, optimizer = build(backbone()), make_optimizer()
+        method.compile(optimizer=optimizer, jit_compile=False)
+        optimizer.build(method.trainable_variables)
+    return method
+
+
 def train(build, num_replicas=1, crops=1, images=None):
     """Trains for a few steps.
 
@@ -46,13 +55,8 @@ def train(build, num_replicas=1, crops=1, images=None):
     Returns:
         The method's weights by place and name, and `losses`, the logs of every step.
     """
-    strategy = strategy_of(num_replicas)
     keras.utils.set_random_seed(5)
-    with strategy.scope():
-        method = build(backbone())
-        optimizer = optimizers.SGD(0.05, coupled_weight_decay=5e-4)
-        method.compile(optimizer=optimizer, jit_compile=False)
-        optimizer.build(method.trainable_variables)
+    method = compiled(build, lambda: optimizers.SGD(0.05, coupled_weight_decay=5e-4), num_replicas)
     logged = []
 
     class Collect(keras.callbacks.Callback):
@@ -64,7 +68,7 @@ def train(build, num_replicas=1, crops=1, images=None):
         tf.data.Dataset.from_tensor_slices(batches(crops)),
         epochs=1,
         steps_per_epoch=STEPS,
-        strategy=strategy,
+        strategy=strategy_of(num_replicas),
         callbacks=[Collect()],
         images=images,
     )
