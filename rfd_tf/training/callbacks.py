@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from rfd_tf.training.optimizers import last_rate
 from rfd_tf.training.saving import BackgroundSaver
 from rfd_tf.training.stopping import StopRequest
 
@@ -33,7 +34,10 @@ COLUMNS = (
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds `images_per_second` and `learning_rate` to an epoch's logs.
+    """Adds `images_per_second` and `learning_rate`, that of the last step, to an epoch's logs.
+
+    The first call into TensorFlow of an epoch may compile and is left out of the speed, unless the
+    epoch has no other.
 
     Args:
         batch_size: original images in a global batch.
@@ -44,25 +48,21 @@ class Throughput(keras.callbacks.Callback):
         super().__init__()
         self.batch_size = batch_size
         self.optimizer = optimizer
-        self.started, self.images = 0.0, 0
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started, self.images, self.last_step = time.perf_counter(), 0, None
+        steps_done = max(epoch * self.params["steps"], self.params["start_step"])
+        # When, and after how many steps, each call into TensorFlow returned.
+        self.calls = [(time.perf_counter(), steps_done)]
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.last_step is None:
-            # The first call of a run compiles; it says nothing about the speed.
-            self.started = time.perf_counter()
-        else:
-            self.images += (batch - self.last_step) * self.batch_size
-        self.last_step = batch
+        del self.calls[2:]
+        self.calls.append((time.perf_counter(), batch + 1))
 
     def on_epoch_end(self, epoch, logs=None):
-        seconds = max(time.perf_counter() - self.started, 1e-9)
-        images = self.images or self.batch_size
-        logs["images_per_second"] = images / seconds
-        rate = self.optimizer.learning_rate
-        logs["learning_rate"] = float(np.asarray(rate))
+        started, before = self.calls[1 if len(self.calls) > 2 else 0]
+        seconds = max(time.perf_counter() - started, 1e-9)
+        logs["images_per_second"] = (self.calls[-1][1] - before) * self.batch_size / seconds
+        logs["learning_rate"] = last_rate(self.optimizer)
 
 
 class Monitor(keras.callbacks.Callback):

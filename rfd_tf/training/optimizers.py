@@ -110,6 +110,22 @@ def _apply_momentum(variable, momentum, rate, direction, factor: float, nesterov
     )
 
 
+def last_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the last step an optimizer took; before any, that of the first.
+
+    `optimizer.learning_rate` is already that of the next step.
+
+    >>> optimizer = SGD(keras.optimizers.schedules.ExponentialDecay(0.4, 1, 0.5))
+    >>> round(last_rate(optimizer), 3)
+    0.4
+    """
+    rate = optimizer.get_config()["learning_rate"]
+    if isinstance(rate, dict):
+        schedule = keras.optimizers.schedules.deserialize(rate)
+        rate = schedule(max(int(ops.convert_to_numpy(optimizer.iterations)) - 1, 0))
+    return float(ops.convert_to_numpy(rate))
+
+
 def build(
     name: str,
     learning_rate,

@@ -1,9 +1,10 @@
-"""Pictures that methods draw, on disk and in TensorBoard."""
+"""Pictures that methods draw, and the speed and the rate that an epoch logs."""
 
+import keras
 import numpy as np
 from PIL import Image
 
-from rfd_tf.training import callbacks
+from rfd_tf.training import callbacks, optimizers, schedules
 
 
 class Drawing:
@@ -40,3 +41,50 @@ def test_figures_are_drawn_every_so_many_epochs_and_at_the_end(tmp_path):
         for value in event.summary.value
     ]
     assert events == [(2, "first image"), (3, "first image")]
+
+
+def logged(optimizer, epochs, steps, calls, start_step=0, seconds=1.0, monkeypatch=None):
+    """The logs of Throughput after epochs whose calls take so many steps and seconds each."""
+    clock = [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+    throughput = callbacks.Throughput(32, optimizer)
+    throughput.set_params({"epochs": epochs, "steps": steps, "start_step": start_step})
+    found, step = [], start_step
+    for epoch in range(start_step // steps, epochs):
+        throughput.on_epoch_begin(epoch)
+        for taken in calls:
+            clock[0] += seconds
+            step += taken
+            optimizer.iterations.assign(step)
+            throughput.on_train_batch_end(step - 1)
+        found.append({})
+        throughput.on_epoch_end(epoch, found[-1])
+    return found
+
+
+def test_images_per_second_leave_the_first_call_out_unless_there_is_no_other(monkeypatch):
+    rates = {}
+    for calls in ([1], [4], [1, 1, 1, 1], [2, 1]):
+        optimizer = keras.optimizers.SGD(0.1)
+        logs = logged(optimizer, 2, sum(calls), calls, monkeypatch=monkeypatch)
+        assert len({each["images_per_second"] for each in logs}) == 1
+        rates[tuple(calls)] = logs[0]["images_per_second"]
+    assert rates == {(1,): 32.0, (4,): 128.0, (1, 1, 1, 1): 32.0, (2, 1): 32.0}
+    # Resumed after step 3 of 4: one step is left of that epoch.
+    (rest,) = logged(keras.optimizers.SGD(0.1), 1, 4, [1], start_step=3, monkeypatch=monkeypatch)
+    assert rest["images_per_second"] == 32.0
+
+
+def test_the_learning_rate_logged_is_the_one_that_was_used(monkeypatch):
+    table = schedules.from_lookup_table(((1, 0.1), (2, 0.01), (3, 0.001)), steps_per_epoch=4)
+    cosine = schedules.cosine(0.5, total_steps=8)
+    for schedule, expected in (
+        (table, [0.1, 0.01, 0.001]),
+        (cosine, [float(cosine(3)), float(cosine(7))]),
+        (0.2, [0.2, 0.2]),
+    ):
+        optimizer = optimizers.SGD(schedule)
+        found = logged(optimizer, len(expected), 4, [1, 3], monkeypatch=monkeypatch)
+        np.testing.assert_allclose([each["learning_rate"] for each in found], expected, rtol=1e-6)
+    # Before any step it is the first one's.
+    np.testing.assert_allclose(optimizers.last_rate(optimizers.SGD(table)), 0.1)
