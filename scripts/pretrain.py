@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import math
 import os
 import platform
@@ -51,7 +52,7 @@ def channel_values(name: str, default) -> tuple[float, ...]:
 def method_arguments(source) -> dict:
     """Arguments of the chosen method besides the backbone: flags of their names, and options.
 
-    A flag that is not given leaves the method its own default.
+    A flag that nothing has set, neither the user nor --fidelity, leaves the method its own default.
     """
     from rfd_tf import methods
     from rfd_tf.errors import UserError, unknown
@@ -59,7 +60,7 @@ def method_arguments(source) -> dict:
     accepted = methods.arguments(FLAGS.method)
     arguments = {}
     for name in methods.all_arguments():
-        if name not in FLAGS or not FLAGS[name].present:
+        if name not in FLAGS or FLAGS[name].using_default_value:
             continue
         if name not in accepted:
             raise UserError(f"--{name} has no meaning for method {FLAGS.method}")
@@ -84,9 +85,9 @@ def say(text: str) -> None:
 
 
 def main() -> None:
+    check_names()
     if FLAGS.fidelity:
         follow_the_original()
-    check_names()
 
     import tensorflow as tf
 
@@ -111,6 +112,7 @@ def pretrain(strategy) -> None:
 
     chief = strategies.worker(strategy)[0] == 0
     run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
+    weights, started = starting_weights(run)
     source = data.load(
         FLAGS.dataset,
         FLAGS.data_dir,
@@ -124,17 +126,20 @@ def pretrain(strategy) -> None:
     say(f"{source.num_images} images of {source.name}")
     judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
     tasks = evaluation_tasks(*judged)
-    session = make_session(source, strategy)
+    session = make_session(source, strategy, weights)
     record = {
         "format": 1,
         "backbone": FLAGS.backbone,
-        "arguments": common.backbone_options(),
+        "arguments": backbone_arguments()[0],
         "method": FLAGS.method,
         "dataset": source.name,
         "endpoints": list(applications.endpoints(session.method.backbone)),
         **session.method.record(),
     }
+    if started:
+        record["started_from"] = started
     say(describe(session))
+    report_unused(session)
 
     # From here on files are written.
     start_step, monitor_start = open_run(run, session, record, chief)
@@ -145,7 +150,7 @@ def pretrain(strategy) -> None:
     if chief and FLAGS.monitor_every > 0:
         monitor = make_monitor(session.method, *judged)
     if monitor and monitor_start is None:
-        monitor_start = monitor()
+        monitor_start = random_init_accuracy(monitor, session.method.backbone, started)
         say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
     if start_step == 0 and FLAGS.fill_bank and session.method.memory_bank is not None:
         say("filling the memory bank by one forward pass")
@@ -211,16 +216,21 @@ def train(run, session, start_step: int, monitor, monitor_start, keep, chief: bo
 
 
 def follow_the_original() -> None:
-    """Gives every flag that was not given the published program's value."""
+    """Gives every flag that was not given the published value, and reports the others."""
     from rfd_tf.training import fidelity
 
+    fidelity.check_method(FLAGS.method)
     values = fidelity.flag_values()
     if FLAGS["schedule"].present and FLAGS.schedule != values["schedule"]:
         # The published table belongs to the published schedule.
         del values["lr_table"]
+    own = []
     for name, value in values.items():
         if not FLAGS[name].present:
-            FLAGS[name].value = value
+            setattr(FLAGS, name, value)
+        elif FLAGS[name].value != value:
+            own.append(FLAGS[name].serialize())
+    say("as the published RFD program" + (f", but for {' '.join(own)}" if own else ""))
 
 
 def check_names() -> None:
@@ -239,7 +249,42 @@ def check_names() -> None:
     for kind in FLAGS.export:
         if kind not in export.FORMATS:
             raise unknown("export format", kind, export.FORMATS)
-    common.backbone_options()
+    backbone_arguments()
+
+
+def backbone_arguments() -> tuple[dict, str | None]:
+    """The backbone's own options, and the weights it starts from or None."""
+    from rfd_tf.applications import registry
+
+    own, weights = registry.own_arguments(FLAGS.backbone, common.backbone_options())
+    if FLAGS.fidelity and weights is None:
+        from rfd_tf.training import fidelity
+
+        own = {**fidelity.backbone_options(FLAGS.backbone), **own}
+    return own, weights
+
+
+def starting_weights(run) -> tuple[str | None, dict | None]:
+    """The weights that the backbone is to load, and what the run's record says of its start.
+
+    A run that is taken up again has its weights in the checkpoint: the file that it started from
+    may have changed since, or be gone.
+    """
+    from rfd_tf import applications
+    from rfd_tf.applications.weights import RUN_FILE, origin
+
+    own, weights = backbone_arguments()
+    if weights is None:
+        return None, None
+    if FLAGS.resume == "auto" and not FLAGS.overwrite and run.checkpoints.latest():
+        record = (run.read() or {}).get("record") or {}
+        path = os.path.abspath(os.path.expanduser(str(weights)))
+        started = record.get("started_from") or {}
+        if started.get("weights") in (weights, path, os.path.join(path, RUN_FILE)):
+            return None, started
+    # Built once before images are read, which may take long: weights may not fit.
+    applications.build(FLAGS.backbone, side_of_images(), weights=weights, **own)
+    return weights, origin(weights, FLAGS.backbone)
 
 
 def side_of_images() -> int:
@@ -249,12 +294,40 @@ def side_of_images() -> int:
     return FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
 
 
-def make_session(source, strategy):
-    """Source, method, optimizer and strategy, put together as the flags say."""
+def random_init_accuracy(monitor, backbone, started: dict | None) -> float:
+    """The monitor's accuracy of the seed's random network, also where the run starts from weights.
+
+    Args:
+        monitor: measures the backbone as it is.
+        backbone: not yet trained; it is left as it is.
+        started: what the run starts from, or None for random weights.
+    """
     import keras
 
+    from rfd_tf import applications
+
+    if started is None:
+        return monitor()
+    kept = backbone.get_weights()
+    keras.utils.set_random_seed(FLAGS.seed)
+    random = applications.build(FLAGS.backbone, side_of_images(), **backbone_arguments()[0])
+    backbone.set_weights(random.get_weights())
+    accuracy = monitor()
+    backbone.set_weights(kept)
+    return accuracy
+
+
+def make_session(source, strategy, weights: str | None = None):
+    """Source, method, optimizer and strategy, put together as the flags say.
+
+    Args:
+        source: the images.
+        strategy: the strategy that trains.
+        weights: those that the backbone starts from, or None.
+    """
     from rfd_tf import applications, methods
-    from rfd_tf.training import pretraining
+    from rfd_tf.layers.batch_norm import batch_normalizations
+    from rfd_tf.training import fidelity, pretraining
     from rfd_tf.training import strategy as strategies
 
     image_size = side_of_images()
@@ -270,20 +343,28 @@ def make_session(source, strategy):
     }
 
     def build_backbone():
-        backbone = applications.build(FLAGS.backbone, image_size, **common.backbone_options())
+        own, _ = backbone_arguments()
+        backbone = applications.build(FLAGS.backbone, image_size, weights=weights, **own)
         if FLAGS.fidelity:
-            from rfd_tf.training import fidelity
-
-            fidelity.apply_batch_normalization(backbone)
+            if weights is None:
+                fidelity.initialize(backbone.layers, FLAGS.seed)
+            # The record's options build the network again, with the epsilon that they have.
+            epsilon = own.get("batch_norm_epsilon")
+            backbone = fidelity.apply_batch_normalization(backbone, epsilon)
         if FLAGS.batch_norm_momentum is not None:
-            for layer in backbone.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.momentum = FLAGS.batch_norm_momentum
+            for layer in batch_normalizations(backbone):
+                layer.momentum = FLAGS.batch_norm_momentum
         return backbone
+
+    def build_method(backbone):
+        method = methods.METHODS[FLAGS.method](backbone, **common_arguments)
+        if FLAGS.fidelity:
+            fidelity.initialize(method.heads().values(), FLAGS.seed + 1)
+        return method
 
     return pretraining.Pretraining(
         build_backbone=build_backbone,
-        build_method=lambda backbone: methods.METHODS[FLAGS.method](backbone, **common_arguments),
+        build_method=build_method,
         source=source,
         image_size=image_size,
         optimization=pretraining.Optimization(**{name: FLAGS[name].value for name in options}),
@@ -318,17 +399,13 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
         "num_images": source.num_images,
         "image_size": session.image_size,
         "backbone": FLAGS.backbone,
-        "backbone_options": common.backbone_options(),
+        "backbone_options": record["arguments"],
+        "started_from": (record.get("started_from") or {}).get("sha256"),
         "batch_size": FLAGS.batch_size,
         "steps_per_epoch": session.steps_per_epoch,
         "seed": FLAGS.seed,
     }
-    own_flags = FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    resolved = {flag.name: flag.value for flag in own_flags}
-    for name in ("data_dir", "eval_dir", "tfds_dir"):
-        # Whoever reads the run later may stand in another folder.
-        resolved[name] = resolved[name] and os.path.abspath(os.path.expanduser(resolved[name]))
-    resolved["source_images"] = photo_flags.resolved(FLAGS.source_images)
+    resolved = recorded_flags(session, record)
     step = 0
     if chief:
         found = run.start(identity, FLAGS.resume, FLAGS.overwrite, source)
@@ -338,6 +415,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
         run.write(
             flags=resolved,
             identity=identity,
+            built=session.built(),
             record=record,
             chance_levels=session.method.chance_levels(),
             versions={
@@ -359,6 +437,72 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
     description = checkpoint.load(path, session.method, session.optimizer)
     say(f"resuming after epoch {step / session.steps_per_epoch:g} from {path}")
     return step, description.get("knn_accuracy_random_init")
+
+
+def recorded_flags(session, record: dict) -> dict:
+    """Every flag with the value that the built session has; None for one without effect."""
+    values = {name: flag.value for name, flag in own_flags().items()}
+    for name in ("data_dir", "eval_dir", "tfds_dir", "pu_weights"):
+        # Whoever reads the run later may stand in another folder.
+        values[name] = values[name] and os.path.abspath(os.path.expanduser(values[name]))
+    values["source_images"] = photo_flags.resolved(FLAGS.source_images)
+    settings = settings_by_flag(session)
+    options = {name: value for name, value in settings.items() if name not in values}
+    values.update({name: settings.get(name) for name in governed_flags()})
+    values["method_option"] = named(options)
+    values["backbone_option"] = named(record["arguments"])
+    if "started_from" in record:
+        values["backbone_option"].append(f"weights={record['started_from']['weights']}")
+    return values
+
+
+def own_flags() -> dict:
+    """The flags of this script by name."""
+    return {flag.name: flag for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])}
+
+
+def named(options: dict) -> list[str]:
+    """Options as --method_option and --backbone_option take them, without those of no effect."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in options.items()
+        if value is not None
+    }
+    return [f"{name}={text}" for name, text in texts.items()]
+
+
+def settings_by_flag(session) -> dict:
+    """What the session was built with, by the names of the flags where there are flags."""
+    settings = session.settings()
+    area = settings.pop("crop_area")
+    settings["crop_area_min"] = area and area[0]
+    settings["fill_bank"] = None if session.method.memory_bank is None else FLAGS.fill_bank
+    return settings
+
+
+def governed_flags() -> set[str]:
+    """The flags whose values a built session knows, those of other methods included."""
+    from rfd_tf import methods
+    from rfd_tf.training import pretraining
+
+    names = {"image_size", "mean", "std", "feature_endpoint", "gradient_accumulation"}
+    names |= {"crop_area_min", "fill_bank", "batch_norm_momentum", "mixed_precision"}
+    names |= {field.name for field in dataclasses.fields(pretraining.Optimization)}
+    names |= {field.name for field in dataclasses.fields(pretraining.Augmentation)}
+    names |= set(methods.all_arguments()) - {"pu_weights"}
+    return names & own_flags().keys()
+
+
+def report_unused(session) -> None:
+    """Reports the flags that were given and have no effect beside the others."""
+    settings = settings_by_flag(session)
+    unused = [
+        f"--{name}"
+        for name in sorted(governed_flags())
+        if FLAGS[name].present and FLAGS[name].value and settings.get(name) is None
+    ]
+    if unused:
+        say(f"note: without effect in this run: {', '.join(unused)}")
 
 
 def write_skipped(run, source, chief: bool) -> None:

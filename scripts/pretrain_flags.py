@@ -17,8 +17,9 @@ flags.DEFINE_multi_string(
 flags.DEFINE_bool(
     "fidelity",
     False,
-    "Train as the published RFD program does: its value for every flag that is not given, and its "
-    "batch normalisation. rfd_tf/training/fidelity.py lists them.",
+    "For --method=rfd: train as the published program does, with its value for every flag that is "
+    "not given, its batch normalisation and its initial weights. rfd_tf/training/fidelity.py lists "
+    "them.",
 )
 
 # Images.
@@ -71,7 +72,10 @@ flags.DEFINE_string(
     "name such as mobilenet_v2.",
 )
 flags.DEFINE_multi_string(
-    "backbone_option", [], "Constructor option as name=value, such as width=0.5; may be repeated."
+    "backbone_option",
+    [],
+    "Constructor option as name=value, such as width=0.5; may be repeated. weights=PLACE starts "
+    "from a .weights.h5 file, a run folder or shipped weights.",
 )
 flags.DEFINE_float(
     "batch_norm_momentum",
@@ -168,7 +172,12 @@ flags.DEFINE_string(
     None,
     "For --schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10, rotnet_imagenet.",
 )
-flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up of the cosine schedule.")
+flags.DEFINE_float(
+    "warmup_epochs",
+    0.0,
+    "Epochs of linear warm-up of the cosine schedule; at most half of --epochs where it would not "
+    "be shorter than them.",
+)
 flags.DEFINE_float(
     "decay_rate", 0.5, "Share of the rate that --schedule=exponential leaves after --decay_epochs."
 )

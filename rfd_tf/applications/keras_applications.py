@@ -15,6 +15,7 @@ from rfd_tf.applications import weights as weight_files
 from rfd_tf.applications.cloning import with_stable_names
 from rfd_tf.applications.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from rfd_tf.errors import UserError
+from rfd_tf.layers.batch_norm import batch_normalizations
 
 # Smallest side in pixels; the others take 32.
 MIN_SIZES = {"inception_resnet_v2": 75, "inception_v3": 75, "xception": 71}
@@ -60,9 +61,10 @@ def snake_case(name: str) -> str:
 def constructors() -> dict[str, Callable[..., keras.Model]]:
     """Returns every network of the installed `keras.applications`, snake-case name -> constructor.
 
-    Each takes the arguments of the Keras function of its name and `fused_batch_norm=True`; unlike
-    there, `weights` is None by default or the path of a `.weights.h5` file, and the input is what
-    `preprocess_input` of this package gives, also for the networks that scale pixels inside.
+    Each takes the arguments of the Keras function of its name, `fused_batch_norm=True` and
+    `batch_norm_epsilon=None` (the network's own); unlike there, `weights` is None by default or
+    the path of a `.weights.h5` file, and the input is what `preprocess_input` of this package
+    gives, also for the networks that scale pixels inside.
     """
     found = {}
     for name, function in inspect.getmembers(keras.applications, inspect.isfunction):
@@ -90,11 +92,12 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
         classifier_activation: Any = "softmax",
         name: str | None = None,
         fused_batch_norm: bool = True,
+        batch_norm_epsilon: float | None = None,
         **options: Any,
     ) -> keras.Model:
         for option in options:
             if option not in defaults:
-                known = ", ".join(["fused_batch_norm", *defaults])
+                known = ", ".join(["fused_batch_norm", "batch_norm_epsilon", *defaults])
                 raise UserError(f"{backbone} has no option '{option}'; options: {known}")
         options = {**defaults, **options}
         building.check_top(include_top, pooling, classes)
@@ -135,8 +138,11 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
         # Keras puts the one input into a list there, and then expects a list.
         model = keras.Model(inputs, model.output, name=model.name)
         model = with_stable_names(model, inputs, fused_batch_norm)
+        if batch_norm_epsilon is not None:
+            _set_epsilon(model, batch_norm_epsilon)
         if weights is not None:
-            weight_files.load_into(model, weights, backbone, options)
+            own = {**options, "batch_norm_epsilon": batch_norm_epsilon}
+            weight_files.load_into(model, weights, backbone, own)
         else:
             _set_inner_normalization(model)
         return model
@@ -144,8 +150,9 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
     construct.__name__ = construct.__qualname__ = function.__name__
     construct.__doc__ = (
         f"Builds `keras.applications.{function.__name__}` for input from `preprocess_input`.\n\n"
-        f"The arguments of the Keras function; `weights` is None or a path, and\n"
-        f"`fused_batch_norm=False` keeps the stock batch normalisation. At least "
+        f"The arguments of the Keras function; `weights` is None or a path,\n"
+        f"`fused_batch_norm=False` keeps the stock batch normalisation, and `batch_norm_epsilon`\n"
+        f"(above 0) replaces the epsilon of each one where it is not None. At least "
         f"{MIN_SIZES.get(backbone, 32)} pixels a side."
     )
     signature = inspect.signature(construct)
@@ -176,6 +183,14 @@ def _undo_normalization(image: Any, backbone: str) -> Any:
         offset=[255 * mean / divisor + offset for mean in IMAGENET_MEAN],
         name="undo_normalization",
     )(image)
+
+
+def _set_epsilon(model: keras.Model, epsilon: Any) -> None:
+    number = isinstance(epsilon, (int, float)) and not isinstance(epsilon, bool)
+    if not (number and 0 < epsilon < 1):
+        raise UserError(f"batch_norm_epsilon must be a number above 0 and below 1, not {epsilon!r}")
+    for layer in batch_normalizations(model):
+        layer.epsilon = float(epsilon)
 
 
 def _set_inner_normalization(model: keras.Model) -> None:

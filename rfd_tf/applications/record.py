@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def check(record: Any, source: str) -> None:
     """Raises `UserError` unless `record` has every entry that a loader relies on.
 
     Needed: `format`, `backbone`, `arguments`, `image_size`. Checked where present: `mean`, `std`,
-    `method`, `dataset`, `epoch`, `feature`, `endpoints`. Others are left alone.
+    `method`, `dataset`, `epoch`, `feature`, `endpoints`, `started_from`. Others are left alone.
     """
 
     def need(condition: bool, what: str) -> None:
@@ -88,6 +89,9 @@ def check(record: Any, source: str) -> None:
     names = record.get("endpoints") or []
     need(isinstance(names, list) and _all_text(names), "endpoints must be names")
     _check_feature(record.get("feature"), need)
+    started = record.get("started_from")
+    fits = isinstance(started, dict) and _all_text(started.get(k) for k in ("weights", "sha256"))
+    need(started is None or fits, "started_from must hold the texts weights and sha256")
 
 
 def _check_feature(feature: Any, need: Any) -> None:
@@ -110,7 +114,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _all_text(values: list[Any]) -> bool:
+def _all_text(values: Iterable[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
 
 

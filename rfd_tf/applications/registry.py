@@ -80,6 +80,33 @@ def default_arguments(name: str) -> dict[str, Any]:
     }
 
 
+def own_arguments(name: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Splits the arguments of a backbone that is to be trained: its own options, and weights.
+
+    Its own options are what its record needs to build it again; the weights that it starts from
+    are part of no record's options.
+
+    Args:
+        name: a key of `BACKBONES`.
+        arguments: of its constructor.
+
+    Returns:
+        The options, and the value of `weights`, None where there is none.
+
+    Raises:
+        UserError: an argument that is neither, such as `classes`.
+
+    >>> own_arguments("six_layer", {"filters": [4, 4, 4, 4, 4, 8], "weights": "runs/first"})
+    ({'filters': [4, 4, 4, 4, 4, 8]}, 'runs/first')
+    """
+    known = default_arguments(name)
+    for argument in arguments:
+        if argument not in known and argument != "weights":
+            raise unknown(f"argument of backbone {name}", argument, [*known, "weights"])
+    own = {option: value for option, value in arguments.items() if option != "weights"}
+    return own, arguments.get("weights")
+
+
 def default_image_size(name: str) -> int:
     """Returns the side, in pixels, of the images a backbone was designed for.
 

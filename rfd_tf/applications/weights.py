@@ -37,7 +37,7 @@ def save_backbone(model: keras.Model, path: str | os.PathLike, record: dict[str,
         record: `format` (1), `backbone` (key of `BACKBONES`), `arguments` (the constructor's own
             options), `image_size` in pixels; and, as far as known, `mean` and `std` (of
             `preprocess_input`), `method`, `dataset`, `epoch`, `feature` (`endpoint`, `pooling`,
-            `split`) and `endpoints`.
+            `split`), `endpoints` and `started_from` (see `origin`).
 
     Returns:
         The path.
@@ -230,6 +230,27 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
     if not path.name.endswith(SUFFIX):
         raise UserError(f"weights are read from a file ending in {SUFFIX}, not '{path}'")
     return path
+
+
+def origin(weights: str | os.PathLike, backbone: str) -> dict[str, str]:
+    """Returns what a run's record says of the weights that its backbone starts from.
+
+    Args:
+        weights: a `.weights.h5` file, the run folder that holds one, or a shipped name.
+        backbone: key of `BACKBONES`.
+
+    Returns:
+        `weights`, the absolute path or the shipped name, and `sha256`, the file's digest.
+
+    Raises:
+        UserError: there is no such file or name.
+
+    >>> origin("rfd_cifar10", "six_layer")["weights"]
+    'six_layer.rfd_cifar10'
+    """
+    path = find_weights(weights, backbone)
+    shipped = pretrained.find(weights, backbone)
+    return {"weights": shipped.name if shipped else str(path.absolute()), "sha256": sha256(path)}
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -117,6 +117,10 @@ def describe(
         "limits": _limits(record, size, feature, set(assumed), set(formats)),
         "versions": _versions(formats),
     }
+    if record.get("started_from"):
+        # The file's name alone: its folder means nothing elsewhere.
+        started = record["started_from"]
+        card["started_from"] = {**started, "weights": Path(started["weights"]).name}
     if "saved_model" in card["formats"]:
         pixels = {"dtype": "uint8", "shape": ["batch", size, size, 3]}
         card["inputs"]["saved_model"] = {
@@ -211,6 +215,9 @@ def _summary(card: Card) -> str:
         trained = f"trained by `{card['method']}`"
         trained += f" on `{card['dataset']}`" if card["dataset"] else ""
         trained += f", epoch {card['epoch']}" if card["epoch"] is not None else ""
+    if "started_from" in card:
+        started = card["started_from"]
+        trained += f", from the weights `{started['weights']}` (SHA-256 `{started['sha256'][:12]}`)"
     return (
         f"An embedding of {dimensions} numbers for an RGB image of {size} x {size} pixels. "
         f"Backbone `{card['backbone']}`{f' ({options})' if options else ''}, "

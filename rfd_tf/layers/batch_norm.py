@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import keras
 from keras import ops
 
 from rfd_tf.layers import replicas
+
+
+def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
+    """Yields every batch normalisation of a model, stock or of this package, nested ones too.
+
+    >>> network = keras.Sequential([keras.Input((4,)), BatchNormalization(name="norm")])
+    >>> [layer.name for layer in batch_normalizations(network)]
+    ['norm']
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            yield layer
+        elif hasattr(layer, "layers"):
+            yield from batch_normalizations(layer)
 
 
 def limit_momentum(model: keras.Model, largest: float = 0.9) -> keras.Model:
@@ -28,11 +44,8 @@ def limit_momentum(model: keras.Model, largest: float = 0.9) -> keras.Model:
     >>> limit_momentum(network).layers[0].momentum
     0.9
     """
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = min(layer.momentum, largest)
-        elif hasattr(layer, "layers"):
-            limit_momentum(layer, largest)
+    for layer in batch_normalizations(model):
+        layer.momentum = min(layer.momentum, largest)
     return model
 
 

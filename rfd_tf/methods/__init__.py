@@ -1,9 +1,7 @@
 """Pretraining methods by name; each is a `keras.Model` under the one `train_step` of `Method`."""
 
-import inspect
-
 from rfd_tf.methods.aet import AutoEncodingTransformations
-from rfd_tf.methods.base import Method
+from rfd_tf.methods.base import Method, constructor_arguments
 from rfd_tf.methods.bigan import BiGAN
 from rfd_tf.methods.deepcluster import DeepCluster
 from rfd_tf.methods.instance_discrimination import InstanceDiscrimination
@@ -25,9 +23,6 @@ METHODS = {
     "rotation": RotationPrediction,
 }
 
-#: What whoever builds a method gives, rather than a user by name.
-_GIVEN = ("self", "backbone", "kwargs")
-
 
 def arguments(name: str) -> dict[str, object]:
     """Returns the arguments that a method's constructor adds to those of `Method`, with defaults.
@@ -37,14 +32,7 @@ def arguments(name: str) -> dict[str, object]:
     >>> arguments("rfd")["temperature"]
     0.07
     """
-    found = {}
-    for kind in METHODS[name].__mro__:
-        if kind is Method:
-            break
-        for key, value in inspect.signature(kind.__init__).parameters.items():
-            if key not in _GIVEN:
-                found.setdefault(key, value.default)
-    return found
+    return constructor_arguments(METHODS[name])
 
 
 def all_arguments() -> list[str]:

@@ -144,6 +144,14 @@ class AutoEncodingTransformations(Method):
             levels["turn_error"] = 90.0
         return levels
 
+    def options(self) -> dict:
+        return {**super().options(), "scale": list(self.family.scale)}
+
+    def unused_options(self) -> tuple[str, ...]:
+        if isinstance(self.family, transformations.Affine):
+            return ("corner_shift", "quarter_turns")
+        return ("rotation", "translation", "shear")
+
     def figures(self, images) -> dict:
         """Images, their transformed copies, and the images transformed as estimated."""
         uniform = np.random.default_rng(0).uniform(size=(len(images), self.family.num_draws))

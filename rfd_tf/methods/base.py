@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Collection, Sequence
 
 import keras
 import numpy as np
@@ -11,6 +12,24 @@ from keras import ops
 from rfd_tf import applications
 from rfd_tf.errors import UserError
 from rfd_tf.layers import replicas
+
+#: Arguments of constructors that are no options: what is known of the images.
+_DATA = ("num_images", "pu_weights")
+
+
+def constructor_arguments(kind: type) -> dict[str, object]:
+    """Returns the arguments that a method's constructor adds to those of `Method`, with defaults.
+
+    A method that is made from another, and hands on its keyword arguments, has the other's too.
+    """
+    found: dict[str, object] = {}
+    for each in kind.__mro__:
+        if each is Method:
+            break
+        for name, parameter in inspect.signature(each.__init__).parameters.items():
+            if name not in ("self", "backbone", "kwargs"):
+                found.setdefault(name, parameter.default)
+    return found
 
 
 class Method(keras.Model):
@@ -52,6 +71,16 @@ class Method(keras.Model):
 
     #: How many crops of an image a batch may hold.
     crops: tuple[int, ...] = (1,)
+
+    def __new__(cls, *args, **kwargs):
+        method = super().__new__(cls, *args, **kwargs)
+        # Not by `setattr`, which works from Keras' constructor on.
+        vars(method)["_options"] = {
+            name: kwargs.get(name, default)
+            for name, default in constructor_arguments(cls).items()
+            if name not in _DATA
+        }
+        return method
 
     def __init__(
         self,
@@ -140,6 +169,37 @@ class Method(keras.Model):
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The linear layers on the feature, by name, that are worth keeping with the backbone."""
         return {}
+
+    def options(self) -> dict:
+        """Returns the constructor's options with the values in use, those of `Method` included.
+
+        An option that was left to the method has the value that the method chose; one without
+        effect beside the others is None. Data (the number of images, PU weights) are left out.
+
+        >>> from rfd_tf.methods import RotationFeatureDecoupling
+        >>> backbone = applications.build("six_layer", image_size=32)
+        >>> RotationFeatureDecoupling(backbone, num_images=100).options()["num_negatives"]
+        50
+        """
+        unused = self.unused_options()
+        found = {
+            name: None if name in unused else getattr(self, name, None) if value is None else value
+            for name, value in self._options.items()
+        }
+        return {
+            **found,
+            "feature_endpoint": self.feature_endpoint,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "gradient_accumulation": self.gradient_accumulation,
+        }
+
+    def unused_options(self) -> Collection[str]:
+        """Names the constructor's options that have no effect beside the values of the others."""
+        return ()
+
+    def check_epochs(self, epochs: int) -> None:
+        """Raises a `UserError` where an option takes effect in no epoch of so many."""
 
     def record(self) -> dict:
         """What must be known, beside the weights, to use the backbone's feature."""

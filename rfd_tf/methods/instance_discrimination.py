@@ -6,7 +6,7 @@ import keras
 
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding
-from rfd_tf.methods.recognition import InstanceRecognition
+from rfd_tf.methods.recognition import InstanceRecognition, unused_options
 
 
 class InstanceDiscrimination(Method):
@@ -86,6 +86,7 @@ class InstanceDiscrimination(Method):
             bank_dtype=bank_dtype,
             seed=seed + 12,
         )
+        self.num_negatives = self.recognition.num_negatives
         self.memory_bank = self.recognition.bank
         self.normalizing_constant = self.recognition.constant
         self.built = True
@@ -110,6 +111,9 @@ class InstanceDiscrimination(Method):
 
     def chance_levels(self) -> dict[str, float]:
         return {"instance_loss": self.recognition.chance_level()}
+
+    def unused_options(self) -> tuple[str, ...]:
+        return unused_options(self.recognition.kind)
 
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The projection of the image's embedding."""

@@ -88,7 +88,8 @@ class JigsawFeatureDecoupling(RotationFeatureDecoupling):
             seed=seed + 30,
             name="jigsaw",
         )
-        self.tile_model = at_size(self.feature_model, self.jigsaw.tile_size)
+        self.tile_size = self.jigsaw.tile_size
+        self.tile_model = at_size(self.feature_model, self.tile_size)
         self.jigsaw_projection = TilesEmbedding(
             self.recognition.dimensions,
             self.split[1],

@@ -13,9 +13,19 @@ from rfd_tf.methods import options
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding, TilesEmbedding
 from rfd_tf.methods.jigsaw_views import JigsawViews
-from rfd_tf.methods.recognition import InstanceRecognition
+from rfd_tf.methods.recognition import InstanceRecognition, unused_options
 
 TRANSFORMS = ("jigsaw", "rotation", "both")
+_JIGSAW_OPTIONS = (
+    "grid",
+    "tile_size",
+    "permutations",
+    "criterion",
+    "tile_color_jitter",
+    "tile_hue",
+    "tile_grayscale",
+    "tile_flip",
+)
 
 
 class PretextInvariantRepresentations(Method):
@@ -130,6 +140,7 @@ class PretextInvariantRepresentations(Method):
             bank_dtype=bank_dtype,
             seed=seed + 12,
         )
+        self.num_negatives = self.recognition.num_negatives
         self.memory_bank = self.recognition.bank
         self.image_constant = self.recognition.constant
         self.rotation_seed = self.jigsaw = self.tile_model = None
@@ -152,7 +163,8 @@ class PretextInvariantRepresentations(Method):
                     seed=seed + 30,
                     name="jigsaw",
                 )
-                self.tile_model = at_size(self.feature_model, self.jigsaw.tile_size)
+                self.tile_size = self.jigsaw.tile_size
+                self.tile_model = at_size(self.feature_model, self.tile_size)
                 self.transformed_projection = TilesEmbedding(
                     projection_dimensions,
                     self.feature_dimensions,
@@ -220,6 +232,16 @@ class PretextInvariantRepresentations(Method):
 
     def chance_levels(self) -> dict[str, float]:
         return {name: self.recognition.chance_level() for name in self.loss_weights}
+
+    def unused_options(self) -> set[str]:
+        unused = set(unused_options(self.recognition.kind, self.recognition.form))
+        if self.recognition.kind == "softmax":
+            unused.add("nce_form")
+        if self.jigsaw is None:
+            unused.update(_JIGSAW_OPTIONS)
+        if "transformed_loss" not in self.loss_weights:
+            unused.add("transform")
+        return unused
 
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The projection of the image's embedding."""

@@ -21,6 +21,13 @@ def default_negatives(num_images: int) -> int:
     return min(4096, max(1, num_images // 2))
 
 
+def unused_options(loss: str, form: str = "constant") -> tuple[str, ...]:
+    """The options of a method with a memory bank that a loss has no use for."""
+    if loss == "softmax":
+        return ("negatives", "num_negatives", "normalizer", "exclude_positive")
+    return ("normalizer",) if form == "ratio" else ()
+
+
 class InstanceRecognition:
     """Compares embeddings with the rows of a memory bank, one an image.
 

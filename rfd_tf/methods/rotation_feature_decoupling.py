@@ -150,6 +150,7 @@ class RotationFeatureDecoupling(Method):
         self.num_images = int(num_images)
         self.decoupled = bool(decoupled)
         self.temperature = float(temperature)
+        self.instance_loss = instance_loss
         self.instance_views = instance_views
         self.num_negatives = int(num_negatives)
         self.exclude_positive = bool(exclude_positive)
@@ -369,6 +370,33 @@ class RotationFeatureDecoupling(Method):
             "projection": self.projection,
         }
         return {name: layer for name, layer in layers.items() if layer is not None}
+
+    def unused_options(self) -> set[str]:
+        unused = set()
+        if self.memory_bank is None:
+            unused.update(
+                "instance_loss instance_views negatives num_negatives normalizer exclude_positive "
+                "bank_momentum bank_initialization bank_dtype".split()
+            )
+        else:
+            unused.update(recognition.unused_options(self.instance_loss))
+        if self.projection is None:
+            unused.update(("projection_dimensions", "projection_hidden", "temperature"))
+        if "distance_loss" not in self.loss_weights:
+            unused.add("distance")
+        if not self.decoupled:
+            unused.add("split")
+        if self.pu_active is None or self.rotation_head is None:
+            unused.update(("pu_gamma", "pu_start_epoch"))
+        return unused
+
+    def check_epochs(self, epochs: int) -> None:
+        if self.pu_active is not None and self.pu_start_epoch >= epochs:
+            raise UserError(
+                f"the PU weights would never count: pu_start_epoch {self.pu_start_epoch} is not "
+                f"below epochs {epochs} (epochs count from 0); give a lower pu_start_epoch, more "
+                "epochs, or no pu_weights"
+            )
 
     def record(self) -> dict:
         record = super().record()

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
+from rfd_tf.applications import registry
+from rfd_tf.applications.cloning import fuse_batch_normalization
+from rfd_tf.errors import UserError
 from rfd_tf.layers import BatchNormalization
+from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.training.optimizers import SGD
+
+#: The method whose published program this is, by name.
+METHOD = "rfd"
 
 GROUPS = ("method", "memory bank", "batch normalisation", "optimizer", "run")
 
@@ -54,6 +64,7 @@ FIDELITY: dict[str, Setting] = dict(
         _method("method", "lambda_rotation", 1.0, "the three losses are summed"),
         _method("method", "lambda_distance", 1.0, "the three losses are summed"),
         _method("method", "lambda_instance", 1.0, "the three losses are summed"),
+        _method("method", "lambda_contrast", 0.0, "a loss of ours"),
         _method("method", "decoupled", True, "f1 and f2"),
         _method("method", "split", 0.5, "two halves of 2,048 of AlexNet's fc7"),
         _method(
@@ -63,8 +74,10 @@ FIDELITY: dict[str, Setting] = dict(
             "the paper's formula is `euclidean`; the default follows the program",
         ),
         _method("method", "instance_loss", "nce", "the exact softmax is ours, for small sets"),
+        _method("method", "instance_views", "mean", "the mean of f2 recognises the image"),
         _method("method", "temperature", 0.07, "of the similarities"),
         _method("method", "projection_dimensions", 128, "length of an embedding"),
+        _method("method", "projection_hidden", 0, "the projection is linear"),
         _method(
             "method",
             "num_negatives",
@@ -125,6 +138,16 @@ FIDELITY: dict[str, Setting] = dict(
             Setting("batch normalisation", 1e-5, "of all backbones here", 1e-5, flag=False),
         ),
         (
+            "bias_initializer",
+            Setting(
+                "method",
+                "uniform",
+                "as Keras; the kernels of all backbones here start as the original's",
+                "zeros",
+                flag=False,
+            ),
+        ),
+        (
             "batch_norm_momentum",
             Setting(
                 "batch normalisation",
@@ -134,6 +157,7 @@ FIDELITY: dict[str, Setting] = dict(
                 flag=False,
             ),
         ),
+        ("optimizer", Setting("optimizer", "sgd", "stochastic gradient descent", "sgd")),
         (
             "weight_decay",
             Setting("optimizer", 5e-4, "coupled: added to the gradient times the weight", 5e-4),
@@ -165,6 +189,10 @@ FIDELITY: dict[str, Setting] = dict(
         ("crop", Setting("run", "resized", "padding keeps small images whole", "pad")),
         ("crop_area_min", Setting("run", 0.08, "smallest share of an image in a crop", 0.08)),
         ("horizontal_flip", Setting("run", True, "before the rotation", True)),
+        ("color_jitter", Setting("run", 0.0, "colours stay as they are", 0.0)),
+        ("hue", Setting("run", 0.0, "colours stay as they are", 0.0)),
+        ("grayscale", Setting("run", 0.0, "colours stay as they are", 0.0)),
+        ("crops", Setting("run", 1, "all rotations of one crop", 1)),
         (
             "mixed_precision",
             Setting("run", "float32", "bfloat16 halves the time where the hardware has it", "auto"),
@@ -198,23 +226,103 @@ def optimizer_arguments() -> dict[str, Any]:
     }
 
 
-def apply_batch_normalization(backbone: keras.Model) -> None:
-    """Gives a backbone's batch normalisation the published program's constants, in place.
+def check_method(method: str) -> None:
+    """Checks that the published program is one of this method.
 
-    Sets momentum 0.9, epsilon 1e-5 and the unbiased moving variance of every
-    `rfd_tf.layers.BatchNormalization`. Call it before the first training step is traced.
+    Args:
+        method: a name in `rfd_tf.methods.METHODS`.
+
+    Raises:
+        UserError: it is another method, whose published values are not these.
+
+    >>> check_method("rfd")
+    """
+    if method != METHOD:
+        raise UserError(
+            f"fidelity follows the published program of method {METHOD}, and the method is "
+            f"{method}; leave it out: the configurations configs/*_{method}_*.cfg hold the "
+            f"published values of {method}, as far as there are any"
+        )
+
+
+def backbone_options(backbone: str) -> dict[str, Any]:
+    """Constructor options that give a backbone the published program's epsilon.
+
+    They belong in the weights' record, since the trained network computes with it.
+
+    Args:
+        backbone: a key of `rfd_tf.applications.BACKBONES`.
+
+    >>> backbone_options("mobilenet_v2"), backbone_options("alexnet")
+    ({'batch_norm_epsilon': 1e-05}, {})
+    """
+    if "batch_norm_epsilon" not in registry.default_arguments(backbone):
+        return {}  # it has this epsilon already
+    return {"batch_norm_epsilon": FIDELITY["epsilon"].original}
+
+
+def apply_batch_normalization(
+    backbone: keras.Model, epsilon: float | None = FIDELITY["epsilon"].original
+) -> keras.Model:
+    """Gives a backbone's batch normalisation the published program's constants.
+
+    Sets momentum 0.9, epsilon 1e-5 and the unbiased moving variance of every layer. Call it before
+    the first training step is traced.
+
+    Args:
+        backbone: the network, not yet trained.
+        epsilon: of every layer; None leaves each its own, as for weights trained with that.
+
+    Returns:
+        The backbone itself, changed in place; where it has stock layers, which have no unbiased
+        moving variance, a copy with those of `rfd_tf.layers`.
 
     >>> from rfd_tf import applications
-    >>> backbone = applications.build("six_layer", 32)
-    >>> apply_batch_normalization(backbone)
+    >>> backbone = apply_batch_normalization(applications.build("six_layer", 32))
     >>> backbone.get_layer("block1_conv_bn").unbiased_moving_variance
     True
     """
-    for layer in backbone.layers:
-        if isinstance(layer, BatchNormalization):
-            layer.momentum = FIDELITY["batch_norm_momentum"].original
-            layer.epsilon = FIDELITY["epsilon"].original
-            layer.unbiased_moving_variance = FIDELITY["unbiased_moving_variance"].original
+    if not all(isinstance(layer, BatchNormalization) for layer in batch_normalizations(backbone)):
+        backbone = fuse_batch_normalization(backbone)
+    for layer in batch_normalizations(backbone):
+        layer.momentum = FIDELITY["batch_norm_momentum"].original
+        layer.epsilon = layer.epsilon if epsilon is None else epsilon
+        layer.unbiased_moving_variance = FIDELITY["unbiased_moving_variance"].original
+    return backbone
+
+
+def initialize(layers: Iterable[keras.layers.Layer], seed: int) -> None:
+    """Draws the weights of convolutions and dense layers as the published program starts.
+
+    It leaves them to PyTorch: kernels and biases from U(-s, s), s = 1 / sqrt(fan in). Other layers
+    (batch normalisation starts as in Keras) and layers that are not trained stay as they are.
+
+    Args:
+        layers: built layers; those of nested models are drawn too.
+        seed: of the weights.
+
+    >>> layer = keras.layers.Dense(3)
+    >>> layer.build((None, 4))
+    >>> initialize([layer], seed=0)
+    >>> bool(np.abs(layer.bias).max() <= 0.5), bool(np.abs(layer.bias).min() > 0)
+    (True, True)
+    """
+    rng = np.random.default_rng(seed % 2**63)
+    for layer in layers:
+        if hasattr(layer, "layers"):
+            initialize(layer.layers, int(rng.integers(2**31)))
+        elif isinstance(layer, _DRAWN) and layer.trainable:
+            for weight in layer.weights:
+                # (A bias comes last and has the fan in of the kernel before it.)
+                if weight.name != "bias":
+                    depthwise = isinstance(layer, _DEPTHWISE) or weight.name == "depthwise_kernel"
+                    fan_in = math.prod(weight.shape[: 2 if depthwise else -1])
+                bound = 1 / math.sqrt(fan_in)
+                weight.assign(rng.uniform(-bound, bound, weight.shape).astype("float32"))
+
+
+_DEPTHWISE = keras.layers.DepthwiseConv2D
+_DRAWN = (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.Dense, _DEPTHWISE)
 
 
 def flag_values() -> dict[str, Any]:

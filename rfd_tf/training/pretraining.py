@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import warnings
 from collections.abc import Callable, Sequence
 
 import keras
@@ -13,6 +15,7 @@ import tensorflow as tf
 from rfd_tf.data import pipeline
 from rfd_tf.data.base import Source, fingerprint
 from rfd_tf.errors import UserError
+from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.methods.base import Method
 from rfd_tf.training import loop, optimizers, schedules
 from rfd_tf.training import strategy as strategies
@@ -47,6 +50,18 @@ class Augmentation:
     grayscale: float = 0.0
     crops: int = 1
 
+    def in_use(self, image_size: int) -> dict:
+        """Returns the values in use for images of a size; None for one without effect.
+
+        >>> [Augmentation(crop=crop).in_use(32)["padding"] for crop in ("pad", "none")]
+        [4, None]
+        """
+        values = dataclasses.asdict(self)
+        padding = image_size // 8 if self.padding is None else self.padding
+        values["padding"] = padding if self.crop == "pad" else None
+        values["crop_area"] = list(self.crop_area) if self.crop == "resized" else None
+        return values
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
@@ -57,7 +72,8 @@ class Optimization:
         batch_size: original images in a global batch (the views are more).
         steps_per_epoch: optimizer steps an epoch; as many as full batches when None.
         learning_rate, schedule, lr_table, warmup_epochs, decay_rate, decay_epochs: see
-            `schedules.build`.
+            `schedules.build`. A warm-up that is as long as the training or longer is shortened to
+            half of it, with a warning.
         optimizer, momentum, nesterov, weight_decay, undecayed: see `optimizers.build`; the decay of
             `sgd` is coupled.
         steps_per_execution: steps run by one call into TensorFlow.
@@ -95,6 +111,33 @@ class Optimization:
             raise UserError(f"momentum {self.momentum} must be at least 0 and below 1")
         if self.weight_decay < 0:
             raise UserError(f"weight_decay {self.weight_decay} must be at least 0")
+        if self.warmup_epochs >= self.epochs and self.schedule == "cosine":
+            shortened = self.epochs / 2
+            warnings.warn(
+                f"the warm-up of {self.warmup_epochs:g} epochs is shortened to {shortened:g}, half "
+                f"of epochs {self.epochs}",
+                stacklevel=1,
+            )
+            # (The way to set a field of a frozen dataclass.)
+            object.__setattr__(self, "warmup_epochs", shortened)
+
+    def in_use(self) -> dict:
+        """Returns the values in use; None for one without effect beside the others.
+
+        >>> Optimization(schedule="constant", warmup_epochs=0).in_use()["decay_rate"] is None
+        True
+        """
+        unused = {
+            "cosine": ("lr_table", "decay_rate", "decay_epochs"),
+            "step": ("learning_rate", "warmup_epochs", "decay_rate", "decay_epochs"),
+            "exponential": ("lr_table", "warmup_epochs"),
+            "constant": ("lr_table", "warmup_epochs", "decay_rate", "decay_epochs"),
+        }[self.schedule]
+        values = {**dataclasses.asdict(self), **dict.fromkeys(unused)}
+        if self.optimizer != "sgd":
+            values["nesterov"] = None
+        values["undecayed"] = list(self.undecayed) if self.weight_decay else None
+        return values
 
 
 @contextlib.contextmanager
@@ -198,6 +241,46 @@ class Pretraining:
         strategies.check_batch(
             self.strategy, optimization.batch_size, self.method.gradient_accumulation
         )
+        self.method.check_epochs(optimization.epochs)
+
+    def settings(self) -> dict:
+        """Returns what the training was built with, by the names of the arguments, JSON-able.
+
+        They are the arguments of `Optimization`, `Augmentation`, the method's constructor and this
+        class with the values in use: what was left open has the value chosen, and what has no
+        effect beside the others is None. `batch_norm_momentum` is that of the backbone, None where
+        its layers have several or there are none.
+        """
+        momenta = {layer["momentum"] for layer in self.built()["batch_normalization"]}
+        return {
+            **self.method.options(),
+            **self.optimization.in_use(),
+            **self.augmentation.in_use(self.image_size),
+            "image_size": self.image_size,
+            "steps_per_epoch": self.steps_per_epoch,
+            "steps_per_execution": min(self.optimization.steps_per_execution, self.steps_per_epoch),
+            "batch_norm_momentum": momenta.pop() if len(momenta) == 1 else None,
+            "mixed_precision": self.policy.removeprefix("mixed_"),
+        }
+
+    def built(self) -> dict:
+        """Returns what the objects themselves hold, JSON-able: the method's class, the optimizer's
+        configuration with its schedule, and each kind of batch normalisation in the backbone."""
+        kinds = []
+        for layer in batch_normalizations(self.method.backbone):
+            kind = {
+                "momentum": float(layer.momentum),
+                "epsilon": float(layer.epsilon),
+                "unbiased_moving_variance": getattr(layer, "unbiased_moving_variance", False),
+            }
+            if kind not in kinds:
+                kinds.append(kind)
+        optimizer = json.loads(json.dumps(self.optimizer.get_config(), default=float))
+        return {
+            "method": type(self.method).__name__,
+            "optimizer": {"class": type(self.optimizer).__name__, **optimizer},
+            "batch_normalization": kinds,
+        }
 
     def dataset(
         self,

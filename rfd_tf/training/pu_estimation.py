@@ -20,6 +20,8 @@ import tensorflow as tf
 from keras import ops
 
 from rfd_tf import applications
+from rfd_tf.applications.registry import own_arguments
+from rfd_tf.applications.weights import origin
 from rfd_tf.data import pipeline, views
 from rfd_tf.data.base import Source
 from rfd_tf.data.pu_weights import replace_file
@@ -79,10 +81,17 @@ class Estimation:
         if self.image_size is None:
             size = applications.default_image_size(self.backbone)
             object.__setattr__(self, "image_size", size)
+        if self.backbone not in applications.BACKBONES:
+            raise unknown("backbone", self.backbone, applications.BACKBONES)
+        _, weights = own_arguments(self.backbone, self.backbone_options)
+        # What the networks start from, while the file is there.
+        started = None if weights is None else origin(weights, self.backbone)
+        object.__setattr__(self, "_started", started)
 
     def settings(self) -> dict[str, Any]:
-        """All of it in terms of JSON."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """All of it in terms of JSON; of weights that the networks start from, their digest too."""
+        settings = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {**settings, "started_from": self._started} if self._started else settings
 
 
 @dataclasses.dataclass(frozen=True)

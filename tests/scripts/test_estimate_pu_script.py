@@ -66,6 +66,12 @@ def test_weights_are_estimated_converted_and_drawn_and_mistakes_told(photos):
         ],
         "unknown backbone 'six'": [*small, fresh, "--backbone=six"],
         "must read name=value": [*small, fresh, "--backbone_option=filters"],
+        "no such weights file": [*small, fresh, "--backbone_option=weights=no.weights.h5"],
+        "unknown argument of backbone six_layer 'classes'": [
+            *small,
+            fresh,
+            "--backbone_option=classes=3",
+        ],
         "batch_size 9 is more than the 8 images": [*small, fresh, "--batch_size=9"],
         "positive prior 0.0 must be": [*small, fresh, "--positive_prior=0"],
         "images come from one of --dataset, --data_dir, --source_images, and none": [

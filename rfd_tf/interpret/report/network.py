@@ -186,7 +186,8 @@ def ambiguity(run: RunRecord, images: ReportImages) -> Section:
         raise LeftOut("the run had no --pu_weights.")
     source = images.train
     probability = pu_weights.read(path, source)
-    gamma = float(run.flags.get("pu_gamma") or 1.0)
+    recorded = run.flags.get("pu_gamma")
+    gamma = 2.0 if recorded is None else float(recorded)
     weights = 1 - probability[:, 1:].astype(np.float64) ** gamma
     mean = weights.mean(axis=1)
     order = np.argsort(mean, kind="stable")

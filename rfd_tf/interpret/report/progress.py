@@ -60,6 +60,7 @@ def summary(run: RunRecord) -> Section:
     shown = [
         ("method", identity.get("method") or flags.get("method")),
         ("backbone", _named(identity.get("backbone"), identity.get("backbone_options"))),
+        ("started from", (run.record.get("started_from") or {}).get("weights")),
         ("images", _images(identity)),
         ("image size", f"{identity['image_size']} pixels" if "image_size" in identity else None),
         ("epochs", f"{run.epochs_done} of {flags.get('epochs', '?')}"),
@@ -73,7 +74,15 @@ def summary(run: RunRecord) -> Section:
     blocks.append(Facts([*figures, *((name, str(v)) for name, v in shown if v not in (None, ""))]))
     if flags:
         rows = [(f"--{name}", _flag(value)) for name, value in sorted(flags.items())]
-        blocks.append(Table(("flag", "value"), rows, "All flags of the run", labels=2, folded=True))
+        blocks.append(
+            Table(
+                ("flag", "value"),
+                rows,
+                "What was built, as flags; empty ones had no effect",
+                labels=2,
+                folded=True,
+            )
+        )
     return Section("summary", "What was trained", blocks)
 
 
