@@ -77,16 +77,22 @@ def load_arguments(image_size: int) -> dict:
     }
 
 
-def resolved(images: list[str] | None) -> list[str] | None:
-    """The photographs by their full paths: a reader may stand in another folder."""
+def resolved(image_size: int) -> dict:
+    """These flags with the values in use, None where the images are no crops of photographs.
+
+    The photographs have their full paths: a reader may stand in another folder.
+    """
     from rfd_tf.data.photos import SAMPLE
 
-    if not images:
-        return images
-    return [
+    values = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
+    if not FLAGS.source_images:
+        return dict.fromkeys(values)
+    values["source_size"] = load_arguments(image_size)["photo_options"]["size"]
+    values["source_images"] = [
         one if one.startswith(SAMPLE) else os.path.abspath(os.path.expanduser(one))
-        for one in images
+        for one in FLAGS.source_images
     ]
+    return values
 
 
 def draw(source, image_size: int, folder: Path) -> None:

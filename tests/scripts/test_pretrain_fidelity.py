@@ -93,7 +93,14 @@ def test_without_fidelity_the_record_has_what_the_method_chose(run):
     assert recorded["padding"] == 2 and recorded["image_size"] == 16  # an eighth of the side
     assert recorded["feature_endpoint"] == "block6" and recorded["steps_per_epoch"] == 1
     assert recorded["mean"] == list(method.mean) and recorded["batch_norm_momentum"] == 0.9
-    for unused in ("lr_table", "warmup_epochs", "decay_rate", "crop_area_min", "pu_gamma"):
+    for unused in (
+        "source_crops",
+        "lr_table",
+        "warmup_epochs",
+        "decay_rate",
+        "crop_area_min",
+        "pu_gamma",
+    ):
         assert recorded[unused] is None, unused
 
 
