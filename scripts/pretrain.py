@@ -128,7 +128,8 @@ def pretrain(strategy) -> None:
     record = {
         "format": 1,
         "backbone": FLAGS.backbone,
-        "arguments": common.backbone_options(),
+        # The architecture alone: weights that training starts from are no part of it.
+        "arguments": {k: v for k, v in common.backbone_options().items() if k != "weights"},
         "method": FLAGS.method,
         "dataset": source.name,
         "endpoints": list(applications.endpoints(session.method.backbone)),
@@ -137,16 +138,20 @@ def pretrain(strategy) -> None:
     say(describe(session))
 
     # From here on files are written.
-    start_step, monitor_start = open_run(run, session, record, chief)
+    start_step = open_run(run, session, record, chief)
     write_skipped(run, source, chief)
     if chief and FLAGS.source_images:
         photo_flags.draw(source, session.image_size, run.path("figures"))
-    monitor = None
-    if chief and FLAGS.monitor_every > 0:
+    to_do = start_step < FLAGS.epochs * session.steps_per_epoch
+    monitor, monitor_start = None, None
+    if chief and to_do and FLAGS.monitor_every > 0:
         monitor = make_monitor(session.method, *judged)
-    if monitor and monitor_start is None:
+    if monitor and common.backbone_options().get("weights") is None:
+        # A session begins with the seed's untrained weights, also where a run is resumed: the
+        # checkpoint is loaded below.
         monitor_start = monitor()
         say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
+    load_checkpoint(run, session, start_step)
     if start_step == 0 and FLAGS.fill_bank and session.method.memory_bank is not None:
         say("filling the memory bank by one forward pass")
         session.fill_memory_bank()
@@ -159,7 +164,7 @@ def pretrain(strategy) -> None:
         save_heads(run.directory, session.method.heads(), epoch)
         write_skipped(run, source, chief)
 
-    if start_step >= FLAGS.epochs * session.steps_per_epoch:
+    if not to_do:
         say("the run is complete; give more --epochs to train on")
         if chief:  # runs of older versions lack the file
             epoch = start_step / session.steps_per_epoch
@@ -187,8 +192,7 @@ def train(run, session, start_step: int, monitor, monitor_start, keep, chief: bo
         saver,
         session.method,
         session.optimizer,
-        {"knn_accuracy_random_init": monitor_start},
-        keep,
+        at_epoch_end=keep,
         every=FLAGS.checkpoint_every,
         every_steps=FLAGS.checkpoint_every_steps,
         every_minutes=FLAGS.checkpoint_every_minutes,
@@ -297,16 +301,11 @@ def make_session(source, strategy):
     )
 
 
-def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None]:
-    """Starts the run, or takes it up again.
-
-    Returns:
-        The number of steps already done, and the monitor's figure from before training.
-    """
+def open_run(run, session, record: dict, chief: bool) -> int:
+    """Starts the run or finds where to resume it; returns the number of steps already done."""
     import keras
     import tensorflow as tf
 
-    from rfd_tf.errors import UserError
     from rfd_tf.training import checkpoint, image_list
     from rfd_tf.training import strategy as strategies
 
@@ -334,7 +333,11 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
         found = run.start(identity, FLAGS.resume, FLAGS.overwrite, source)
         if found:
             step = int(checkpoint.read_description(found)["step"])
-            report_changes((run.read() or {}).get("flags", {}), resolved)
+            before = run.read() or {}
+            report_changes(before.get("flags", {}), resolved)
+            called = before["identity"].get("dataset")
+            if called != source.name:
+                say(f"note: the images were called '{called}' and are now '{source.name}'")
         run.write(
             flags=resolved,
             identity=identity,
@@ -348,17 +351,24 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
             started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
         image_list.write(run.path(image_list.FILE), source)
-    strategies.check_same(session.strategy, identity)
+    # (Each machine may have mounted the images under another name.)
+    strategies.check_same(session.strategy, {**identity, "dataset": None})
     # One process decides, or a worker could resume where another starts afresh.
-    step = strategies.agree(session.strategy, step)
+    return strategies.agree(session.strategy, step)
+
+
+def load_checkpoint(run, session, step: int) -> None:
+    """Restores the state after `step` steps, unless that is the start."""
+    from rfd_tf.errors import UserError
+    from rfd_tf.training import checkpoint
+
     if not step:
-        return 0, None
+        return
     path = run.checkpoints.path(step)
     if not path.exists():
         raise UserError(f"{path} is not there: --output_dir must be a folder all machines share")
-    description = checkpoint.load(path, session.method, session.optimizer)
+    checkpoint.load(path, session.method, session.optimizer)
     say(f"resuming after epoch {step / session.steps_per_epoch:g} from {path}")
-    return step, description.get("knn_accuracy_random_init")
 
 
 def write_skipped(run, source, chief: bool) -> None:

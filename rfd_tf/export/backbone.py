@@ -429,7 +429,8 @@ def _check_output(output_dir: Path, overwrite: bool) -> None:
     if taken and not overwrite:
         raise UserError(
             f"output folder '{output_dir}' is not empty ({taken[0]}, ...); "
-            "give another --output_dir, or --overwrite to replace an earlier export"
+            "give another --output_dir, or --overwrite to replace an earlier export (its files are "
+            "deleted, others stay)"
         )
     ours = [entry for entry in taken if entry in ARTEFACTS]
     if ours and CARD_FILE not in ours:

@@ -382,7 +382,7 @@ def _start(output: Path, parts: _Parts, overwrite: bool) -> None:
         other = [key for key, value in parts.identity.items() if known.get(key) != value]
         raise UserError(
             f"'{output}' holds embeddings of another kind (other {', '.join(other)}); give another "
-            "--output_dir, or --overwrite to replace them"
+            "--output_dir, or --overwrite to replace them (the ones there are deleted)"
         )
     if known != parts.identity:
         shutil.rmtree(parts.folder, ignore_errors=True)
