@@ -97,6 +97,12 @@ def check_files() -> None:
     if FLAGS.grid:
         if Path(FLAGS.grid).suffix.lower() != ".png":
             raise UserError(f"--grid '{FLAGS.grid}' must end in .png")
+        images = FLAGS.data_dir and Path(FLAGS.data_dir).expanduser().resolve()
+        if images and images in Path(FLAGS.grid).expanduser().resolve().parents:
+            raise UserError(
+                f"--grid '{FLAGS.grid}' lies in --data_dir '{FLAGS.data_dir}', where it would be "
+                "one of the images; give it another folder"
+            )
         pu_weights.check_output(FLAGS.grid, FLAGS.overwrite, flag="--grid")
 
 

@@ -120,6 +120,7 @@ def pretrain(strategy) -> None:
         max_skipped=FLAGS.max_skipped,
         **photo_flags.load_arguments(side_of_images()),
         classes=FLAGS.tfds_classes,
+        leave_out=[run.directory],
     )
     say(f"{source.num_images} images of {source.name}")
     judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
@@ -475,7 +476,9 @@ def test_source():
     from rfd_tf import data
 
     if FLAGS.eval_dir:
-        return data.load(data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped)
+        return data.load(
+            data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped, leave_out=[FLAGS.output_dir]
+        )
     if FLAGS.dataset:
         return data.load(
             FLAGS.dataset,

@@ -98,6 +98,7 @@ def load(
     photos: Sequence[str | os.PathLike] | None = None,
     photo_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
+    leave_out: Sequence[str | os.PathLike] = (),
 ) -> Source:
     """Returns the source that a name, a folder or photographs stand for.
 
@@ -113,6 +114,7 @@ def load(
             `data_dir`.
         photo_options: the other arguments of `photo_crops`, by name.
         classes: of a TFDS dataset with objects, only the images that show one of these classes.
+        leave_out: folders in `data_dir` that hold no images of the set, see `image_folder`.
 
     Raises:
         UserError: none or several of `dataset`, `data_dir` and `photos`, an unknown name or
@@ -134,7 +136,7 @@ def load(
     if classes and (dataset is None or dataset in DATASETS):
         raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
     if data_dir is not None:
-        return image_folder(data_dir, max_skipped=max_skipped)
+        return image_folder(data_dir, max_skipped=max_skipped, leave_out=leave_out)
     if dataset in DATASETS:
         return DATASETS[dataset](split)
     return tfds(dataset, split, tfds_dir, download, embedded=DATASETS, classes=classes)

@@ -90,7 +90,9 @@ def embed_folder(
     output = Path(output_dir).expanduser()
     _check_output(output)
     # (Headers alone: decoding everything twice would double the time.)
-    source = image_folder(directory, max_skipped=1.0, verify="header", cache_bytes=0)
+    source = image_folder(
+        directory, max_skipped=1.0, verify="header", cache_bytes=0, leave_out=[output]
+    )
     identity = {
         **embedder.identity,
         "images_fingerprint": source.fingerprint,

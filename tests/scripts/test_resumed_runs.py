@@ -1,6 +1,7 @@
 """What a resumed run reports, and which images it accepts as its own."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def column(run, name):
 def monitored(tmp_path_factory):
     """Runs on digits: always monitored; monitored from the second epoch on; from given weights."""
     folder = tmp_path_factory.mktemp("monitored")
-    common = ["--dataset=digits", "--monitor_images=1000", *TINY, "--steps_per_epoch=12"]
+    common = ["--dataset=digits", "--monitor_images=1000", "--schedule=constant", *TINY]
+    common += ["--steps_per_epoch=40", "--batch_size=32"]
     start = "weights={}".format((folder / "late" / "backbone.weights.h5").as_posix())
     lines = [
         [*common, "--epochs=2", f"--output_dir={folder}/always"],
@@ -112,7 +114,60 @@ def test_a_folder_of_another_name_with_the_same_images_resumes(moved):
 
 def test_other_images_and_settings_are_refused_and_deletion_is_no_first_advice(moved):
     _, results = moved
-    for (code, _, error), way_out in zip(results[2:], ["give --seed=0", "1 image gone"]):
+    for (code, _, error), way_out in zip(results[2:], ["give --seed=0", "1 image gone"], strict=True):
         assert code == 2 and way_out in error, error
         assert error.index("another --output_dir") < error.index("--overwrite")
         assert "--overwrite deletes" in error
+
+
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory):
+    """A run within the folder of its images, resumed, and commands that read that folder after."""
+    folder = paint(tmp_path_factory.mktemp("inside") / "photos")
+    run, out = folder / "run", folder / "results"
+    common = [f"--data_dir={folder}", "--monitor_every=0", *TINY]
+    common += ["--method=rfd", "--num_negatives=4"]
+    crops = ["--source_images=sklearn:china.jpg", "--source_crops=16", "--epochs=1"]
+    results = run_many(
+        "pretrain",
+        [
+            [*common, "--epochs=1", f"--output_dir={run}"],
+            [*TINY, "--monitor_every=0", *crops, f"--output_dir={folder}/crops"],
+            [*common, "--epochs=2", f"--output_dir={run}"],
+            [*common, "--epochs=2", f"--output_dir={folder}"],
+        ],
+    )
+    results += run_many(
+        "evaluate",
+        [
+            [f"--weights={run}", "--task=knn,rotation", f"--output={out}.json"],
+            [f"--weights={run}", "--task=knn"],
+        ],
+    )
+    return folder, results
+
+
+def test_a_run_does_not_train_on_pictures_of_runs_in_the_folder_of_its_images(inside):
+    folder, results = inside
+    assert list((folder / "crops" / "figures").glob("*.png"))
+    first, _, second = results[:3]
+    assert first[0] == 0 and "12 images of photos" in first[1], first[2]
+    assert second[0] == 0 and "12 images of photos" in second[1], second[2]
+    assert "left out of the images in" in second[2] and "'crops', 'run'" in second[2]
+
+
+def test_the_folder_of_the_images_is_refused_as_the_output_folder(inside):
+    folder, results = inside
+    code, _, error = results[3]
+    assert code == 2 and f"'{folder}' is the folder of the images" in error
+    assert not (folder / "run.json").exists()
+
+
+def test_no_command_reads_the_results_of_another_as_images(inside):
+    folder, results = inside
+    for code, _, error in results[4:]:
+        assert code == 0, error
+    assert list((folder / "results_files").glob("*.png"))
+    report = json.loads((folder / "run" / "evaluation.json").read_text())
+    assert report["data"]["num_train"] + report["data"]["num_test"] == 12
+    assert "'crops', 'results_files', 'run'" in results[-1][2]
