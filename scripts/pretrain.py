@@ -9,6 +9,7 @@ the step at hand, with exit code 143 or 130; a mistake or a fault that is told e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import math
@@ -104,26 +105,30 @@ def main() -> None:
 
 def pretrain(strategy) -> None:
     """Everything after the choice of the devices."""
-    from rfd_tf import applications, data
-    from rfd_tf.evaluation.heads import save_heads
     from rfd_tf.training import run_folder
     from rfd_tf.training import strategy as strategies
+    from rfd_tf.training.folder_lock import FolderLock
 
     chief = strategies.worker(strategy)[0] == 0
     run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
-    source = data.load(
-        FLAGS.dataset,
-        FLAGS.data_dir,
-        split=FLAGS.train_split,
-        tfds_dir=FLAGS.tfds_dir,
-        download=FLAGS.tfds_download,
-        max_skipped=FLAGS.max_skipped,
-        **photo_flags.load_arguments(side_of_images()),
-        classes=FLAGS.tfds_classes,
-        leave_out=[run.directory],
-    )
+    # The workers of one run share its folder.
+    with FolderLock(run.directory) if chief else contextlib.nullcontext() as lock:
+        pretrain_in(run, strategy, lock)
+
+
+def pretrain_in(run, strategy, lock) -> None:
+    """Trains in a run folder; `lock` is the chief's, None for other workers."""
+    from rfd_tf import applications
+    from rfd_tf.evaluation.heads import save_heads
+    from rfd_tf.training import strategy as strategies
+
+    chief = strategies.worker(strategy)[0] == 0
+    images = run_images()
+    source = images.train(FLAGS.tfds_download, leave_out=[run.directory])
     say(f"{source.num_images} images of {source.name}")
-    judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
+    judged = source, None
+    if FLAGS.monitor_every > 0 or FLAGS.evaluate:
+        judged = judged_sources(images, source)
     tasks = evaluation_tasks(*judged)
     session = make_session(source, strategy)
     record = {
@@ -159,6 +164,7 @@ def pretrain(strategy) -> None:
 
     def keep(epoch: int) -> None:
         """Writes the files beside the checkpoint of an epoch's end."""
+        lock.check()
         applications.save_backbone(
             session.method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
         )
@@ -459,35 +465,32 @@ def describe(session) -> str:
     return "\n".join(lines)
 
 
-def judged_sources(source) -> tuple:
+def run_images():
+    """The images that the flags name."""
+    from rfd_tf.data.run_images import RunImages
+
+    names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
+    given = {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
+    photos = photo_flags.load_arguments(side_of_images())
+    return RunImages(**{**given, **photos, "tfds_classes": tuple(FLAGS.tfds_classes)})
+
+
+def judged_sources(images, source) -> tuple:
     """Labelled images to learn from and to judge; None where a part of the first must do.
 
     Where the training images have no labels, such as crops of photographs, the test images serve
     as both.
     """
-    test = test_source()
+    from rfd_tf.data.run_images import shared
+
+    test = images.test(FLAGS.tfds_download, leave_out=[FLAGS.output_dir])
+    if test is not None and (count := shared(source.image_ids(), test)):
+        say(f"note: trained on {count} of the {test.num_images} test images of {test.name}")
     if source.labels is None and test is not None and test.labels is not None:
         return test, None
+    if test is None and source.labels is not None:
+        say("evaluated on a fifth of the images, which are trained on too, without their labels")
     return source, test
-
-
-def test_source():
-    """The images that evaluation judges, or None where a part of the training images must do."""
-    from rfd_tf import data
-
-    if FLAGS.eval_dir:
-        return data.load(
-            data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped, leave_out=[FLAGS.output_dir]
-        )
-    if FLAGS.dataset:
-        return data.load(
-            FLAGS.dataset,
-            split=FLAGS.eval_split,
-            tfds_dir=FLAGS.tfds_dir,
-            download=FLAGS.tfds_download,
-            classes=FLAGS.tfds_classes,
-        )
-    return None
 
 
 def make_monitor(method, source, test):
@@ -530,20 +533,22 @@ def example_views(session):
 def finish(run, method, source, test, tasks: list) -> None:
     """Writes the deployable files, and evaluates and exports where asked."""
     from rfd_tf import applications, evaluation, export
+    from rfd_tf.evaluation.runner import output_locked
     from rfd_tf.training.run_folder import write_json
 
     applications.portable(method.backbone).save(run.path("backbone.keras"))
     say(f"backbone: {run.path('backbone.weights.h5')} and {run.path('backbone.keras')}")
     if tasks:
-        report = evaluation.evaluate(
-            run.directory,
-            tasks,
-            source,
-            test,
-            seed=FLAGS.seed,
-            output=run.path("evaluation_files"),
-        )
-        write_json(run.path("evaluation.json"), report)
+        with output_locked(run.path("evaluation.json")):
+            report = evaluation.evaluate(
+                run.directory,
+                tasks,
+                source,
+                test,
+                seed=FLAGS.seed,
+                output=run.path("evaluation_files"),
+            )
+            write_json(run.path("evaluation.json"), report)
         say(
             f"\nin percent, on upright and on randomly rotated test images:\n"
             f"{evaluation.table(report)}\n"

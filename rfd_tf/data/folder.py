@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import collections
 import errno
+import hashlib
 import itertools
 import os
 import shutil
@@ -420,7 +421,29 @@ class _Found:
             paths = [os.fsencode(self.path(i)) for i in good]
             source = FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
         source.lengths = [self.lengths[i] for i in good]
+        source.origins = lambda: _file_ids(self.root, [self.names[i] for i in good])
         return source
+
+
+def folder_ids(directory: str | os.PathLike) -> np.ndarray:
+    """Returns the ids of a folder's files, images or not, as `Source.image_ids` has them."""
+    root = os.fspath(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is left out has been named before
+        return _file_ids(root, [name for name, _ in _scan(root)])
+
+
+def _file_ids(root: str, names: Sequence[str]) -> np.ndarray:
+    """A file is known by its path, a link by that of what it leads to."""
+    base = os.path.realpath(root)
+    found = np.empty(len(names), np.uint64)
+    for i, name in enumerate(names):
+        path = os.path.join(base, name)
+        path = os.path.realpath(path) if os.path.islink(path) else path
+        found[i] = int.from_bytes(
+            hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little"
+        )
+    return found
 
 
 def _shown(name: str) -> str:

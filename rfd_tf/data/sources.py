@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.base import ArraySource, Source, image_ids
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
-from rfd_tf.data.tfds_source import TfdsSource, tfds
+from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
 from rfd_tf.errors import UserError, unknown
 
 __all__ = [
@@ -76,16 +76,35 @@ def digits(split: str = "train") -> ArraySource:
         ]
     )
     grey = np.clip(np.rint(enlarged * (255.0 / 16.0)), 0, 255).astype(np.uint8)
-    return ArraySource(
+    source = ArraySource(
         np.repeat(grey[..., None], 3, axis=-1),
         labels=data.target[part],
         class_names=[str(name) for name in data.target_names],
         name="digits" if split == "all" else f"digits/{split}",
     )
+    source.origins = lambda: image_ids("digits", part.start, source.num_images)
+    return source
 
 
 # Embedded datasets: name -> loader of a split. Every other name is looked up in TFDS.
 DATASETS: dict[str, Callable[[str], Source]] = {"digits": digits}
+
+
+def splits(dataset: str, tfds_dir: str | None = None, download: bool = False) -> list[str]:
+    """Returns the names of a dataset's splits.
+
+    Args:
+        dataset, tfds_dir, download: see `load`.
+
+    Raises:
+        UserError: there is no such dataset, or it is not prepared.
+
+    >>> splits("digits")
+    ['train', 'test', 'all']
+    """
+    if dataset == "digits":
+        return list(_DIGITS_SPLITS)
+    return list(open_builder(dataset, tfds_dir, download, DATASETS).info.splits)
 
 
 def load(
