@@ -489,7 +489,7 @@ def judged_sources(images, source) -> tuple:
     if source.labels is None and test is not None and test.labels is not None:
         return test, None
     if test is None and source.labels is not None:
-        say("evaluated on a fifth of the images, which are trained on too, without their labels")
+        say("no test images: a fifth of the training images is held out from kNN and probes")
     return source, test
 
 

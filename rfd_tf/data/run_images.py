@@ -103,6 +103,8 @@ class RunImages:
         base = self
         if any(name in given for name in _PLACES):
             base = RunImages(tfds_dir=self.tfds_dir, max_skipped=self.max_skipped)
+        if "tfds_classes" in given:
+            given["tfds_classes"] = tuple(given["tfds_classes"])
         images = dataclasses.replace(base, **given)
         if "eval_split" in given and "eval_dir" not in given:
             images = dataclasses.replace(images, eval_dir=None)

@@ -97,14 +97,19 @@ def splits(dataset: str, tfds_dir: str | None = None, download: bool = False) ->
         dataset, tfds_dir, download: see `load`.
 
     Raises:
-        UserError: there is no such dataset, or it is not prepared.
+        UserError: there is no such dataset, it is not prepared, or TFDS is not installed.
 
     >>> splits("digits")
     ['train', 'test', 'all']
     """
     if dataset == "digits":
         return list(_DIGITS_SPLITS)
-    return list(open_builder(dataset, tfds_dir, download, DATASETS).info.splits)
+    try:
+        return list(open_builder(dataset, tfds_dir, download, DATASETS).info.splits)
+    except ImportError as error:
+        raise UserError(
+            f"dataset '{dataset}' needs TFDS ({error}); pip install tensorflow-datasets"
+        ) from None
 
 
 def load(

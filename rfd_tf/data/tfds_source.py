@@ -77,7 +77,9 @@ class TfdsSource(Source):
         return labels
 
     def _record_ids(self) -> np.ndarray:
-        files = zip(self._filenames, self._skips, self._takes, strict=True)
+        # (The folder that holds the dataset may be another on another machine.)
+        names = [os.path.basename(name) for name in self._filenames]
+        files = zip(names, self._skips, self._takes, strict=True)
         return np.concatenate([image_ids(name, skip, take) for name, skip, take in files])
 
     def showing(self, class_names: Sequence[str]) -> np.ndarray:

@@ -80,6 +80,8 @@ class FolderLock:
             holder = _read(self.path)
             if holder is None:
                 continue  # released in the meantime
+            if holder.get("token") == self._token:
+                break  # made, though the network lost the reply
             if _is_alive(holder, self.path):
                 raise UserError(self._in_use(holder))
             self._remove(holder)

@@ -30,8 +30,7 @@ def runs(tmp_path_factory):
         for number in range(6):
             pixels = rng.integers(0, 256, (18, 18, 3)).astype("uint8")
             Image.fromarray(pixels).save(folder / "test" / name / f"{number}.png")
-    own = ["--dataset=digits", "--train_split=all", "--eval_split=train[:100]"]
-    own[-1] = "--eval_split=train"
+    own = ["--dataset=digits", "--train_split=all", "--eval_split=train"]
     crops = ["--source_images=sklearn:china.jpg", "--source_crops=16"]
     results = run_many(
         "pretrain",
@@ -48,7 +47,7 @@ def runs(tmp_path_factory):
 def test_pretraining_says_that_it_evaluates_on_images_it_trains_on(runs):
     _, results = runs
     assert "trained on 1500 of the 1500 test images of digits/train" in results[0][1]
-    assert "trained on" not in results[1][1].replace("trained on, too", "")
+    assert "trained on" not in results[1][1]
 
 
 def test_evaluation_takes_the_recorded_splits_and_folders(runs):
