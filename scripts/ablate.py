@@ -95,6 +95,8 @@ def estimate_pu_weights(arguments: list[str], output: Path) -> str:
     passed = [f"--output={output}"]
     for name in ("dataset", "data_dir", "tfds_dir", "backbone", "image_size", "batch_size"):
         passed += [f"--{name}={value}" for value in setting(arguments, name)[-1:]]
+    for name, own in (("train_split", "split"), ("tfds_classes", "tfds_classes")):
+        passed += [f"--{own}={value}" for value in setting(arguments, name)[-1:]]
     passed += [f"--backbone_option={value}" for value in setting(arguments, "backbone_option")]
     for name, value in (("epochs", FLAGS.pu_epochs), ("folds", FLAGS.pu_folds)):
         if value is not None:

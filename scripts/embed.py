@@ -18,7 +18,9 @@ flags.DEFINE_string(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
 flags.DEFINE_string("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
-flags.DEFINE_string("data_dir", None, "The folder of images, flat or nested.")
+flags.DEFINE_string(
+    "data_dir", None, "The folder of images, flat or nested. Default: the run's training images."
+)
 flags.DEFINE_string("output_dir", None, "The folder to write.")
 flags.DEFINE_list(
     "features",
@@ -53,12 +55,25 @@ def embedder():
     return export.onnx_embedder(FLAGS.onnx, FLAGS.features)
 
 
+def images_folder() -> str:
+    """The folder that --data_dir names, or that the run was trained on."""
+    from rfd_tf.data.run_images import RunImages
+    from rfd_tf.errors import UserError
+
+    recorded = RunImages.of_run(FLAGS.weights) if FLAGS.weights else RunImages()
+    found = FLAGS.data_dir or recorded.data_dir
+    if not found:
+        other = f"; the run was trained on '{recorded.dataset}'" if recorded.dataset else ""
+        raise UserError(f"--data_dir is missing{other}; see scripts/embed.py --help")
+    return found
+
+
 def main() -> None:
     from rfd_tf.errors import UserError
 
-    for name in ("data_dir", "output_dir"):
-        if not FLAGS[name].value:
-            raise UserError(f"--{name} is missing; see scripts/embed.py --help")
+    if not FLAGS.output_dir:
+        raise UserError("--output_dir is missing; see scripts/embed.py --help")
+    data_dir = images_folder()
     if bool(FLAGS.weights) == bool(FLAGS.onnx):
         raise UserError("give --weights (a run folder, a file, a shipped name) or --onnx, not both")
 
@@ -66,7 +81,7 @@ def main() -> None:
 
     report = export.embed_folder(
         embedder(),
-        FLAGS.data_dir,
+        data_dir,
         FLAGS.output_dir,
         FLAGS.format,
         batch_size=FLAGS.batch_size,

@@ -27,6 +27,7 @@ flags.adopt_module_key_flags(photo_flags)
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
 flags.DEFINE_string("data_dir", None, "Folder of images, flat or nested.")
 flags.DEFINE_string("split", "train", "Split of --dataset; pretrain.py trains on 'train'.")
+flags.DEFINE_list("tfds_classes", [], "As of pretrain.py.")
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
@@ -97,6 +98,12 @@ def check_files() -> None:
     if FLAGS.grid:
         if Path(FLAGS.grid).suffix.lower() != ".png":
             raise UserError(f"--grid '{FLAGS.grid}' must end in .png")
+        images = FLAGS.data_dir and Path(FLAGS.data_dir).expanduser().resolve()
+        if images and images in Path(FLAGS.grid).expanduser().resolve().parents:
+            raise UserError(
+                f"--grid '{FLAGS.grid}' lies in --data_dir '{FLAGS.data_dir}', where it would be "
+                "one of the images; give it another folder"
+            )
         pu_weights.check_output(FLAGS.grid, FLAGS.overwrite, flag="--grid")
 
 
@@ -140,6 +147,7 @@ def load_source():
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
         **photo_flags.load_arguments(image_size),
+        classes=FLAGS.tfds_classes,
     )
     say(f"{source.num_images} images of {source.name}")
     if source.skipped:
@@ -174,12 +182,20 @@ def convert() -> None:
 
 def train() -> None:
     """Estimates the weights, fold by fold."""
-    from rfd_tf.data import pu_weights
-    from rfd_tf.training import pu_estimation
+    from rfd_tf.training.folder_lock import FolderLock
 
     how = estimation()
     source = load_source()
     output = Path(FLAGS.output).expanduser()
+    with FolderLock(output.parent, f".{output.name}.lock", "writes", output):
+        estimate(source, how, output)
+
+
+def estimate(source, how, output: Path) -> None:
+    """Trains what is missing and writes the weights."""
+    from rfd_tf.data import pu_weights
+    from rfd_tf.training import pu_estimation
+
     keep_dir = output.with_name(output.name + ".folds")
     result = pu_estimation.estimate(source, how, keep_dir=keep_dir, progress=True, report=say)
     pu_weights.write(

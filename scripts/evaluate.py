@@ -54,26 +54,23 @@ def unpack_voc() -> None:
     print(f"{FLAGS.voc_tfds} in {FLAGS.voc_dir}; splits: {found}")
 
 
-def place() -> tuple[Path | None, dict]:
-    """The run folder that --weights names, if any, and the data it was trained on."""
+def place() -> Path | None:
+    """The run folder that --weights names, if any."""
     from rfd_tf.errors import UserError
 
     if not FLAGS.weights:
         raise UserError("give --weights a run folder, a .weights.h5 file or a shipped name")
     folder = Path(FLAGS.weights).expanduser()
-    if not folder.is_dir():
-        return None, {}
-    try:
-        return folder, json.loads((folder / "run.json").read_text())["flags"]
-    except FileNotFoundError:
-        return folder, {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"'{folder / 'run.json'}' cannot be read: {error!r}") from None
+    return folder if folder.is_dir() else None
 
 
-def sources(recorded: dict) -> tuple:
-    """Train and test source; the test source is None where a part of train is to be held out."""
-    from rfd_tf.data.sources import image_list, load
+def sources(recorded) -> tuple:
+    """Train and test source; the test source is None where a part of train is to be held out.
+
+    Args:
+        recorded: the `RunImages` of the run, of which flags replace their part.
+    """
+    from rfd_tf.data.sources import image_list
     from rfd_tf.errors import UserError
 
     if FLAGS.train_list:
@@ -81,34 +78,17 @@ def sources(recorded: dict) -> tuple:
             if FLAGS[name].value:
                 raise UserError(f"--train_list goes with --eval_list, not with --{name}")
         lists = [FLAGS.train_list, FLAGS.eval_list]
-        return tuple(
-            image_list(path, FLAGS.list_root, FLAGS.max_skipped) if path else None for path in lists
-        )
+        skipped = recorded.max_skipped if FLAGS.max_skipped is None else FLAGS.max_skipped
+        return tuple(image_list(path, FLAGS.list_root, skipped) if path else None for path in lists)
     if FLAGS.eval_list:
         raise UserError("--eval_list goes with --train_list")
-    given = {name: getattr(FLAGS, name) for name in ("dataset", "data_dir", "eval_dir", "tfds_dir")}
-    if not (given["dataset"] or given["data_dir"]):
-        # The run's data, of which --eval_dir and --tfds_dir may replace their part.
-        given = {name: value or recorded.get(name) for name, value in given.items()}
-        if given["data_dir"]:
-            given["dataset"] = None
-        if not (given["dataset"] or given["data_dir"]):
-            raise UserError(
-                "evaluation needs labelled images: give --dataset (digits, or a TFDS name), "
-                "--data_dir and --eval_dir, or --train_list and --eval_list"
-            )
-    if given["dataset"] and given["eval_dir"] and not given["data_dir"]:
-        raise UserError("--eval_dir goes with --data_dir; a --dataset is judged on --eval_split")
-    common = {
-        "tfds_dir": given["tfds_dir"],
-        "download": FLAGS.tfds_download,
-        "max_skipped": FLAGS.max_skipped,
-    }
-    dataset = given["dataset"]
-    train = load(dataset, given["data_dir"], split=FLAGS.train_split, **common)
-    if dataset:
-        return train, load(dataset, split=FLAGS.eval_split, **common)
-    return train, load(data_dir=given["eval_dir"], **common) if given["eval_dir"] else None
+    images = recorded.replaced(**evaluate_flags.images())
+    if not (images.dataset or images.data_dir or images.eval_dir):
+        raise UserError(
+            "evaluation needs labelled images: give --dataset (digits, or a TFDS name), "
+            "--data_dir and --eval_dir, or --train_list and --eval_list"
+        )
+    return images.evaluation(FLAGS.tfds_download)
 
 
 def writable(path: Path) -> None:
@@ -138,6 +118,13 @@ def describe(report: dict) -> str:
             f"({data['train']})."
         )
         lines.append(f"Rotated: {data['rotated']}.")
+        if data.get("trained_on"):
+            lines.append(f"Trained on, without labels: {data['trained_on']} of the test images.")
+        if data.get("test_in_train"):
+            lines.append(
+                f"Also learnt from, with labels: {data['test_in_train']} of the test images, so "
+                "flattering."
+            )
     if any(row["when"] == "best epoch" for row in report["results"]):
         lines.append("Best epoch: the best of all on the test images themselves, so flattering.")
     return "\n".join(lines)
@@ -147,7 +134,8 @@ def compare() -> None:
     """Several runs in one table."""
     from rfd_tf.applications import read_record
     from rfd_tf.errors import UserError
-    from rfd_tf.evaluation import TASKS, suite, suite_table
+    from rfd_tf.evaluation import TASKS, files, suite, suite_table
+    from rfd_tf.training.folder_lock import FolderLock
 
     if FLAGS.weights:
         raise UserError("--suite judges --runs, one or several; leave --weights out")
@@ -159,33 +147,33 @@ def compare() -> None:
     output = Path(FLAGS.output or f"suites/{FLAGS.suite}").expanduser()
     train = test = None
     if suite.find(FLAGS.suite).needs_images:
-        train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
+        train, test = sources(suite.recorded_images(FLAGS.suite, FLAGS.runs))
     elif FLAGS.voc_tfds:
         unpack_voc()
-    comparison = suite.run_suite(
-        FLAGS.suite,
-        FLAGS.runs,
-        train,
-        test,
-        output=output,
-        only=FLAGS.task if FLAGS["task"].present else None,
-        options={task: evaluate_flags.options(task) for task in TASKS},
-        endpoints=FLAGS.endpoints or None,
-        batch_size=FLAGS.batch_size,
-        max_train_images=FLAGS.max_train_images,
-        seed=FLAGS.seed,
-        progress=True,
-        cache_features=FLAGS.cache_features,
-        say=print,
-    )
+    with FolderLock(files.folder(output), doing="writes a suite's results to"):
+        comparison = suite.run_suite(
+            FLAGS.suite,
+            FLAGS.runs,
+            train,
+            test,
+            output=output,
+            only=FLAGS.task if FLAGS["task"].present else None,
+            options={task: evaluate_flags.options(task) for task in TASKS},
+            endpoints=FLAGS.endpoints or None,
+            batch_size=FLAGS.batch_size,
+            max_train_images=FLAGS.max_train_images,
+            seed=FLAGS.seed,
+            progress=True,
+            cache_features=FLAGS.cache_features,
+            say=print,
+        )
     written = output / "comparison.md"
     print(f"\n{suite_table.markdown(comparison)}\nwritten: {written}, .csv, .png and .json")
 
 
 def main() -> None:
     from rfd_tf.errors import UserError
-    from rfd_tf.evaluation.files import write_json
-    from rfd_tf.evaluation.runner import evaluate, table, with_earlier
+    from rfd_tf.evaluation.runner import output_locked
 
     if FLAGS.suite:
         compare()
@@ -193,23 +181,33 @@ def main() -> None:
     if FLAGS.runs:
         raise UserError("--runs goes with --suite; one run is judged by --weights")
     chosen = tasks()
-    folder, recorded = place()
+    folder = place()
     output = Path(FLAGS.output).expanduser() if FLAGS.output else None
     if output is None and folder is not None:
         output = folder / "evaluation.json"
-    earlier = None
     if output is not None:
         writable(output)
+    with contextlib.nullcontext() if output is None else output_locked(output):
+        evaluate_one(chosen, output)
+
+
+def evaluate_one(chosen: list, output: Path | None) -> None:
+    """One network, by the tasks chosen; writes the report where there is an output."""
+    from rfd_tf.applications import read_record
+    from rfd_tf.data.run_images import RunImages
+    from rfd_tf.evaluation.files import write_json
+    from rfd_tf.evaluation.runner import evaluate, table, with_earlier
+
+    earlier = None
+    if output is not None:
         # The figures of other tasks on the same images stay in the file.
         with contextlib.suppress(OSError, ValueError):
             earlier = json.loads(output.read_text(encoding="utf-8"))
     # A wrong name of weights is told before the images are read.
-    from rfd_tf.applications import read_record
-
     read_record(FLAGS.weights)
     train = test = None
     if any(task.needs_labels for task in chosen):
-        train, test = sources(recorded)
+        train, test = sources(RunImages.of_run(FLAGS.weights))
     report = evaluate(
         FLAGS.weights,
         chosen,

@@ -32,11 +32,22 @@ flags.DEFINE_string("eval_list", None, "Text file to judge. Without: a held-out 
 flags.DEFINE_string(
     "list_root", None, "Folder that the lists' paths are relative to. Default: the list's own."
 )
-flags.DEFINE_string("train_split", "train", "Split of --dataset to learn from.")
-flags.DEFINE_string("eval_split", "test", "Split of --dataset to judge.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+flags.DEFINE_string(
+    "train_split", None, "Split of --dataset to learn from. Default: the run's, train."
+)
+flags.DEFINE_string(
+    "eval_split", None, "Split of --dataset to judge. Default: the run's, test, validation."
+)
+flags.DEFINE_list(
+    "tfds_classes",
+    [],
+    "Only the images of a TFDS --dataset that show one of these classes. Default: the run's.",
+)
+flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
-flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
+flags.DEFINE_float(
+    "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
+)
 flags.DEFINE_integer("max_train_images", None, "Learn from at most so many images.", 1)
 
 # All tasks.
@@ -290,6 +301,12 @@ def options(task: str) -> dict[str, Any]:
     if task in _SHOW_PROGRESS:
         chosen["progress"] = True
     return chosen
+
+
+def images() -> dict[str, Any]:
+    """What `rfd_tf.data.run_images.RunImages.replaced` takes of the flags."""
+    names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
+    return {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
 
 
 def _value(flag: str) -> Any:

@@ -10,7 +10,6 @@ made once and kept in explore/ in the run folder.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from absl import flags
@@ -21,7 +20,8 @@ flags.DEFINE_string(
     "data_dir", None, "A folder of images; by default those that the run was judged or trained on."
 )
 flags.DEFINE_string("dataset", None, "Or a dataset: digits, or a TFDS image dataset by name.")
-flags.DEFINE_string("split", "test", "Which part of --dataset.")
+flags.DEFINE_string("split", None, "Which part of --dataset. Default: the run's, test.")
+flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
 flags.DEFINE_integer(
@@ -34,21 +34,21 @@ FLAGS = flags.FLAGS
 
 
 def images_of(folder: Path):
-    """The images that the flags name, or those of the run."""
-    from rfd_tf.data.sources import load
+    """The images that the flags name, or those that the run is evaluated or was trained on."""
+    from rfd_tf.data.run_images import RunImages, warn_if_trained_on
     from rfd_tf.errors import UserError
 
-    data_dir, dataset, split = FLAGS.data_dir, FLAGS.dataset, FLAGS.split
-    if data_dir is None and dataset is None:
-        try:
-            recorded = json.loads((folder / "run.json").read_text())["flags"]
-            data_dir = recorded.get("eval_dir") or recorded.get("data_dir")
-            dataset = None if data_dir else recorded.get("dataset")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        if data_dir is None and dataset is None:
-            raise UserError("give --data_dir a folder of images, or --dataset a name")
-    return load(dataset, data_dir, split=split, tfds_dir=FLAGS.tfds_dir)
+    recorded = RunImages.of_run(folder)
+    given = {"data_dir": FLAGS.data_dir, "dataset": FLAGS.dataset, "tfds_dir": FLAGS.tfds_dir}
+    images = recorded.replaced(**given)
+    if not (images.dataset or images.data_dir or images.eval_dir):
+        raise UserError("give --data_dir a folder of images, or --dataset a name")
+    if FLAGS.split and not images.dataset:
+        raise UserError("--split goes with --dataset; a folder has no splits")
+    images = images.replaced(eval_split=FLAGS.split, tfds_classes=FLAGS.tfds_classes)
+    source = images.test() or images.train()
+    warn_if_trained_on(recorded, source, what="images")
+    return source
 
 
 def server():

@@ -8,9 +8,7 @@ use it) and `card.json` (the same for programs).
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 
 import common
 from absl import flags
@@ -106,6 +104,7 @@ def main() -> None:
 
 def calibration_source():
     """The images for --quantize, or None where it is not asked for or there are none."""
+    from rfd_tf.data.run_images import RunImages
     from rfd_tf.data.sources import load
     from rfd_tf.errors import UserError
     from rfd_tf.export.quantize import checked_kinds
@@ -116,15 +115,10 @@ def calibration_source():
         return None
     if FLAGS.calibration_dir:
         return load(data_dir=FLAGS.calibration_dir)
-    try:
-        recorded = json.loads((Path(FLAGS.weights).expanduser() / "run.json").read_text())["flags"]
-        data_dir = recorded.get("data_dir")
-        dataset = None if data_dir else recorded.get("dataset")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    recorded = RunImages.of_run(FLAGS.weights)
+    if not (recorded.dataset or recorded.data_dir or recorded.photos):
         return None
-    if not (data_dir or dataset):
-        return None
-    return load(dataset, data_dir, tfds_dir=recorded.get("tfds_dir"))
+    return recorded.train()
 
 
 def summary(card: dict, output_dir: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -52,8 +51,7 @@ flags.DEFINE_float("source_color_probability", 0.5, "Share of the crops whose co
 
 def load_arguments(image_size: int) -> dict:
     """What data.load takes from these flags."""
-    from rfd_tf.data import CropSettings
-    from rfd_tf.data.decode import evaluation_resize
+    from rfd_tf.data.run_images import photo_options
     from rfd_tf.errors import UserError
 
     if not FLAGS.source_images:
@@ -61,19 +59,10 @@ def load_arguments(image_size: int) -> dict:
             if flag.present and flag.name != "source_images":
                 raise UserError(f"--{flag.name} goes with --source_images")
         return {}
-    settings = {
-        field.name: FLAGS[f"source_{field.name}"].value
-        for field in dataclasses.fields(CropSettings)
-    }
-    size = FLAGS.source_size
+    given = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)}
     return {
         "photos": FLAGS.source_images,
-        "photo_options": {
-            "num_crops": FLAGS.source_crops,
-            "size": evaluation_resize(image_size) if size is None else size,
-            "seed": FLAGS.source_seed,
-            **settings,
-        },
+        "photo_options": photo_options(given, image_size),
     }
 
 

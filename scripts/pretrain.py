@@ -9,6 +9,7 @@ the step at hand, with exit code 143 or 130; a mistake or a fault that is told e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -105,26 +106,31 @@ def main() -> None:
 
 def pretrain(strategy) -> None:
     """Everything after the choice of the devices."""
-    from rfd_tf import applications, data
-    from rfd_tf.evaluation.heads import save_heads
     from rfd_tf.training import run_folder
     from rfd_tf.training import strategy as strategies
+    from rfd_tf.training.folder_lock import FolderLock
 
     chief = strategies.worker(strategy)[0] == 0
     run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
+    # The workers of one run share its folder.
+    with FolderLock(run.directory) if chief else contextlib.nullcontext() as lock:
+        pretrain_in(run, strategy, lock)
+
+
+def pretrain_in(run, strategy, lock) -> None:
+    """Trains in a run folder; `lock` is the chief's, None for other workers."""
+    from rfd_tf import applications
+    from rfd_tf.evaluation.heads import save_heads
+    from rfd_tf.training import strategy as strategies
+
+    chief = strategies.worker(strategy)[0] == 0
     weights, started = starting_weights(run)
-    source = data.load(
-        FLAGS.dataset,
-        FLAGS.data_dir,
-        split=FLAGS.train_split,
-        tfds_dir=FLAGS.tfds_dir,
-        download=FLAGS.tfds_download,
-        max_skipped=FLAGS.max_skipped,
-        **photo_flags.load_arguments(side_of_images()),
-        classes=FLAGS.tfds_classes,
-    )
+    images = run_images()
+    source = images.train(FLAGS.tfds_download, leave_out=[run.directory])
     say(f"{source.num_images} images of {source.name}")
-    judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
+    judged = source, None
+    if FLAGS.monitor_every > 0 or FLAGS.evaluate:
+        judged = judged_sources(images, source)
     tasks = evaluation_tasks(*judged)
     session = make_session(source, strategy, weights)
     record = {
@@ -142,29 +148,33 @@ def pretrain(strategy) -> None:
     report_unused(session)
 
     # From here on files are written.
-    start_step, monitor_start = open_run(run, session, record, chief)
+    start_step = open_run(run, session, record, chief)
     write_skipped(run, source, chief)
     if chief and FLAGS.source_images:
         photo_flags.draw(source, session.image_size, run.path("figures"))
-    monitor = None
-    if chief and FLAGS.monitor_every > 0:
+    to_do = start_step < FLAGS.epochs * session.steps_per_epoch
+    monitor, monitor_start = None, None
+    if chief and to_do and FLAGS.monitor_every > 0:
         monitor = make_monitor(session.method, *judged)
-    if monitor and monitor_start is None:
+    if monitor:
+        # A session begins before its checkpoint, also where a run is resumed: that is loaded below.
         monitor_start = random_init_accuracy(monitor, session.method.backbone, started)
         say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
+    load_checkpoint(run, session, start_step)
     if start_step == 0 and FLAGS.fill_bank and session.method.memory_bank is not None:
         say("filling the memory bank by one forward pass")
         session.fill_memory_bank()
 
     def keep(epoch: int) -> None:
         """Writes the files beside the checkpoint of an epoch's end."""
+        lock.check()
         applications.save_backbone(
             session.method.backbone, run.path("backbone.weights.h5"), {**record, "epoch": epoch}
         )
         save_heads(run.directory, session.method.heads(), epoch)
         write_skipped(run, source, chief)
 
-    if start_step >= FLAGS.epochs * session.steps_per_epoch:
+    if not to_do:
         say("the run is complete; give more --epochs to train on")
         if chief:  # runs of older versions lack the file
             epoch = start_step / session.steps_per_epoch
@@ -192,8 +202,7 @@ def train(run, session, start_step: int, monitor, monitor_start, keep, chief: bo
         saver,
         session.method,
         session.optimizer,
-        {"knn_accuracy_random_init": monitor_start},
-        keep,
+        at_epoch_end=keep,
         every=FLAGS.checkpoint_every,
         every_steps=FLAGS.checkpoint_every_steps,
         every_minutes=FLAGS.checkpoint_every_minutes,
@@ -378,16 +387,11 @@ def make_session(source, strategy, weights: str | None = None):
     )
 
 
-def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None]:
-    """Starts the run, or takes it up again.
-
-    Returns:
-        The number of steps already done, and the monitor's figure from before training.
-    """
+def open_run(run, session, record: dict, chief: bool) -> int:
+    """Starts the run or finds where to resume it; returns the number of steps already done."""
     import keras
     import tensorflow as tf
 
-    from rfd_tf.errors import UserError
     from rfd_tf.training import checkpoint, image_list
     from rfd_tf.training import strategy as strategies
 
@@ -411,7 +415,11 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
         found = run.start(identity, FLAGS.resume, FLAGS.overwrite, source)
         if found:
             step = int(checkpoint.read_description(found)["step"])
-            report_changes((run.read() or {}).get("flags", {}), resolved)
+            before = run.read() or {}
+            report_changes(before.get("flags", {}), resolved)
+            called = before["identity"].get("dataset")
+            if called != source.name:
+                say(f"note: the images were called '{called}' and are now '{source.name}'")
         run.write(
             flags=resolved,
             identity=identity,
@@ -426,17 +434,24 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
             started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         )
         image_list.write(run.path(image_list.FILE), source)
-    strategies.check_same(session.strategy, identity)
+    # (Each machine may have mounted the images under another name.)
+    strategies.check_same(session.strategy, {**identity, "dataset": None})
     # One process decides, or a worker could resume where another starts afresh.
-    step = strategies.agree(session.strategy, step)
+    return strategies.agree(session.strategy, step)
+
+
+def load_checkpoint(run, session, step: int) -> None:
+    """Restores the state after `step` steps, unless that is the start."""
+    from rfd_tf.errors import UserError
+    from rfd_tf.training import checkpoint
+
     if not step:
-        return 0, None
+        return
     path = run.checkpoints.path(step)
     if not path.exists():
         raise UserError(f"{path} is not there: --output_dir must be a folder all machines share")
-    description = checkpoint.load(path, session.method, session.optimizer)
+    checkpoint.load(path, session.method, session.optimizer)
     say(f"resuming after epoch {step / session.steps_per_epoch:g} from {path}")
-    return step, description.get("knn_accuracy_random_init")
 
 
 def recorded_flags(session, record: dict) -> dict:
@@ -592,33 +607,32 @@ def describe(session) -> str:
     return "\n".join(lines)
 
 
-def judged_sources(source) -> tuple:
+def run_images():
+    """The images that the flags name."""
+    from rfd_tf.data.run_images import RunImages
+
+    names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
+    given = {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
+    photos = photo_flags.load_arguments(side_of_images())
+    return RunImages(**{**given, **photos, "tfds_classes": tuple(FLAGS.tfds_classes)})
+
+
+def judged_sources(images, source) -> tuple:
     """Labelled images to learn from and to judge; None where a part of the first must do.
 
     Where the training images have no labels, such as crops of photographs, the test images serve
     as both.
     """
-    test = test_source()
+    from rfd_tf.data.run_images import shared
+
+    test = images.test(FLAGS.tfds_download, leave_out=[FLAGS.output_dir])
+    if test is not None and (count := shared(source.image_ids(), test)):
+        say(f"note: trained on {count} of the {test.num_images} test images of {test.name}")
     if source.labels is None and test is not None and test.labels is not None:
         return test, None
+    if test is None and source.labels is not None:
+        say("no test images: a fifth of the training images is held out from kNN and probes")
     return source, test
-
-
-def test_source():
-    """The images that evaluation judges, or None where a part of the training images must do."""
-    from rfd_tf import data
-
-    if FLAGS.eval_dir:
-        return data.load(data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped)
-    if FLAGS.dataset:
-        return data.load(
-            FLAGS.dataset,
-            split=FLAGS.eval_split,
-            tfds_dir=FLAGS.tfds_dir,
-            download=FLAGS.tfds_download,
-            classes=FLAGS.tfds_classes,
-        )
-    return None
 
 
 def make_monitor(method, source, test):
@@ -661,20 +675,22 @@ def example_views(session):
 def finish(run, method, source, test, tasks: list) -> None:
     """Writes the deployable files, and evaluates and exports where asked."""
     from rfd_tf import applications, evaluation, export
+    from rfd_tf.evaluation.runner import output_locked
     from rfd_tf.training.run_folder import write_json
 
     applications.portable(method.backbone).save(run.path("backbone.keras"))
     say(f"backbone: {run.path('backbone.weights.h5')} and {run.path('backbone.keras')}")
     if tasks:
-        report = evaluation.evaluate(
-            run.directory,
-            tasks,
-            source,
-            test,
-            seed=FLAGS.seed,
-            output=run.path("evaluation_files"),
-        )
-        write_json(run.path("evaluation.json"), report)
+        with output_locked(run.path("evaluation.json")):
+            report = evaluation.evaluate(
+                run.directory,
+                tasks,
+                source,
+                test,
+                seed=FLAGS.seed,
+                output=run.path("evaluation_files"),
+            )
+            write_json(run.path("evaluation.json"), report)
         say(
             f"\nin percent, on upright and on randomly rotated test images:\n"
             f"{evaluation.table(report)}\n"

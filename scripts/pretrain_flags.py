@@ -29,7 +29,11 @@ flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folde
 flags.DEFINE_string(
     "train_split", "train", "Split of --dataset to train on, such as train or train[:60%]."
 )
-flags.DEFINE_string("eval_split", "test", "Split of --dataset to evaluate on.")
+flags.DEFINE_string(
+    "eval_split",
+    None,
+    "Split of --dataset to evaluate on. Default: test, validation, or a part of --train_split.",
+)
 flags.DEFINE_list(
     "tfds_classes",
     [],

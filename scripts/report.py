@@ -38,11 +38,16 @@ flags.DEFINE_string("data_dir", None, "Folder of training images. Default: the r
 flags.DEFINE_string(
     "eval_dir", None, "Folder of images to look at. Default: the run's, or a fifth of the others."
 )
-flags.DEFINE_string("train_split", "train", "Split of --dataset that was trained on.")
+flags.DEFINE_string(
+    "train_split", None, "Split of --dataset that was trained on. Default: the run's, train."
+)
 flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default: the run's, test.")
+flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
-flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
+flags.DEFINE_float(
+    "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
+)
 flags.DEFINE_integer(
     "images",
     1000,
@@ -57,38 +62,33 @@ flags.DEFINE_integer("seed", 0, "Of the random-init network, the map and what is
 FLAGS = flags.FLAGS
 
 
-def sources(recorded: dict) -> tuple:
+def sources(folder: Path) -> tuple:
     """Train and test source; the test source is None where a part of train is to be held out."""
-    from rfd_tf.data.sources import load
+    from rfd_tf.data.run_images import RunImages, warn_if_trained_on
     from rfd_tf.errors import UserError
 
     if FLAGS.dataset and (FLAGS.data_dir or FLAGS.eval_dir):
         raise UserError("--dataset does not go with --data_dir and --eval_dir")
-    given = {name: FLAGS[name].value for name in ("dataset", "data_dir", "eval_dir")}
-    if not (given["dataset"] or given["data_dir"]):
-        given = {name: value or recorded.get(name) for name, value in given.items()}
+    names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
+    given = {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
+    recorded = RunImages.of_run(folder)
+    images = recorded.replaced(**given)
     for name in ("data_dir", "eval_dir"):
-        if given[name] and not FLAGS[name].value and not os.path.isdir(given[name]):
+        path = getattr(images, name)
+        if path and not FLAGS[name].value and not os.path.isdir(path):
             raise UserError(
-                f"the run's images are no longer in '{given[name]}' (--{name}); say where they "
+                f"the run's images are no longer in '{path}' (--{name}); say where they "
                 f"are by --{name}, or give --images=0 for a report without images"
             )
-    if not (given["dataset"] or given["data_dir"]):
+    if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError(
             "the run does not tell its images; give --data_dir or --dataset, or --images=0 for a "
             "report without images"
         )
-    common = {
-        "tfds_dir": FLAGS.tfds_dir or recorded.get("tfds_dir"),
-        "download": FLAGS.tfds_download,
-        "max_skipped": FLAGS.max_skipped,
-    }
-    if given["data_dir"]:
-        train = load(data_dir=given["data_dir"], **common)
-        return train, load(data_dir=given["eval_dir"], **common) if given["eval_dir"] else None
-    split = FLAGS.eval_split or recorded.get("eval_split") or "test"
-    dataset = given["dataset"]
-    return load(dataset, split=FLAGS.train_split, **common), load(dataset, split=split, **common)
+    train, test = images.evaluation(FLAGS.tfds_download)
+    if test is not None:
+        warn_if_trained_on(recorded, test, what="images looked at")
+    return train, test
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ def main() -> None:
     elif FLAGS.images and (
         FLAGS.tensorboard or report.needs_images(FLAGS.sections or report.SECTIONS)
     ):
-        train, test = sources(record.flags)
+        train, test = sources(record.folder)
         images = report.ReportImages(
             record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
         )

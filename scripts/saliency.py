@@ -42,7 +42,7 @@ def main() -> None:
     subject = Subject.pretrained(FLAGS.weights)
     for layer in FLAGS.layers:
         objects.Maps(subject, layer, settings)  # tells what is missing before the pictures are read
-    pictures = saliency_flags.pictures(subject.image_size)
+    pictures = saliency_flags.pictures(subject.image_size, subject.folder)
     output = Path(FLAGS.output_dir or (subject.folder or Path()) / "saliency").expanduser()
     saliency_files.folder(output)
     found = objects.judge(subject, pictures, settings, FLAGS.layers, progress=True)

@@ -20,7 +20,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_string("data_dir", None, "Folder of images without boxes: maps are drawn, no Q.")
 flags.DEFINE_string("dataset", None, "TFDS image dataset, or digits, without boxes.")
-flags.DEFINE_string("eval_split", "test", "Split of --dataset.")
+flags.DEFINE_string("eval_split", None, "Split of --dataset. Default: test, validation, train.")
 flags.DEFINE_string("tfds_dir", None, "Where TFDS keeps its datasets.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_integer("max_images", None, "Judge at most so many pictures; all if not given.")
@@ -108,9 +108,14 @@ def thresholds(layers) -> dict[str, float]:
     return found
 
 
-def pictures(image_size: int):
-    """The pictures that the flags name, as `rfd_tf.interpret.objects.Pictures`."""
-    from rfd_tf.data import load
+def pictures(image_size: int, run=None):
+    """The pictures that the flags name, as `rfd_tf.interpret.objects.Pictures`.
+
+    Args:
+        image_size: pixels a side.
+        run: folder of the run whose network looks at them, or None.
+    """
+    from rfd_tf.data.run_images import RunImages, warn_if_trained_on
     from rfd_tf.errors import UserError
     from rfd_tf.interpret import objects
 
@@ -122,13 +127,11 @@ def pictures(image_size: int):
             f"without (--data_dir, --dataset); {' and '.join(given) or 'none'} given"
         )
     if given[0] in ("--data_dir", "--dataset"):
-        source = load(
-            FLAGS.dataset,
-            FLAGS.data_dir,
-            split=FLAGS.eval_split,
-            tfds_dir=FLAGS.tfds_dir,
-            download=FLAGS.tfds_download,
-        )
+        names = ("dataset", "data_dir", "eval_split", "tfds_dir")
+        images = RunImages().replaced(**{name: FLAGS[name].value for name in names})
+        source = images.test(FLAGS.tfds_download) or images.train(FLAGS.tfds_download)
+        if run is not None:
+            warn_if_trained_on(RunImages.of_run(run), source, what="pictures")
         return objects.without_objects(source, image_size, FLAGS.max_images)
     return objects.read_pictures(_annotated(), image_size, FLAGS.max_images)
 

@@ -212,7 +212,10 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
     if found is not None:
         path = pretrained.path_of(found.file)
         if sha256(path) != found.sha256:
-            raise UserError(f"'{path}' is not the file that shipped as '{found.name}': delete it")
+            raise UserError(
+                f"'{path}' is not the file that shipped as '{found.name}' (its sha256 differs); "
+                "install the package again to restore it"
+            )
         return path
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights must be None, a path or a name, not {type(weights).__name__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import collections
 import errno
+import hashlib
 import itertools
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rfd_tf.data import image_files
+from rfd_tf.data import image_files, results_folders
 from rfd_tf.data.base import ArraySource, Source, fingerprint
 from rfd_tf.data.image_files import Header
 from rfd_tf.errors import UserError, shown, unknown
@@ -86,6 +87,7 @@ def image_folder(
     max_skipped: float = 0.01,
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
+    leave_out: Iterable[str | os.PathLike] = (),
 ) -> Source:
     """Returns the images in a folder and the folders below it.
 
@@ -97,7 +99,8 @@ def image_folder(
     Where all images lie in sub-folders, two or more, the name of the sub-folder directly in
     `directory` is an image's label (labels serve evaluation only). Otherwise there are no labels.
 
-    Images that cannot be decoded are left out and listed in the source's `skipped`.
+    Images that cannot be decoded are left out and listed in the source's `skipped`. Folders that
+    hold results of this package, such as a run's, are left out too, with a warning that names them.
 
     Args:
         directory: the folder.
@@ -107,13 +110,15 @@ def image_folder(
             what turns out undecodable then is left out on the way.
         cache_bytes: images of one common size, no side above 256, that are all decoded
             beforehand are kept in memory if they take no more than this. 0 turns it off.
+        leave_out: further folders whose files are no images of the set, such as the one that
+            results will be written to.
 
     Returns:
         An `ArraySource` where the images are kept in memory, else a `FolderSource`.
 
     Raises:
-        UserError: the folder does not exist, is none, cannot be read or holds no images, or more
-            than `max_skipped` of the images are undecodable.
+        UserError: the folder does not exist, is none, cannot be read, holds no images or is to be
+            left out itself, or more than `max_skipped` of the images are undecodable.
 
     >>> image_folder("no/such/folder")
     Traceback (most recent call last):
@@ -122,7 +127,7 @@ def image_folder(
     """
     root = os.fspath(directory)
     _check_options(max_skipped, verify)
-    return read_files(root, _scan(root), max_skipped, verify, cache_bytes)
+    return read_files(root, _scan(root, leave_out), max_skipped, verify, cache_bytes)
 
 
 def read_files(
@@ -160,13 +165,15 @@ def _check_options(max_skipped: float, verify: str) -> None:
         raise UserError(f"max_skipped is a fraction from 0 to 1, got {max_skipped}")
 
 
-def _scan(root: str) -> list[tuple[str, int]]:
+def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> list[tuple[str, int]]:
     """Returns `(relative name with /, bytes)` of every visible file, sorted by name."""
     if not os.path.exists(root):
         raise UserError(f"no such folder: '{root}'; give --data_dir an existing folder")
     if not os.path.isdir(root):
         raise UserError(f"not a folder: '{root}'; give --data_dir the folder that holds the images")
     files: list[tuple[str, int]] = []
+    results = results_folders.identities(root, leave_out)
+    left_out: list[str] = []
     # Each folder goes with the real folders above it: a link back to one of them is a loop.
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     ways: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -186,6 +193,12 @@ def _scan(root: str) -> list[tuple[str, int]]:
                     "remove those that go round in circles"
                 )
             with os.scandir(path) as entries:
+                entries = list(entries)
+                names = {entry.name for entry in entries}
+                if below and (identity in results or results_folders.holds_results(path, names)):
+                    if names:
+                        left_out.append(below)
+                    continue
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
@@ -201,6 +214,7 @@ def _scan(root: str) -> list[tuple[str, int]]:
                         files.append((name, 0))  # a broken link: to be told, not overlooked
         except OSError as error:
             raise UserError(f"cannot read folder '{shown(path)}': {error.strerror}") from None
+    results_folders.report(root, left_out)
     return sorted(files)
 
 
@@ -407,7 +421,29 @@ class _Found:
             paths = [os.fsencode(self.path(i)) for i in good]
             source = FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
         source.lengths = [self.lengths[i] for i in good]
+        source.origins = lambda: _file_ids(self.root, [self.names[i] for i in good])
         return source
+
+
+def folder_ids(directory: str | os.PathLike) -> np.ndarray:
+    """Returns the ids of a folder's files, images or not, as `Source.image_ids` has them."""
+    root = os.fspath(directory)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is left out has been named before
+        return _file_ids(root, [name for name, _ in _scan(root)])
+
+
+def _file_ids(root: str, names: Sequence[str]) -> np.ndarray:
+    """A file is known by its path, a link by that of what it leads to."""
+    base = os.path.realpath(root)
+    found = np.empty(len(names), np.uint64)
+    for i, name in enumerate(names):
+        path = os.path.join(base, name)
+        path = os.path.realpath(path) if os.path.islink(path) else path
+        found[i] = int.from_bytes(
+            hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little"
+        )
+    return found
 
 
 def _shown(name: str) -> str:

@@ -149,7 +149,7 @@ def check_output(path: str | os.PathLike, overwrite: bool = False, flag: str = "
         if path.is_dir():
             raise UserError(f"'{path}' is a folder; give {flag} a file name")
         if path.exists() and not overwrite:
-            raise UserError(f"'{path}' exists; give --overwrite to replace it, or another {flag}")
+            raise UserError(f"'{path}' exists; give another {flag}, or --overwrite to replace it")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.base import ArraySource, Source, image_ids
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
-from rfd_tf.data.tfds_source import TfdsSource, tfds
+from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
 from rfd_tf.errors import UserError, unknown
 
 __all__ = [
@@ -76,16 +76,40 @@ def digits(split: str = "train") -> ArraySource:
         ]
     )
     grey = np.clip(np.rint(enlarged * (255.0 / 16.0)), 0, 255).astype(np.uint8)
-    return ArraySource(
+    source = ArraySource(
         np.repeat(grey[..., None], 3, axis=-1),
         labels=data.target[part],
         class_names=[str(name) for name in data.target_names],
         name="digits" if split == "all" else f"digits/{split}",
     )
+    source.origins = lambda: image_ids("digits", part.start, source.num_images)
+    return source
 
 
 # Embedded datasets: name -> loader of a split. Every other name is looked up in TFDS.
 DATASETS: dict[str, Callable[[str], Source]] = {"digits": digits}
+
+
+def splits(dataset: str, tfds_dir: str | None = None, download: bool = False) -> list[str]:
+    """Returns the names of a dataset's splits.
+
+    Args:
+        dataset, tfds_dir, download: see `load`.
+
+    Raises:
+        UserError: there is no such dataset, it is not prepared, or TFDS is not installed.
+
+    >>> splits("digits")
+    ['train', 'test', 'all']
+    """
+    if dataset == "digits":
+        return list(_DIGITS_SPLITS)
+    try:
+        return list(open_builder(dataset, tfds_dir, download, DATASETS).info.splits)
+    except ImportError as error:
+        raise UserError(
+            f"dataset '{dataset}' needs TFDS ({error}); pip install tensorflow-datasets"
+        ) from None
 
 
 def load(
@@ -98,6 +122,7 @@ def load(
     photos: Sequence[str | os.PathLike] | None = None,
     photo_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
+    leave_out: Sequence[str | os.PathLike] = (),
 ) -> Source:
     """Returns the source that a name, a folder or photographs stand for.
 
@@ -113,6 +138,7 @@ def load(
             `data_dir`.
         photo_options: the other arguments of `photo_crops`, by name.
         classes: of a TFDS dataset with objects, only the images that show one of these classes.
+        leave_out: folders in `data_dir` that hold no images of the set, see `image_folder`.
 
     Raises:
         UserError: none or several of `dataset`, `data_dir` and `photos`, an unknown name or
@@ -134,7 +160,7 @@ def load(
     if classes and (dataset is None or dataset in DATASETS):
         raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
     if data_dir is not None:
-        return image_folder(data_dir, max_skipped=max_skipped)
+        return image_folder(data_dir, max_skipped=max_skipped, leave_out=leave_out)
     if dataset in DATASETS:
         return DATASETS[dataset](split)
     return tfds(dataset, split, tfds_dir, download, embedded=DATASETS, classes=classes)

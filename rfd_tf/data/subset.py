@@ -87,6 +87,13 @@ def subset(source: Source, indices: np.ndarray, name: str | None = None) -> Sour
             f"indices of a part of '{source.name}' must increase and lie in 0 to "
             f"{source.num_images - 1}"
         )
+    part = _part(source, indices, name)
+    if source.origins is not None:
+        part.origins = lambda: source.image_ids()[indices]
+    return part
+
+
+def _part(source: Source, indices: np.ndarray, name: str | None) -> Source:
     described: dict[str, Any] = {
         "name": name or f"{len(indices)} images of {source.name}",
         "class_names": source.class_names,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rfd_tf.data.base import ArraySource, Source, fingerprint
+from rfd_tf.data.base import ArraySource, Source, fingerprint, image_ids
 from rfd_tf.errors import UserError, unknown
 
 _INTERLEAVED_FILES = 16
@@ -54,6 +54,7 @@ class TfdsSource(Source):
         self._label_key = label_key
         self.transparent = features[image_key].shape[-1] == 4
         super().__init__(num_images=int(self._takes.sum()), **described)
+        self.origins = self._record_ids
         bounded = max(_SMALLEST_SHUFFLE, int(_SHUFFLE_BYTES // max(1.0, mean_bytes)))
         self.shuffle_buffer = min(self.num_images, bounded)
 
@@ -74,6 +75,12 @@ class TfdsSource(Source):
             for indices, values in parsed.batch(1024).as_numpy_iterator():
                 labels[indices] = values
         return labels
+
+    def _record_ids(self) -> np.ndarray:
+        # (The folder that holds the dataset may be another on another machine.)
+        names = [os.path.basename(name) for name in self._filenames]
+        files = zip(names, self._skips, self._takes, strict=True)
+        return np.concatenate([image_ids(name, skip, take) for name, skip, take in files])
 
     def showing(self, class_names: Sequence[str]) -> np.ndarray:
         """Returns which images show an object of one of the classes: int64, increasing.
@@ -375,10 +382,12 @@ def _in_memory(
             elif image.shape != images.shape[1:]:
                 return None
             images[index] = image
-    return ArraySource(
+    kept = ArraySource(
         images,
         source.labels,
         source.class_names,
         source.name,
         fingerprint=source.fingerprint,
     )
+    kept.origins = source.origins
+    return kept

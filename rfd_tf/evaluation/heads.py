@@ -88,7 +88,7 @@ def load_heads(folder: str | os.PathLike) -> dict[str, Head]:
             if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
                 raise ValueError("shapes that do not fit")
     except UNREADABLE_NPZ as error:
-        raise UserError(f"'{path}' is damaged ({shown(error)}); remove it: {again}") from None
+        raise UserError(f"'{path}' is damaged ({shown(error)}); {again}") from None
     if (folder / "backbone.weights.h5").is_file():
         recorded = (read_record(folder) or {}).get("epoch")
         if recorded is not None and recorded != epoch:

@@ -14,6 +14,8 @@ from rfd_tf.evaluation.splits import check_classes, split
 
 # Sets whose pixels take no more than this are read once and kept.
 _KEEP_BYTES = 1 << 30
+#: Entries of `Data.describe` that are names: the fingerprints beside them decide.
+NAMES = ("train", "test")
 
 
 class ImageSet:
@@ -196,6 +198,10 @@ class Data:
         train_rows, judged, test_rows = split(train, test, max_train_images)
         self.train = ImageSet(train, train_rows, image_size, batch_size, seed)
         self.test = ImageSet(judged, test_rows, image_size, batch_size, seed)
+
+    def identity(self) -> dict:
+        """Returns `describe` without the names, which change when a folder is renamed."""
+        return {key: value for key, value in self.describe().items() if key not in NAMES}
 
     def describe(self) -> dict:
         """Returns what tells these images from others, ready for JSON."""

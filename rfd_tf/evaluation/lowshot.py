@@ -177,7 +177,7 @@ class LowShot(Task):
         for number in self._possible(data):
             results: list[Result] = []
             for at, places in enumerate(self._draws(number, data, settings)):
-                key = [subject.sha256, data.describe(), self.protocol(data), number, at]
+                key = [subject.sha256, data.identity(), self.protocol(data), number, at]
                 if partial.get(key) is None:
                     found = supervised.train(
                         classifier(subject, data.num_classes),

@@ -7,20 +7,24 @@ import importlib.metadata
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import rfd_tf
 from rfd_tf import applications
+from rfd_tf.data.run_images import RunImages, shared, warn_if_trained_on
 from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import frozen
 from rfd_tf.evaluation.base import Data, Evaluator, Result, Settings, Subject, Task
+from rfd_tf.evaluation.image_set import NAMES
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.table import table
+from rfd_tf.training.folder_lock import FolderLock
 
-__all__ = ["evaluate", "table", "with_earlier"]
+__all__ = ["evaluate", "output_locked", "table", "with_earlier"]
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
@@ -98,13 +102,13 @@ def evaluate(
             task.check(subject, data if task.needs_labels else None)
 
     protocols = {task.name: task.protocol(data if task.needs_labels else None) for task in tasks}
-    described = {} if data is None else data.describe()
+    described = {} if data is None else {**data.describe(), **_seen_before(data, subject)}
     if any(task.compares_random for task in tasks):
         described["random_init"] = f"same architecture and code path, untrained, seed {seed}"
     partial = PartialResults(output)
     identity = {
         "sha256": subject.sha256,
-        "data": described,
+        "data": {key: value for key, value in described.items() if key not in NAMES},
         "endpoints": None if endpoints is None else list(endpoints),
         "batch_size": batch_size,
         "seed": seed,
@@ -138,6 +142,21 @@ def evaluate(
     return report
 
 
+def output_locked(path: str | os.PathLike) -> FolderLock:
+    """Returns the lock of a report and of the figures and caches beside it.
+
+    Args:
+        path: of the JSON file.
+
+    >>> import tempfile
+    >>> with output_locked(Path(tempfile.mkdtemp()) / "evaluation.json") as lock:
+    ...     lock.path.name
+    '.evaluation.json.lock'
+    """
+    path = Path(path)
+    return FolderLock(path.parent, f".{path.name}.lock", "writes", path)
+
+
 def with_earlier(report: dict[str, Any], earlier: Any) -> dict[str, Any]:
     """Adds to a report the other tasks of an earlier one, where both judge the same.
 
@@ -153,7 +172,10 @@ def with_earlier(report: dict[str, Any], earlier: Any) -> dict[str, Any]:
         if any(earlier[key] != report[key] for key in ("sha256", "endpoints", "versions")):
             return report
         known = earlier["data"]
-        if any(known.get(key, value) != value for key, value in report["data"].items()):
+        # Where fingerprints tell the images, their names may have changed.
+        notes = [name for name in NAMES if f"{name}_fingerprint" in known]
+        facts = {key: value for key, value in report["data"].items() if key not in notes}
+        if any(known.get(key, value) != value for key, value in facts.items()):
             return report
         kept = [task for task in earlier["protocol"] if task not in report["protocol"]]
         results = [row for row in earlier["results"] if row["task"] in kept]
@@ -190,6 +212,25 @@ def _data(
         settings.seed,
         labels_optional=all(task.labels_optional for task in tasks if task.needs_labels),
     )
+
+
+def _seen_before(data: Data, subject: Subject) -> dict[str, int]:
+    """How many test images the network was trained on, and how many are learnt from; warns."""
+    test, rows = data.test.source, data.test.rows
+    found = {}
+    if subject.folder is not None:
+        images = RunImages.of_run(subject.folder)
+        found["trained_on"] = warn_if_trained_on(images, test, rows)
+    ids = data.train.source.image_ids()
+    if ids is not None:
+        found["test_in_train"] = shared(ids[data.train.rows], test, rows)
+    if found.get("test_in_train"):
+        warnings.warn(
+            f"{found['test_in_train']} of the {len(rows)} test images are also learnt from, with "
+            "labels: the scores are too high; give other splits or folders",
+            stacklevel=1,
+        )
+    return {name: count for name, count in found.items() if count}
 
 
 def _run(

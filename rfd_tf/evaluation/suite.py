@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rfd_tf.data.run_images import RunImages
 from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import files, published
@@ -124,33 +125,25 @@ def find(name: str) -> Suite:
     return SUITES[name]
 
 
-def recorded_data(name: str, runs: Sequence[str | os.PathLike]) -> dict[str, Any]:
-    """Returns the flags that name the images of a suite: the runs' own, or the suite's dataset.
+def recorded_images(name: str, runs: Sequence[str | os.PathLike]) -> RunImages:
+    """Returns the images of a suite: the runs' own, or the suite's dataset.
 
     Args:
         name: of the suite.
         runs: as for `run_suite`.
 
     Returns:
-        Flag -> value, as in run.json: "dataset", "data_dir", "eval_dir", "tfds_dir". Of the runs
-        where all were trained on the same images; of the suite where they were not, or are no run
-        folders; empty where the suite names none either.
+        Those of the runs where all record the same; of the suite where they do not, or are no run
+        folders; none where the suite names none either.
 
-    >>> recorded_data("cifar10", ["some.weights.h5"])
-    {'dataset': 'cifar10'}
+    >>> recorded_images("cifar10", ["some.weights.h5"]).dataset
+    'cifar10'
     """
     suite = find(name)
-    names = ("dataset", "data_dir", "eval_dir", "tfds_dir")
-    found = []
-    for run in runs:
-        try:
-            flags = json.loads((Path(run).expanduser() / "run.json").read_text())["flags"]
-            found.append({key: flags.get(key) for key in names})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            found.append(None)
-    if found and found[0] and all(flags == found[0] for flags in found):
+    found = [RunImages.of_run(run) for run in runs]
+    if found and found[0].named and all(images == found[0] for images in found):
         return found[0]
-    return {} if suite.dataset is None else {"dataset": suite.dataset}
+    return RunImages(dataset=suite.dataset)
 
 
 def run_suite(
@@ -234,7 +227,7 @@ def run_suite(
                     "protocol": _json(task.protocol(data)),
                     "endpoints": None if endpoints is None else list(endpoints),
                 }
-                described = {} if data is None else _json(data.describe())
+                described = {} if data is None else _json(data.identity())
                 found = kept.get(entry, wanted, described, seed)
                 if found is not None:
                     say(f"{title}, {entry.label}: reused")

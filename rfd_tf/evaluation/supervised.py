@@ -135,7 +135,7 @@ def train(
         "names": list(names),
         "sha256": subject.sha256,
         "network": subject.title,
-        "data": data.describe(),
+        "data": data.identity(),
         "rows": [len(train_set), int(train_set.rows.sum()), train_set.source.fingerprint],
         "images": list(images),
         "train_rotated": train_rotated,

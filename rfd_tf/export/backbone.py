@@ -14,6 +14,7 @@ from rfd_tf.errors import UserError, chosen
 from rfd_tf.export import onnx as onnx_format
 from rfd_tf.export import quantize as smaller_files
 from rfd_tf.export import verify
+from rfd_tf.training.folder_lock import FolderLock
 
 if TYPE_CHECKING:
     import keras
@@ -424,12 +425,14 @@ def _check_output(output_dir: Path, overwrite: bool) -> None:
         if not output_dir.is_dir():
             raise UserError(f"output folder '{output_dir}' is a file; give another --output_dir")
         taken = sorted(entry.name for entry in output_dir.iterdir())
+        taken = [name for name in taken if name != _lock_name(output_dir)]
     except OSError as error:
         raise _not_writable(output_dir, error) from error
     if taken and not overwrite:
         raise UserError(
             f"output folder '{output_dir}' is not empty ({taken[0]}, ...); "
-            "give another --output_dir, or --overwrite to replace an earlier export"
+            "give another --output_dir, or --overwrite to replace an earlier export (its files are "
+            "deleted, others stay)"
         )
     ours = [entry for entry in taken if entry in ARTEFACTS]
     if ours and CARD_FILE not in ours:
@@ -458,9 +461,14 @@ def _working_folder(output_dir: Path) -> Iterator[Path]:
     except OSError as error:
         raise _not_writable(output_dir, error) from error
     try:
-        yield work
+        with FolderLock(work.parent, _lock_name(output_dir), "exports to", output_dir):
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _lock_name(output_dir: Path) -> str:
+    return f".{output_dir.resolve().name}.lock"
 
 
 def _install(work: Path, output_dir: Path) -> None:

@@ -20,6 +20,7 @@ from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
 from rfd_tf.evaluation.files import replacing, write_json, write_text
 from rfd_tf.export.embedders import Embedder
+from rfd_tf.training.folder_lock import NAME, FolderLock
 
 FORMATS = ("parquet", "npy")
 PARQUET_FILE, NAMES_FILE = "embeddings.parquet", "file_names.json"
@@ -90,7 +91,9 @@ def embed_folder(
     output = Path(output_dir).expanduser()
     _check_output(output)
     # (Headers alone: decoding everything twice would double the time.)
-    source = image_folder(directory, max_skipped=1.0, verify="header", cache_bytes=0)
+    source = image_folder(
+        directory, max_skipped=1.0, verify="header", cache_bytes=0, leave_out=[output]
+    )
     identity = {
         **embedder.identity,
         "images_fingerprint": source.fingerprint,
@@ -100,7 +103,7 @@ def embed_folder(
     if _complete(output, identity):
         report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
         return {**report, "embedded_now": 0, "seconds": 0.0, "images_per_second": None}
-    with _writing(output):
+    with _writing(output), FolderLock(made(output), doing="writes embeddings to"):
         parts = _Parts(made(output) / PARTS, identity, source.num_images, part_images)
         _start(output, parts, overwrite)
         started = time.monotonic()
@@ -362,6 +365,7 @@ def _check_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"output folder '{output}' is a file; give another --output_dir")
     taken = sorted(entry.name for entry in output.iterdir()) if output.exists() else []
+    taken = [name for name in taken if name != NAME]
     ours = {REPORT_FILE, PARTS}
     if taken and not ours & set(taken):
         raise UserError(
@@ -382,7 +386,7 @@ def _start(output: Path, parts: _Parts, overwrite: bool) -> None:
         other = [key for key, value in parts.identity.items() if known.get(key) != value]
         raise UserError(
             f"'{output}' holds embeddings of another kind (other {', '.join(other)}); give another "
-            "--output_dir, or --overwrite to replace them"
+            "--output_dir, or --overwrite to replace them (the ones there are deleted)"
         )
     if known != parts.identity:
         shutil.rmtree(parts.folder, ignore_errors=True)

@@ -70,11 +70,11 @@ class Monitor(keras.callbacks.Callback):
 
     Args:
         measure: returns the kNN accuracy of the model's feature as it is now, 0 to 1.
-        random_init: the accuracy before training, to compare with.
+        random_init: the accuracy of the untrained network, to compare with; None leaves it blank.
         every: epochs between measurements; the last epoch is always measured.
     """
 
-    def __init__(self, measure: Callable[[], float], random_init: float, every: int = 1):
+    def __init__(self, measure: Callable[[], float], random_init: float | None, every: int = 1):
         super().__init__()
         self.measure = measure
         self.random_init = random_init
@@ -84,7 +84,8 @@ class Monitor(keras.callbacks.Callback):
         last = epoch + 1 == self.params["epochs"]
         if last or (epoch + 1) % self.every == 0:
             logs["knn_accuracy"] = self.measure()
-        logs["knn_accuracy_random_init"] = self.random_init
+        if self.random_init is not None:
+            logs["knn_accuracy_random_init"] = self.random_init
 
 
 class MetricsFile(keras.callbacks.Callback):

@@ -31,6 +31,7 @@ _AT_ONCE = 1 << 24  # bytes
 _WRITING = ".writing"
 #: What is added to the name of a checkpoint whose checksums do not hold.
 DAMAGED = ".damaged"
+_DAMAGED = "; restore it from a copy, or move it away to resume from the one before"
 #: Numbers of the errors that say that there is no room.
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What reading a damaged archive raises.
@@ -196,7 +197,7 @@ def _read_description(path: str | os.PathLike) -> tuple[dict, dict[str, str]]:
         with np.load(path, allow_pickle=False) as archive:
             description = json.loads(archive[_DESCRIPTION].tobytes().decode())
     except _UNREADABLE as error:
-        raise UserError(f"checkpoint {path} cannot be read ({error}); remove it") from None
+        raise UserError(f"checkpoint {path} cannot be read ({error}){_DAMAGED}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise UserError(f"checkpoint {path} has another format than this version reads")
     checksums = description.pop(_CHECKSUMS, {})
@@ -229,7 +230,7 @@ def verify(path: str | os.PathLike) -> dict:
                 if checksums and digest.hexdigest() != checksums[name]:
                     raise ValueError(f"bad checksum of '{name}'")
     except _UNREADABLE as error:
-        raise UserError(f"checkpoint {path} cannot be read ({error}); remove it") from None
+        raise UserError(f"checkpoint {path} cannot be read ({error}){_DAMAGED}") from None
     return description
 
 
@@ -270,7 +271,7 @@ def load(path: str | os.PathLike, method, optimizer) -> dict:
     except _UNREADABLE as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"checkpoint {path} cannot be read ({error}); remove it") from None
+        raise UserError(f"checkpoint {path} cannot be read ({error}){_DAMAGED}") from None
     return description
 
 
@@ -336,7 +337,7 @@ class CheckpointFolder:
             try:
                 verify(path)
             except UserError as error:
-                damaged.append((path, str(error).removesuffix("; remove it")))
+                damaged.append((path, str(error).removesuffix(_DAMAGED)))
                 continue
             for bad, reason in damaged:
                 bad.replace(bad.with_name(bad.name + DAMAGED))
@@ -349,7 +350,8 @@ class CheckpointFolder:
         if damaged:
             raise UserError(
                 f"all {len(damaged)} checkpoints in {self.directory} are damaged, the newest: "
-                f"{damaged[0][1]}; give another --output_dir, or --overwrite to start afresh"
+                f"{damaged[0][1]}; restore one from a copy, or give another --output_dir to start "
+                "a new run (--overwrite deletes this one)"
             )
         return None
 

@@ -17,6 +17,9 @@ from rfd_tf.training.checkpoint import NO_SPACE, CheckpointFolder
 
 RESUME = ("auto", "never")
 RUN_FILE = "run.json"
+_WHAT_OVERWRITE_DOES = (
+    "--overwrite deletes the run there: its checkpoints, weights, metrics, evaluation and exports"
+)
 
 
 def write_json(path: Path, value) -> None:
@@ -108,7 +111,8 @@ class RunFolder:
             return run
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{path} cannot be read ({error}); give another --output_dir, or --overwrite"
+                f"{path} cannot be read ({error}); restore it from a copy, or give another "
+                f"--output_dir ({_WHAT_OVERWRITE_DOES})"
             ) from None
 
     def start(
@@ -121,7 +125,8 @@ class RunFolder:
         """Decides between a fresh start and resuming.
 
         Args:
-            identity: what a resumed run must have in common with the one it resumes.
+            identity: what a resumed run must have in common with the one it resumes. The name
+                "dataset" may differ where the "fingerprint" of the images is the same.
             resume: `auto` resumes where there is a checkpoint; `never` starts afresh.
             overwrite: allows a fresh start to remove an existing run.
             source: the images, to say how they differ from the run's where they do.
@@ -143,26 +148,53 @@ class RunFolder:
             return None
         if resume == "never":
             raise UserError(
-                f"'{self.directory}' already holds a run; give another --output_dir, "
-                "--resume=auto to continue it, or --overwrite to remove it"
+                f"'{self.directory}' already holds a run; give --resume=auto to continue it, or "
+                f"another --output_dir ({_WHAT_OVERWRITE_DOES})"
             )
-        for name, value in identity.items():
-            found = run["identity"].get(name)
-            named = source is not None and source.names is not None
-            if found != value and named and name in ("fingerprint", "num_images"):
-                images = image_list.difference(self.path(image_list.FILE), source)
-                raise UserError(
-                    f"the images have changed since the run in '{self.directory}' began, which "
-                    f"had {run['identity'].get('num_images')} and now there are "
-                    f"{source.num_images}: {images}; put them back, or give another --output_dir, "
-                    "or --overwrite to remove that run"
-                )
-            if found != value:
-                raise UserError(
-                    f"'{self.directory}' holds a run with {name} {found!r}, and this one has "
-                    f"{value!r}; give another --output_dir, or --overwrite to remove that run"
-                )
+        known = run["identity"]
+        changed = [name for name, value in identity.items() if known.get(name) != value]
+        # A folder that was renamed or mounted elsewhere holds the same images.
+        if "fingerprint" in identity and "fingerprint" not in changed:
+            changed = [name for name in changed if name != "dataset"]
+        if changed:
+            raise self._not_resumable(known, identity, changed, source)
         return self.checkpoints.latest_whole()
+
+    def _not_resumable(
+        self, known: dict, identity: dict, changed: list[str], source: Source | None
+    ) -> UserError:
+        """The error for a run whose identity `known` differs from `identity`."""
+        name = changed[0]
+        found = f"{name} {known.get(name)!r}, and this one has {identity[name]!r}"
+        if "fingerprint" not in changed and "num_images" not in changed:
+            flag = f"give --{name}={known.get(name)} to resume it, or"
+            if not isinstance(known.get(name), str | int):
+                flag = "give the run's flags to resume it, or"
+            return UserError(
+                f"'{self.directory}' holds a run with {found}; {flag} another --output_dir to "
+                f"start a new run ({_WHAT_OVERWRITE_DOES})"
+            )
+        way_out = (
+            "put them back, or give another --output_dir to start a new run "
+            f"({_WHAT_OVERWRITE_DOES})"
+        )
+        if name == "dataset":
+            return UserError(
+                f"'{self.directory}' holds a run with {found}, and the images differ"
+                f"{self._difference(source)}; {way_out}"
+            )
+        if source is None or source.names is None:
+            return UserError(f"'{self.directory}' holds a run with {found}; {way_out}")
+        return UserError(
+            f"the images have changed since the run in '{self.directory}' began, which had "
+            f"{known.get('num_images')} and now there are {source.num_images}"
+            f"{self._difference(source)}; {way_out}"
+        )
+
+    def _difference(self, source: Source | None) -> str:
+        if source is None or source.names is None:
+            return ""
+        return f": {image_list.difference(self.path(image_list.FILE), source)}"
 
     def _remove_run(self) -> None:
         # Only what a run writes: the folder may hold other files of the user's.

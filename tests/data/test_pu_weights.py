@@ -157,7 +157,7 @@ def test_pickles_are_not_loaded(tmp_path, source):
 def test_nothing_is_overwritten_or_left_behind(tmp_path, source, probability):
     path = tmp_path / "pu.npz"
     path.write_text("mine")
-    with pytest.raises(UserError, match="exists; give --overwrite"):
+    with pytest.raises(UserError, match="exists; give another --output, or --overwrite"):
         pu_weights.write(path, probability, source, classifier="softmax")
     assert path.read_text() == "mine"
 

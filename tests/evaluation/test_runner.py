@@ -142,3 +142,15 @@ def test_figures_of_other_tasks_on_the_same_images_stay():
         assert runner.with_earlier(new, report("knn", **other)) == new
     assert runner.with_earlier(new, None) == new
     assert runner.with_earlier(new, {"sha256": "a"}) == new
+
+
+def test_tasks_evaluated_before_a_folder_was_renamed_stay_in_the_report():
+    data = {"train": "photos", "train_fingerprint": "a", "num_test": 3}
+    earlier = {"sha256": "x", "endpoints": None, "versions": {}, "data": data}
+    earlier.update(protocol={"knn": {}}, results=[{"task": "knn"}])
+    report = {**earlier, "data": {**data, "train": "moved"}}
+    report.update(protocol={"linear": {}}, results=[{"task": "linear"}])
+    merged = runner.with_earlier(report, earlier)
+    assert list(merged["protocol"]) == ["knn", "linear"] and merged["data"]["train"] == "moved"
+    other = {**report, "data": {**data, "train_fingerprint": "b"}}
+    assert runner.with_earlier(other, earlier) == other

@@ -8,6 +8,7 @@ from PIL import Image
 
 from rfd_tf import applications
 from rfd_tf.data import ArraySource
+from rfd_tf.data.run_images import RunImages
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import TASKS, KNearestNeighbours, runner, suite, suite_table
 from rfd_tf.evaluation.base import Result
@@ -304,13 +305,18 @@ def test_two_runs_of_one_name_are_told_apart(rfd_run):
 
 def test_the_runs_own_images_are_taken(judged, tmp_path):
     root, _, _ = judged
-    data = suite.recorded_data("cifar10", [root / "a", root / "b"])
-    assert data["dataset"] == "digits"
+    assert suite.recorded_images("cifar10", [root / "a", root / "b"]).dataset == "digits"
     other = tmp_path / "other"
     other.mkdir()
     (other / "run.json").write_text(json.dumps({"flags": {"dataset": "stl10"}}))
-    assert suite.recorded_data("cifar10", [root / "a", other]) == {"dataset": "cifar10"}
-    assert suite.recorded_data("features", [root / "a", other]) == {}
+    mixed = [root / "a", other]
+    assert suite.recorded_images("cifar10", mixed) == RunImages(dataset="cifar10")
+    assert suite.recorded_images("features", mixed) == RunImages()
+    # The same dataset by other splits is not the same images.
+    (other / "run.json").write_text(
+        json.dumps({"flags": {"dataset": "digits", "train_split": "all"}})
+    )
+    assert suite.recorded_images("features", mixed) == RunImages()
 
 
 def test_mistakes_are_named(judged, sources, tmp_path):

@@ -53,8 +53,8 @@ def test_weights_are_estimated_converted_and_drawn_and_mistakes_told(photos):
     mistakes = {
         "give --output": small,
         "--output 'pu.json' must end in .npz or .dat": [*small, "--output=pu.json"],
-        f"'{output}' exists; give --overwrite": [*small, f"--output={output}"],
-        f"'{grid}' exists; give --overwrite": [*small, fresh, f"--grid={grid}"],
+        f"'{output}' exists; give another --output, or --overwrite": [*small, f"--output={output}"],
+        f"'{grid}' exists; give another --grid, or --overwrite": [*small, fresh, f"--grid={grid}"],
         "must end in .png": [*small, fresh, "--grid=x.jpg"],
         "cannot write": [*small, f"--output={photos / 'file' / 'x.npz'}"],
         "1 folds are too few": [*small, fresh, "--folds=1"],

@@ -176,6 +176,12 @@ def evaluation(run: RunRecord) -> Section:
                     f"{data['num_train']} ({data['train']}). Rotated: {data['rotated']}."
                 )
             )
+        if data.get("trained_on"):
+            blocks.append(
+                Text(
+                    f"Pretraining has seen {data['trained_on']} of the test images, without labels."
+                )
+            )
         when = {row["when"] for row in report["results"]}
         if "best epoch" in when:
             blocks.append(
