@@ -37,7 +37,7 @@ class NonlinearProbes(Task):
     Args:
         protocol: one of the above.
         epochs: None for the protocol's own; its schedule is stretched or shortened.
-        hidden: units of the dense layers; None for the protocol's own.
+        hidden: units of the dense layers, in the protocols that have some; None for their own.
         endpoints: feature maps instead of those above.
 
     >>> NonlinearProbes("rotnet_cifar10_conv").protocol(None)["batch_size"]
@@ -56,6 +56,11 @@ class NonlinearProbes(Task):
         self.training = find("nonlinear protocol", protocol, NONLINEAR).with_epochs(epochs)
         if hidden is not None and hidden < 1:
             raise UserError(f"hidden layers have 1 unit or more; got {hidden}")
+        if hidden is not None and protocol == "rotnet_cifar10_conv":
+            raise UserError(
+                f"hidden {hidden} has no effect in nonlinear protocol '{protocol}', whose layers "
+                "are convolutions; leave it out, or choose rotnet_cifar10_hidden"
+            )
         self.protocol_name, self.hidden = protocol, hidden
         usual = ("conv4", "conv5") if protocol == "rfd_imagenet" else ("block2",)
         self.endpoints = tuple(endpoints or usual)

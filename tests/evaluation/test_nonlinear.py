@@ -82,3 +82,5 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         NonlinearProbes("x")
     with pytest.raises(UserError, match="1 unit or more"):
         NonlinearProbes(hidden=0)
+    with pytest.raises(UserError, match="hidden 64 has no effect in .*'rotnet_cifar10_conv'"):
+        NonlinearProbes("rotnet_cifar10_conv", hidden=64)
