@@ -54,6 +54,8 @@ class AutoEncodingTransformations(Method):
     (['transformation_loss', 'turn_error'], 1.0)
     """
 
+    views = 2  # the image and its transformed copy
+
     def __init__(
         self,
         backbone: keras.Model,
