@@ -143,7 +143,7 @@ def pretrain(strategy) -> None:
         photo_flags.draw(source, session.image_size, run.path("figures"))
     monitor = None
     if chief and FLAGS.monitor_every > 0:
-        monitor = make_monitor(session.method, *judged)
+        monitor = make_monitor(session, *judged)
     if monitor and monitor_start is None:
         monitor_start = monitor()
         say(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
@@ -477,13 +477,14 @@ def test_source():
     return None
 
 
-def make_monitor(method, source, test):
+def make_monitor(session, source, test):
     """Returns a function that measures the kNN accuracy of the feature, or None without labels."""
     from rfd_tf import evaluation
 
     if source.labels is None:
         say("no labels, so no kNN monitor: sub-folders named by class would give it some")
         return None
+    method = session.method
     return evaluation.NeighbourMonitor(
         method.feature_model,
         source,
@@ -492,6 +493,7 @@ def make_monitor(method, source, test):
         method.mean,
         method.std,
         max_train=FLAGS.monitor_images,
+        stretch=session.augmentation.stretched,
     )
 
 

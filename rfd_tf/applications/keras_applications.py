@@ -145,7 +145,7 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
     construct.__doc__ = (
         f"Builds `keras.applications.{function.__name__}` for input from `preprocess_input`.\n\n"
         f"The arguments of the Keras function; `weights` is None or a path, and\n"
-        f"`fused_batch_norm=False` keeps the stock batch normalisation. At least "
+        f"`fused_batch_norm=False` keeps the stock batch normalisation and dropout. At least "
         f"{MIN_SIZES.get(backbone, 32)} pixels a side."
     )
     signature = inspect.signature(construct)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 
 import keras
@@ -13,6 +14,7 @@ import tensorflow as tf
 from rfd_tf.data import pipeline
 from rfd_tf.data.base import Source, fingerprint
 from rfd_tf.errors import UserError
+from rfd_tf.layers import dropout
 from rfd_tf.methods.base import Method
 from rfd_tf.training import loop, optimizers, schedules
 from rfd_tf.training import strategy as strategies
@@ -46,6 +48,11 @@ class Augmentation:
     hue: float = 0.0
     grayscale: float = 0.0
     crops: int = 1
+
+    @property
+    def stretched(self) -> bool:
+        """Whether images that are not augmented are stretched to squares, not centre crops."""
+        return self.crop == "stretch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,12 +205,22 @@ class Pretraining:
         strategies.check_batch(
             self.strategy, optimization.batch_size, self.method.gradient_accumulation
         )
+        self.method.check_step(optimization.batch_size)
+        random = dropout.not_agreeing(self.method.backbone)
+        if random and self.strategy.num_replicas_in_sync > 1:
+            warnings.warn(
+                f"the backbone's layers {', '.join(random)} draw their random numbers on each "
+                "replica by itself: training on several differs from training on one; "
+                "rfd_tf.layers.Dropout agrees across replicas",
+                stacklevel=2,
+            )
 
     def dataset(
         self,
         start_step: int = 0,
         augmented: bool = True,
         order: np.ndarray | None = None,
+        order_step: int | None = None,
         shard: tuple[int, int] | None = None,
     ) -> tf.data.Dataset:
         """This worker's batches, the first being that of step `start_step`.
@@ -211,13 +228,13 @@ class Pretraining:
         Args:
             start_step: the step to begin at.
             augmented: whether images are cropped and changed.
-            order, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is this worker's
-                when None.
+            order, order_step, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is
+                this worker's when None.
         """
         options = dataclasses.asdict(self.augmentation)
         if not augmented:
             options.update(
-                crop="stretch" if self.augmentation.crop == "stretch" else "none",
+                crop="stretch" if self.augmentation.stretched else "none",
                 horizontal_flip=False,
                 color_jitter=0.0,
                 hue=0.0,
@@ -232,6 +249,7 @@ class Pretraining:
             start_step=start_step,
             shard=shard or strategies.worker(self.strategy),
             order=order,
+            order_step=order_step,
             **options,
         )
 
@@ -251,8 +269,8 @@ class Pretraining:
             return None
         digest = fingerprint([np.ascontiguousarray(order).tobytes()])
         strategies.check_same(self.strategy, {"order of images": digest})
-        done = step - epoch * self.steps_per_epoch
-        return self.dataset(step, order=order[done * batch_size :])
+        # Whole, also where training begins within the epoch: a source may order the images itself.
+        return self.dataset(step, order=order, order_step=epoch * self.steps_per_epoch)
 
     def sample(self, count: int) -> np.ndarray:
         """Some of the images trained on, the same on every machine, not augmented.
@@ -289,6 +307,7 @@ class Pretraining:
                 image_size=self.image_size,
                 batch_size=2 * self.optimization.batch_size,
                 indices=indices,
+                stretch=self.augmentation.stretched,
             ),
             epoch_dataset=self.epoch_dataset,
         )
