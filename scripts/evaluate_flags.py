@@ -72,7 +72,8 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "nonlinear_protocol",
     "rotnet_cifar10_conv",
-    "rfd_imagenet, rotnet_cifar10_hidden or rotnet_cifar10_conv.",
+    "rfd_imagenet, rotnet_cifar10_hidden, rotnet_cifar10_conv, aet_cifar10_linear, "
+    "aet_cifar10_hidden, aet_cifar10_two_hidden or aet_cifar10_conv.",
 )
 flags.DEFINE_integer(
     "probe_size",

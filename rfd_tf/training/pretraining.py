@@ -26,7 +26,8 @@ class Augmentation:
 
     Args:
         crop: `pad` (zero border, then a crop), `resized` (a part of the image, resized), `stretch`
-            (the whole image, its sides made equal) or `none`.
+            (the whole image, its sides made equal), `window` (a square at a random place, its side
+            7/8 of the image's shorter one; all of that below 96 pixels) or `none`.
         crop_area: smallest and largest share of the image that `resized` keeps.
         padding: pixels of `pad`'s border; an eighth of the image's side when None.
         horizontal_flip: mirror half of the images.
