@@ -59,7 +59,9 @@ flags.DEFINE_multi_string(
 flags.DEFINE_integer("image_size", None, "Side of the images; the backbone's own if not given.")
 
 # Augmentation, while training only.
-flags.DEFINE_enum("crop", "pad", ["pad", "resized", "none"], "As of pretrain.py.")
+flags.DEFINE_enum(
+    "crop", "pad", ["pad", "resized", "window", "stretch", "none"], "As of pretrain.py."
+)
 flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
 flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
 flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images; not for text.")

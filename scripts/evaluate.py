@@ -37,9 +37,10 @@ def tasks() -> list:
     for name in names or [""]:
         if name not in TASKS:
             raise unknown("task", name, TASKS)
+    evaluate_flags.check_used(names)
     if FLAGS.voc_tfds:
         unpack_voc()
-    return [TASKS[name](**evaluate_flags.options(name)) for name in names]
+    return [TASKS[name](**evaluate_flags.options(name, names)) for name in names]
 
 
 def unpack_voc() -> None:
@@ -139,7 +140,7 @@ def compare() -> None:
 
     if FLAGS.weights:
         raise UserError("--suite judges --runs, one or several; leave --weights out")
-    suite.find(FLAGS.suite)
+    evaluate_flags.check_used(entry.task for entry in suite.find(FLAGS.suite).entries)
     if not FLAGS.runs:
         raise UserError("give --runs, one run folder or more, separated by commas")
     for run_folder in FLAGS.runs:

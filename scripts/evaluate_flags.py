@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from absl import flags
@@ -82,10 +83,14 @@ flags.DEFINE_string(
 flags.DEFINE_string(
     "nonlinear_protocol",
     "rotnet_cifar10_conv",
-    "rfd_imagenet, rotnet_cifar10_hidden or rotnet_cifar10_conv.",
+    "rfd_imagenet, rotnet_cifar10_hidden, rotnet_cifar10_conv, aet_cifar10_linear, "
+    "aet_cifar10_hidden, aet_cifar10_two_hidden or aet_cifar10_conv.",
 )
 flags.DEFINE_integer(
-    "probe_size", 4, "Side that maps are max-pooled to: linear (cached), lowshot, rotated.", 1
+    "probe_size",
+    None,
+    "Side that maps are max-pooled to: linear (cached), lowshot, rotated. Default: 4.",
+    1,
 )
 flags.DEFINE_integer(
     "probe_epochs", None, "Epochs of linear and nonlinear probes. Default: the protocol's.", 1
@@ -292,12 +297,36 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 # Options of tasks that are told of the progress bar apart from the evaluation.
 _SHOW_PROGRESS = ("linear", "rotated")
+# Flags of all tasks, which options of some tasks repeat.
+_SHARED = ("seed", "endpoints")
 _LISTS_OF_NUMBERS = {"per_class": int, "precision_at": int, "svm_costs": float}
 
 
-def options(task: str) -> dict[str, Any]:
-    """The options of a task, as the flags say."""
+def check_used(names: Iterable[str]) -> None:
+    """Raises `UserError` for a flag given for tasks that none of the chosen ones is."""
+    from rfd_tf.errors import UserError
+
+    tasks: dict[str, list[str]] = {}
+    for task, chosen in OPTIONS.items():
+        for flag in chosen.values():
+            tasks.setdefault(flag, []).append(task)
+    names = list(names)
+    for flag, taken_by in tasks.items():
+        if FLAGS[flag].present and flag not in _SHARED and not set(names) & set(taken_by):
+            raise UserError(
+                f"--{flag} has no effect on {', '.join(names)}; leave it out, or add "
+                f"{' or '.join(taken_by)} to --task"
+            )
+
+
+def options(task: str, names: Iterable[str] = ()) -> dict[str, Any]:
+    """The options of a task, as the flags say; `names` are all tasks that are run."""
     chosen = {option: _value(flag) for option, flag in OPTIONS.get(task, {}).items()}
+    # (None: the default of each task. A published protocol has a size of its own.)
+    others = {"lowshot", "rotated"} & set(names)
+    published = task == "linear" and FLAGS.protocol != "cached"
+    if "probe_size" in chosen and (chosen["probe_size"] is None or (published and others)):
+        del chosen["probe_size"]
     if task in _SHOW_PROGRESS:
         chosen["progress"] = True
     return chosen

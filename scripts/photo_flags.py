@@ -47,6 +47,9 @@ flags.DEFINE_float(
 )
 flags.DEFINE_float("source_hue", 0.1, "Largest turn of the colours of crops, a share up to 0.5.")
 flags.DEFINE_float("source_color_probability", 0.5, "Share of the crops whose colours are changed.")
+flags.DEFINE_float(
+    "source_noise", 0.0, "Standard deviation of Gaussian noise on crops, a share of 0 to 255."
+)
 
 
 def load_arguments(image_size: int) -> dict:

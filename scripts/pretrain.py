@@ -155,7 +155,7 @@ def pretrain_in(run, strategy, lock) -> None:
     to_do = start_step < FLAGS.epochs * session.steps_per_epoch
     monitor, monitor_start = None, None
     if chief and to_do and FLAGS.monitor_every > 0:
-        monitor = make_monitor(session.method, *judged)
+        monitor = make_monitor(session, *judged)
     if monitor:
         # A session begins before its checkpoint, also where a run is resumed: that is loaded below.
         monitor_start = random_init_accuracy(monitor, session.method.backbone, started)
@@ -635,13 +635,14 @@ def judged_sources(images, source) -> tuple:
     return source, test
 
 
-def make_monitor(method, source, test):
+def make_monitor(session, source, test):
     """Returns a function that measures the kNN accuracy of the feature, or None without labels."""
     from rfd_tf import evaluation
 
     if source.labels is None:
         say("no labels, so no kNN monitor: sub-folders named by class would give it some")
         return None
+    method = session.method
     return evaluation.NeighbourMonitor(
         method.feature_model,
         source,
@@ -650,6 +651,7 @@ def make_monitor(method, source, test):
         method.mean,
         method.std,
         max_train=FLAGS.monitor_images,
+        stretch=session.augmentation.stretched,
     )
 
 

@@ -49,9 +49,9 @@ flags.DEFINE_integer(
 flags.DEFINE_enum(
     "crop",
     "pad",
-    ["pad", "resized", "stretch", "none"],
-    "pad: zero border, random crop. resized: random resized crop. stretch: the whole image, its "
-    "sides made equal.",
+    ["pad", "resized", "window", "stretch", "none"],
+    "pad: zero border, random crop. resized: random resized crop. window: a square at a random "
+    "place, its side 7/8 of the image's. stretch: the whole image, its sides made equal.",
 )
 flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
 flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")

@@ -23,6 +23,19 @@ def fan_in_uniform() -> keras.initializers.Initializer:
     return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")
 
 
+def fan_out_normal() -> keras.initializers.Initializer:
+    """Returns the initialiser N(0, sqrt(2 / fan_out)), as AET's program has it.
+
+    The fan of a convolution is the area of its kernel times its output channels. Source: He et
+    al., ICCV 2015, and Zhang et al., CVPR 2019.
+    """
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+#: Initialisers of convolutions, by name.
+INITIALIZERS = {"fan_in_uniform": fan_in_uniform, "fan_out_normal": fan_out_normal}
+
+
 def image_input(
     input_tensor: Any,
     input_shape: Sequence[int | None] | None,

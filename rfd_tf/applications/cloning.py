@@ -10,16 +10,16 @@ import keras
 import numpy as np
 
 from rfd_tf.applications.endpoints import check_functional
-from rfd_tf.layers import BatchNormalization
+from rfd_tf.layers import BatchNormalization, Dropout, dropout
 
 
 def portable(model: keras.Model) -> keras.Model:
     """Returns a copy of a model that Keras loads and runs without this package.
 
-    Batch normalisation is the stock layer, and every layer computes in float32, also where the
-    model was built for bfloat16. Names and outputs are the model's, and so are the weights, but
-    for those of a `Normalization`: that becomes a `Rescaling` by constants, since the copy of its
-    weights that it computes with would be an input of its own in an ONNX graph.
+    Batch normalisation and dropout are the stock layers, and every layer computes in float32,
+    also where the model was built for bfloat16. Names and outputs are the model's, and so are the
+    weights, but for those of a `Normalization`: that becomes a `Rescaling` by constants, since the
+    copy of its weights that it computes with would be an input of its own in an ONNX graph.
 
     Args:
         model: a functional model.
@@ -44,6 +44,8 @@ def portable(model: keras.Model) -> keras.Model:
             config.pop("unbiased_moving_variance", None)
             config["synchronized"] = False
             return keras.layers.BatchNormalization.from_config(config)
+        if isinstance(layer, Dropout):
+            return keras.layers.Dropout.from_config(config)
         if isinstance(layer, keras.layers.Normalization) and not layer.invert:
             return _constant_scaling(layer)
         return type(layer).from_config(config)
@@ -54,7 +56,8 @@ def portable(model: keras.Model) -> keras.Model:
 def fuse_batch_normalization(model: keras.Model) -> keras.Model:
     """Returns a copy of a model with `rfd_tf.layers.BatchNormalization` in place of the stock one.
 
-    On the TensorFlow backend it runs as one fused operation, and it agrees across replicas.
+    On the TensorFlow backend it runs as one fused operation, and it agrees across replicas. So
+    does `rfd_tf.layers.Dropout`, which takes the place of dropout and stochastic depth.
 
     Args:
         model: a functional model, for example of `keras.applications`.
@@ -82,7 +85,7 @@ def with_stable_names(model: keras.Model, inputs: Any, fused_batch_norm: bool) -
     Args:
         model: a functional model, as just built.
         inputs: the `keras.Input` it stands on, which the copy takes over.
-        fused_batch_norm: whether to put in `rfd_tf.layers.BatchNormalization` as well.
+        fused_batch_norm: whether to replace layers as `fuse_batch_normalization` does as well.
     """
     counts: dict[str, int] = {}
 
@@ -120,7 +123,7 @@ def _fused(layer: Any) -> Any:
         # Stock layers say False where nobody asked; ours reads False as a wish.
         config["synchronized"] = config.get("synchronized") or None
         return BatchNormalization.from_config(config)
-    return type(layer).from_config(config)
+    return dropout.replaced(layer) or type(layer).from_config(config)
 
 
 def _snake_case(name: str) -> str:

@@ -151,8 +151,9 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
     construct.__doc__ = (
         f"Builds `keras.applications.{function.__name__}` for input from `preprocess_input`.\n\n"
         f"The arguments of the Keras function; `weights` is None or a path,\n"
-        f"`fused_batch_norm=False` keeps the stock batch normalisation, and `batch_norm_epsilon`\n"
-        f"(above 0) replaces the epsilon of each one where it is not None. At least "
+        f"`fused_batch_norm=False` keeps the stock batch normalisation and dropout, and\n"
+        f"`batch_norm_epsilon` (above 0) replaces the epsilon of each one where it is not None. At "
+        f"least "
         f"{MIN_SIZES.get(backbone, 32)} pixels a side."
     )
     signature = inspect.signature(construct)

@@ -9,7 +9,7 @@ import keras
 
 from rfd_tf.applications import building
 from rfd_tf.applications import weights as weight_files
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, unknown
 
 MIN_SIZE = 4
 DEFAULT_SIZE = 32
@@ -27,6 +27,7 @@ def NetworkInNetwork(
     blocks: int = 4,
     width: float = 1.0,
     sobel: bool = False,
+    initialization: str = "fan_in_uniform",
 ) -> keras.Model:
     """Builds RotNet's network-in-network for 32-pixel images.
 
@@ -55,6 +56,8 @@ def NetworkInNetwork(
         width: multiplies every number of channels.
         sobel: whether fixed Sobel filters come first, so that it sees edges in grey; see
             `building.sobel`.
+        initialization: of the convolutions: "fan_in_uniform", PyTorch's, which RotNet's program
+            begins with; or "fan_out_normal", N(0, sqrt(2 / (kernel area * filters))), as AET's.
 
     Returns:
         A functional `keras.Model`.
@@ -68,6 +71,8 @@ def NetworkInNetwork(
     """
     if blocks not in (3, 4, 5):
         raise UserError(f"blocks must be 3, 4 or 5, not {blocks!r}")
+    if initialization not in building.INITIALIZERS:
+        raise unknown("initialization", initialization, building.INITIALIZERS)
     building.check_top(include_top, pooling, classes)
     x, inputs = building.image_input(
         input_tensor,
@@ -90,6 +95,7 @@ def NetworkInNetwork(
                 kernel_size if step == 1 else 1,
                 name=f"{block}_conv{step}",
                 output_name=block if step == 3 and number > 2 else None,
+                initializer=building.INITIALIZERS[initialization](),
             )
         # Zeros all round, then a pooling without padding: the same for the maximum, since a
         # ReLU came before, and what PyTorch's average does.

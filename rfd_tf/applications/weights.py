@@ -21,7 +21,7 @@ SUFFIX = ".weights.h5"
 RUN_FILE = "backbone.weights.h5"
 _TOP = "predictions"  # the classification layer
 # Options that leave the weights as they are.
-WITHOUT_WEIGHTS = ("fused_batch_norm", "dropout", "dropout_rate")
+WITHOUT_WEIGHTS = ("fused_batch_norm", "dropout", "dropout_rate", "initialization")
 
 
 def save_backbone(model: keras.Model, path: str | os.PathLike, record: dict[str, Any]) -> Path:

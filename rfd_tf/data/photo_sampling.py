@@ -15,7 +15,7 @@ from PIL import Image
 
 from rfd_tf.data import augment
 from rfd_tf.data.decode import to_uint8
-from rfd_tf.data.photos import _GOLDEN, DRAWS, PhotoSource, key_of
+from rfd_tf.data.photos import _GOLDEN, DRAWS, PhotoSource, key_of, noise_key, normal_quantiles
 
 # Of `DRAWS`: which are used for what.
 _REGION, _WINDOW = slice(0, 2), slice(2, 24)
@@ -41,6 +41,14 @@ def uniform_draws(seed: int, numbers: tf.Tensor) -> tf.Tensor:
     bits = hashed(_uint64(key_of(seed)) + tf.cast(counters, tf.uint64) * _uint64(_GOLDEN))
     bits = tf.cast(tf.bitwise.right_shift(bits, _uint64(40)), tf.int32)
     return tf.cast(bits, tf.float32) * 2.0**-24
+
+
+def normal_draws(seed: int, numbers: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns `photos.normal_draws` of int64 numbers `[n]`, as a tensor."""
+    counters = numbers[:, None] * count + tf.range(count, dtype=tf.int64)
+    bits = hashed(_uint64(noise_key(seed)) + tf.cast(counters, tf.uint64) * _uint64(_GOLDEN))
+    places = tf.cast(tf.bitwise.right_shift(bits, _uint64(48)), tf.int32)
+    return tf.gather(tf.constant(normal_quantiles()), places)
 
 
 def levels(source: PhotoSource) -> int:
@@ -112,6 +120,10 @@ class Cutter:
         images = to_uint8(images)
         if how.color_probability and (how.color_jitter or how.hue):
             images = self._recolored(images, draws)
+        if how.noise:
+            noise = normal_draws(self.seed, number, self.size * self.size * 3)
+            noise = tf.reshape(noise, [-1, self.size, self.size, 3])
+            images = to_uint8(tf.cast(images, tf.float32) + 255.0 * how.noise * noise)
         return tf.ensure_shape(images, [index.shape[0], self.size, self.size, 3])
 
     def _windows(self, draws: tf.Tensor, photo: tf.Tensor) -> tf.Tensor:

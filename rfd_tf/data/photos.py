@@ -6,8 +6,10 @@ How the photographs are cut is written here; `photo_sampling` makes the pixels.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ SAMPLES = ("china.jpg", "flower.jpg")
 
 DRAWS = 40  # uniform numbers set apart for each crop; 33 are in use
 _GOLDEN = 0x9E3779B97F4A7C15
+_NOISE = 0x4E4F495345  # the stream of the noise
 _FORM = 1  # to be raised when the same settings come to mean other pixels
 _SMALLEST_WINDOW = 2.0  # pixels
 _PROGRESS_FROM = 20_000
@@ -37,8 +40,9 @@ class CropSettings:
 
     The steps, in order: a square region at a random place of the photograph; of it a window of
     random area and aspect, resized to more than the crop; turned and sheared, with black where
-    nothing is left; mirrored; its centre cut out; colours changed. All are as published where
-    nothing is given. Without `rotation` and `shear` the window is resized to the crop itself.
+    nothing is left; mirrored; its centre cut out; colours changed; noise added. All are as
+    published where nothing is given. Without `rotation` and `shear` the window is resized to the
+    crop itself.
 
     Attributes:
         region: side of the square region as a share of the photograph's shorter side, above 0 and
@@ -54,6 +58,8 @@ class CropSettings:
         color_jitter: strength s of changes of brightness, contrast and saturation; 0 for none.
         hue: largest turn of the colours, a share of the circle up to 0.5; 0 for none.
         color_probability: share of the crops whose colours are changed.
+        noise: standard deviation of Gaussian noise, a share of the range of the pixels up to 1,
+            drawn for each crop, pixel and channel; results are clipped to the range. 0 for none.
 
     Source: Asano, Rupprecht, Vedaldi, "A critical analysis of self-supervision, or what we can
     learn from a single image", ICLR 2020, and their published program, which leaves colours and
@@ -74,6 +80,7 @@ class CropSettings:
     color_jitter: float = 0.4
     hue: float = 0.1
     color_probability: float = 0.5
+    noise: float = 0.0
 
     @property
     def turns(self) -> bool:
@@ -102,6 +109,7 @@ class CropSettings:
             "color_jitter": (self.color_jitter, 0.0, math.inf, "a strength"),
             "hue": (self.hue, 0.0, 0.5, "a share of the colour circle"),
             "color_probability": (self.color_probability, 0.0, 1.0, "a probability"),
+            "noise": (self.noise, 0.0, 1.0, "a share of the range of the pixels"),
         }
         for name, (value, low, high, what) in ranges.items():
             if not (low <= value <= high and math.isfinite(value)):
@@ -180,6 +188,48 @@ def uniform_draws(seed: int, numbers: np.ndarray) -> np.ndarray:
     return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
+def noise_key(seed: int) -> int:
+    """Returns where the stream of the noise of a seed's crops begins, 0 to 2^64 - 1."""
+    return int(index_hash(np.array([key_of(seed) ^ _NOISE], np.uint64))[0])
+
+
+@functools.cache
+def normal_quantiles() -> np.ndarray:
+    """Returns 65,536 equally likely values of N(0, 1), increasing: float32 `[65536]`.
+
+    Looked up, noise is the same on any machine, whose logarithms may differ in their last bits.
+
+    >>> values = normal_quantiles()
+    >>> round(float(values.std()), 3), round(float(values.max()), 2)
+    (1.0, 4.32)
+    """
+    count = 1 << 16
+    inverse = statistics.NormalDist().inv_cdf
+    upper = np.array([inverse((k + 0.5) / count) for k in range(count // 2, count)], np.float32)
+    return np.concatenate([-upper[::-1], upper])
+
+
+def normal_draws(seed: int, numbers: np.ndarray, count: int) -> np.ndarray:
+    """Returns the noise of crops before it is scaled: float32 `[n, count]`, from N(0, 1).
+
+    Value k of crop i is the quantile that the highest 16 bits of output `count` i + k of the
+    SplitMix64 generator number.
+
+    Args:
+        seed: of the crops, any integer.
+        numbers: integers `[n]`, 0 or more.
+        count: values of a crop, pixels times channels.
+
+    >>> normal_draws(0, [5], 48).shape
+    (1, 48)
+    """
+    with np.errstate(over="ignore"):
+        counters = np.asarray(numbers).astype(np.uint64)[:, None] * np.uint64(count)
+        counters = counters + np.arange(count, dtype=np.uint64)
+        bits = index_hash(np.uint64(noise_key(seed)) + counters * np.uint64(_GOLDEN))
+    return normal_quantiles()[(bits >> np.uint64(48)).astype(np.int64)]
+
+
 def photo_crops(
     images: Sequence[str | os.PathLike],
     num_crops: int = 50_000,
@@ -244,6 +294,9 @@ def photo_crops(
         )
     more = f" and {len(images) - 1} more" if len(images) > 1 else ""
     identity = ["photo crops", _FORM, num_crops, size, int(seed), len(contents), *contents]
+    # Without noise the crops are those of versions that had none, and so is what identifies them.
+    *before_noise, noise = dataclasses.astuple(how)
+    described = (*before_noise, noise) if noise else tuple(before_noise)
     source = PhotoSource(
         photos,
         size,
@@ -251,7 +304,7 @@ def photo_crops(
         how,
         num_images=num_crops,
         name=f"crops of {Path(str(images[0]).removeprefix(SAMPLE)).name}{more}",
-        fingerprint=fingerprint([*identity, repr(dataclasses.astuple(how))]),
+        fingerprint=fingerprint([*identity, repr(described)]),
     )
     return source if num_crops * size * size * 3 > cache_bytes else _in_memory(source)
 

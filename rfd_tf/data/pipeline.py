@@ -53,6 +53,7 @@ def training_dataset(
     shard: tuple[int, int] = (0, 1),
     deterministic: bool = True,
     order: np.ndarray | None = None,
+    order_step: int | None = None,
 ) -> tf.data.Dataset:
     """Returns the endless stream of augmented training batches.
 
@@ -87,10 +88,11 @@ def training_dataset(
         shard: `(i, n)`: give out the i-th of n equal slices of every global batch.
         deterministic: False lets batches come in the order they are ready, where that is faster.
         order: integers `[n]`, the images to give out in place of permutations, the first
-            `batch_size` of them at `start_step`, the next at the step after; an image may stand
+            `batch_size` of them at `order_step`, the next at the step after; an image may stand
             in it several times. The stream then ends with the last full batch. A TFDS dataset
-            that is not kept in memory gives out each image as often as that, in an order of its
-            own.
+            that is not kept in memory gives out each image as often as that, in an order that
+            follows from `seed` and `order_step`.
+        order_step: the step that `order` begins at, `start_step` or before; `start_step` if None.
 
     Returns:
         A `tf.data.Dataset` of `{"image": uint8 [batch_size / n, S, S, 3], "index": int64
@@ -130,8 +132,14 @@ def training_dataset(
             f"batch_size {batch_size} cannot be divided by the {workers} shards; give a multiple "
             f"of {workers}"
         )
+    order_step = start_step if order_step is None else order_step
     if order is not None:
         order = _checked_order(order, source, batch_size)
+        last = order_step + order.shape[0] // batch_size - 1
+        if not order_step <= start_step <= last:
+            raise UserError(
+                f"start_step {start_step} must lie in the order's steps, {order_step} to {last}"
+            )
     recipe = Recipe(
         image_size=image_size,
         batch_size=batch_size,
@@ -151,6 +159,7 @@ def training_dataset(
         shard=(worker, workers),
         deterministic=deterministic,
         order=order,
+        order_step=order_step,
     )
     return _with_options(_by_source(source, streams.TRAIN)(source, recipe), deterministic)
 
@@ -202,7 +211,9 @@ def evaluation_dataset(
     return _with_options(make(source, image_size, batch_size, indices, transform), True)
 
 
-def load_images(source: Source, image_size: int, indices: np.ndarray | None = None) -> np.ndarray:
+def load_images(
+    source: Source, image_size: int, indices: np.ndarray | None = None, stretch: bool = False
+) -> np.ndarray:
     """Returns images as `evaluation_dataset` gives them: uint8 `[N, S, S, 3]`.
 
     For what fits into memory. The array may be the source's own: do not write to it.
@@ -211,6 +222,7 @@ def load_images(source: Source, image_size: int, indices: np.ndarray | None = No
         source: where the images come from.
         image_size: side S of the images given out, in pixels.
         indices: increasing integers, the images to give; all if None.
+        stretch: see `evaluation_dataset`.
 
     Raises:
         UserError: `image_size` is less than 1, or an image cannot be read.
@@ -225,7 +237,9 @@ def load_images(source: Source, image_size: int, indices: np.ndarray | None = No
     wanted = np.arange(source.num_images) if indices is None else np.asarray(indices)
     images = np.zeros((len(wanted), image_size, image_size, 3), np.uint8)
     read = 0
-    batches = evaluation_dataset(source, image_size=image_size, batch_size=256, indices=indices)
+    batches = evaluation_dataset(
+        source, image_size=image_size, batch_size=256, indices=indices, stretch=stretch
+    )
     for batch in batches.as_numpy_iterator():
         images[np.searchsorted(wanted, batch["index"])] = batch["image"]
         read += len(batch["index"])

@@ -42,10 +42,12 @@ class Recipe:
     shard: tuple[int, int]
     deterministic: bool
     order: tf.Tensor | None = None
+    order_step: int = 0
 
     @property
     def ordered_steps(self) -> int:
-        return self.order.shape[0] // self.batch_size
+        """How many steps of the order there are from `start_step` on."""
+        return self.order.shape[0] // self.batch_size - (self.start_step - self.order_step)
 
     @property
     def local_size(self) -> int:
@@ -59,7 +61,7 @@ class Recipe:
     def indices(self, step: tf.Tensor, num_images: int) -> tf.Tensor:
         """Returns which images this shard sees in a step: int64 `[local_size]`."""
         if self.order is not None:
-            first = (step - self.start_step) * self.batch_size
+            first = (step - self.order_step) * self.batch_size
             return self.local(tf.slice(self.order, [first], [self.batch_size]))
         epoch, place = step // self.steps_per_epoch, step % self.steps_per_epoch
         positions = place * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)

@@ -416,10 +416,11 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
         seed = tf.stack([tf.constant(recipe.seed, tf.int64), epoch])
         batches = source.records(seed, times).batch(recipe.batch_size, drop_remainder=True)
-        if times is not None:
-            return tf.data.Dataset.zip(_steps(recipe), batches)
-        steps = tf.data.Dataset.range(epoch * per_epoch, (epoch + 1) * per_epoch)
         # Steps before the one to begin at are read past, not decoded.
+        if times is not None:
+            steps = tf.data.Dataset.counter(recipe.order_step, dtype=tf.int64)
+            return tf.data.Dataset.zip(steps, batches).skip(recipe.start_step - recipe.order_step)
+        steps = tf.data.Dataset.range(epoch * per_epoch, (epoch + 1) * per_epoch)
         skipped = tf.where(tf.equal(epoch, first_epoch), tf.constant(done, tf.int64), 0)
         return tf.data.Dataset.zip(steps, batches).skip(skipped)
 
@@ -439,7 +440,7 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
 
     epochs = tf.data.Dataset.counter(first_epoch, dtype=tf.int64)
     if recipe.order is not None:
-        epochs = tf.data.Dataset.from_tensors(tf.constant(recipe.start_step, tf.int64))
+        epochs = tf.data.Dataset.from_tensors(tf.constant(recipe.order_step, tf.int64))
     return _parallel(epochs.flat_map(epoch_of), make, recipe.deterministic)
 
 

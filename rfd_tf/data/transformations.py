@@ -19,6 +19,8 @@ from rfd_tf.errors import unknown
 NORMALIZATIONS = ("measured", "published")
 # Draws that means and deviations are measured on: they are then right to a hundredth.
 _MEASURED = 20_000
+# Side from which on the constants published for ImageNet hold, not those for CIFAR-10.
+_IMAGENET_FROM = 96
 
 
 class _Family:
@@ -137,8 +139,9 @@ class Projective(_Family):
             down.
         quarter_turns: whether to turn.
         normalization: `measured`, to mean 0 and deviation 1; `published`, by the constants of the
-            published program for CIFAR-10, in proportion to the side: there the two coefficients
-            of perspective count far less than the others.
+            published programs, in proportion to the side: from 96 pixels on those for ImageNet,
+            below those for CIFAR-10, with which the two coefficients of perspective count far
+            less than the others.
 
     Source: Zhang et al., AET, CVPR 2019, and its published program.
 
@@ -161,11 +164,16 @@ class Projective(_Family):
     ):
         self.size, self.scale, self.quarter_turns = size, scale, quarter_turns
         self.corner_shift = int(corner_shift * size)
-        shift, perspective = 20.0 * size / 32, 0.015 * 32 / size
+        if size < _IMAGENET_FROM:
+            linear, shift, perspective = 1.0, 20.0 * size / 32, 0.015 * 32 / size
+            mean_perspective = 0.0
+        else:
+            linear, shift, perspective = 0.75, 118.0 * size / 224, 7.75e-4 * 224 / size
+            mean_perspective = 6.4e-5 * 224 / size
         self._normalize_by(
             normalization,
-            [0.0, 0.0, size / 2, 0.0, 0.0, size / 2, 0.0, 0.0],
-            [1.0, 1.0, shift, 1.0, 1.0, shift, perspective, perspective],
+            [0.0, 0.0, size / 2, 0.0, 0.0, size / 2, mean_perspective, mean_perspective],
+            [linear, linear, shift, linear, linear, shift, perspective, perspective],
         )
 
     def _raw(self, uniform):

@@ -32,6 +32,7 @@ TRANSFORMATIONS = ("rotation", "jigsaw", "affine")
 OTHER = "another image"
 RATIO = f"ratio to {OTHER}"
 _REFERENCE = "reference"
+_GRID = 3
 _FARTHEST = 2.0  # between vectors of length 1
 
 
@@ -101,7 +102,7 @@ class Invariance(Task):
         reference_title: str = _REFERENCE,
         max_images: int = 2000,
         bins: int = 50,
-        jigsaw_grid: int = 3,
+        jigsaw_grid: int = _GRID,
         seed: int = 0,
     ):
         for transformation in transformations:
@@ -115,6 +116,13 @@ class Invariance(Task):
             raise UserError(f"a histogram has 1 bin or more; got {bins}")
         if jigsaw_grid < 2:
             raise UserError(f"a puzzle has 2 tiles a side or more; got {jigsaw_grid}")
+        if reference_title != _REFERENCE and reference_weights is None:
+            raise UserError(
+                f"reference_title '{reference_title}' goes with reference_weights, another network "
+                "to compare with"
+            )
+        if jigsaw_grid != _GRID and "jigsaw" not in transformations:
+            raise UserError(f"jigsaw_grid {jigsaw_grid} goes with the transformation 'jigsaw'")
         self.transformations = tuple(dict.fromkeys(transformations))
         self.reference_weights, self.reference_title = reference_weights, reference_title
         self.max_images, self.bins = max_images, bins
@@ -133,6 +141,9 @@ class Invariance(Task):
             "bins": self.bins,
             "seed": self.seed,
         }
+        for transformation in TRANSFORMATIONS:
+            if transformation not in self.transformations:
+                del described[transformation]
         if data is not None:
             described["num_images"] = min(self.max_images, len(data.test))
         if self.reference_weights is not None:

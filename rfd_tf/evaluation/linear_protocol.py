@@ -19,7 +19,7 @@ CACHED = "cached"
 def linear(
     protocol: str = CACHED,
     *,
-    probe_size: int = 4,
+    probe_size: int | None = None,
     epochs: int | None = None,
     pooling: str | None = None,
     ten_crops: bool = False,
@@ -31,7 +31,7 @@ def linear(
     Args:
         protocol: "cached": features are taken once, without augmentation (`LinearProbes`); or a
             name in `rfd_tf.evaluation.protocols.LINEAR` (`PublishedLinearProbes`).
-        probe_size: side that maps are pooled to, of "cached".
+        probe_size: side that maps are pooled to, of "cached"; 4 if None.
         epochs: None for the protocol's own.
         pooling: "max" or "average", of a published protocol; None for its own.
         ten_crops: whether to judge ten crops too, of a published protocol.
@@ -46,6 +46,11 @@ def linear(
     if protocol != CACHED and protocol not in LINEAR:
         raise unknown("linear protocol", protocol, [CACHED, *LINEAR])
     if protocol != CACHED:
+        if probe_size is not None:
+            raise UserError(
+                f"probe_size {probe_size} has no effect in linear protocol '{protocol}', which "
+                f"pools maps to about 9,000 numbers; leave it out, or choose '{CACHED}'"
+            )
         return PublishedLinearProbes(protocol, epochs, pooling, ten_crops)
     if ten_crops or pooling is not None:
         option = "ten crops" if ten_crops else f"pooling '{pooling}'"
@@ -53,7 +58,7 @@ def linear(
             f"{option} goes with a published linear protocol: {', '.join(LINEAR)}; "
             f"'{CACHED}' takes one crop, max-pooled"
         )
-    return LinearProbes(probe_size, epochs, seed, progress)
+    return LinearProbes(4 if probe_size is None else probe_size, epochs, seed, progress)
 
 
 class PublishedLinearProbes(Task):

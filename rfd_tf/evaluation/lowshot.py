@@ -109,7 +109,7 @@ class LowShot(Task):
 
     def protocol(self, data: Data) -> dict:
         possible = self._possible(data)
-        return {
+        described = {
             "per_class": possible,
             "left_out": [n for n in self.per_class if n not in possible],
             "draws": self.draws,
@@ -128,6 +128,10 @@ class LowShot(Task):
                 **self.training.describe(),
             },
         }
+        for mode in MODES:
+            if mode not in self.modes:
+                del described[mode]
+        return described
 
     def check(self, subject: Subject, data: Data) -> None:
         self._possible(data)

@@ -31,6 +31,7 @@ class NeighbourMonitor:
         mean, std: of the normalisation.
         max_train: most images that vote; fewer where their pixels would not fit into 512 MB.
             At most a fifth as many are judged.
+        stretch: whether images are stretched to squares, as in training, instead of cropped.
 
     Raises:
         UserError: no labels, one class only, or classes that differ.
@@ -51,6 +52,7 @@ class NeighbourMonitor:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         max_train: int = 10_000,
+        stretch: bool = False,
     ):
         from rfd_tf.data.pipeline import load_images
 
@@ -59,8 +61,8 @@ class NeighbourMonitor:
         votes, test, tests = split(
             train, test, most, max(1, most // 5), way_out="use --monitor_every=0"
         )
-        self.train = load_images(train, image_size, votes), train.labels[votes]
-        self.test = load_images(test, image_size, tests), test.labels[tests]
+        self.train = load_images(train, image_size, votes, stretch), train.labels[votes]
+        self.test = load_images(test, image_size, tests, stretch), test.labels[tests]
         self.k = default_k(len(votes))
         self._extract = FeatureExtractor(model, mean, std)
 

@@ -17,6 +17,14 @@ from rfd_tf.evaluation.protocols import NONLINEAR, find
 
 # The first hidden layer of wider maps would have hundreds of millions of weights.
 _WIDEST = 65_536
+# Hidden dense layers of each protocol; the others are convolutional.
+_HIDDEN_LAYERS = {
+    "rfd_imagenet": 2,
+    "rotnet_cifar10_hidden": 2,
+    "aet_cifar10_linear": 0,
+    "aet_cifar10_hidden": 1,
+    "aet_cifar10_two_hidden": 2,
+}
 
 
 class NonlinearProbes(Task):
@@ -30,14 +38,18 @@ class NonlinearProbes(Task):
       most), a dense layer.
     - "rotnet_cifar10_conv", on `block2`: convolutions 3x3, 1x1, 1x1 of 192 channels, global
       average pooling, a dense layer.
+    - "aet_cifar10_hidden", on `block2`: one dense layer of 20 times the classes, a dense layer;
+      "aet_cifar10_two_hidden" and "aet_cifar10_conv" are the heads of RotNet, trained as AET's
+      program trains them; "aet_cifar10_linear" is batch normalisation without scale and shift
+      and a dense layer.
 
-    Sources: Gidaris et al., ICLR 2018, and Feng et al., CVPR 2019, and their programs
-    (`NonLinearClassifier`).
+    Sources: Gidaris et al., ICLR 2018, Feng et al., CVPR 2019, and Zhang et al., CVPR 2019, and
+    their programs (`NonLinearClassifier`).
 
     Args:
         protocol: one of the above.
         epochs: None for the protocol's own; its schedule is stretched or shortened.
-        hidden: units of the dense layers; None for the protocol's own.
+        hidden: units of the dense layers, in the protocols that have some; None for their own.
         endpoints: feature maps instead of those above.
 
     >>> NonlinearProbes("rotnet_cifar10_conv").protocol(None)["batch_size"]
@@ -56,6 +68,12 @@ class NonlinearProbes(Task):
         self.training = find("nonlinear protocol", protocol, NONLINEAR).with_epochs(epochs)
         if hidden is not None and hidden < 1:
             raise UserError(f"hidden layers have 1 unit or more; got {hidden}")
+        if hidden is not None and not _HIDDEN_LAYERS.get(protocol):
+            choices = ", ".join(name for name, layers in _HIDDEN_LAYERS.items() if layers)
+            raise UserError(
+                f"hidden {hidden} has no effect in nonlinear protocol '{protocol}', which has no "
+                f"hidden dense layer; leave it out, or choose one of {choices}"
+            )
         self.protocol_name, self.hidden = protocol, hidden
         usual = ("conv4", "conv5") if protocol == "rfd_imagenet" else ("block2",)
         self.endpoints = tuple(endpoints or usual)
@@ -82,7 +100,8 @@ class NonlinearProbes(Task):
                     f"endpoint '{name}' gives vectors; nonlinear heads take feature maps"
                 )
             numbers = shape[1] * shape[2] * shape[3]
-            if self.protocol_name == "rotnet_cifar10_hidden" and numbers > _WIDEST:
+            dense = _HIDDEN_LAYERS.get(self.protocol_name) and self.protocol_name != "rfd_imagenet"
+            if dense and numbers > _WIDEST:
                 raise UserError(
                     f"endpoint '{name}' has {numbers} numbers, too many for dense layers; choose "
                     f"later --endpoints or protocol rotnet_cifar10_conv"
@@ -108,7 +127,8 @@ class NonlinearProbes(Task):
         )
 
     def _head(self, x: Any, name: str, classes: int, seeds: Iterator[int]) -> Any:
-        if self.protocol_name == "rotnet_cifar10_conv":
+        layers = _HIDDEN_LAYERS.get(self.protocol_name)
+        if layers is None:
             for kernel_size in (3, 1, 1):
                 x = _convolution(x, 192, kernel_size, seeds)
             x = ops.mean(x, axis=(1, 2))
@@ -119,8 +139,10 @@ class NonlinearProbes(Task):
                 if name == "conv4":
                     x = _convolution(x, x.shape[-1], 3, seeds)
                 x = keras.layers.MaxPooling2D(3, strides=2)(x)
+            if not layers:
+                x = supervised.batch_norm(x, affine=False)
             x = keras.layers.Flatten()(x)
-            for _ in range(2):
+            for _ in range(layers):
                 x = keras.layers.Dense(
                     hidden,
                     use_bias=False,

@@ -135,6 +135,20 @@ NONLINEAR: dict[str, Training] = {
         128,
         source="Gidaris et al., ICLR 2018, and its program: convolutional classifier",
     ),
+    **{
+        f"aet_cifar10_{head}": Training(
+            200,
+            ((100, 0.1), (150, 0.01), (200, 0.001)),
+            128,
+            source=f"Zhang et al., CVPR 2019, and its program: {kind}",
+        )
+        for head, kind in {
+            "linear": "MultLayerFC1",
+            "hidden": "MultLayerFC2, one hidden layer",
+            "two_hidden": "MultLayer, two hidden layers",
+            "conv": "NIN_ConvBlock3, convolutional classifier",
+        }.items()
+    },
 }
 
 

@@ -29,12 +29,15 @@ class Entry:
         label: what tables call it, other than all others of the suite.
         task: name in `TASKS`.
         options: of the task; what is not given is the task's own default.
+        without: options of the task that have no effect on this entry; where the user gives them,
+            they are for other entries.
         features, images, metrics: which of its results the table shows; None for all.
     """
 
     label: str
     task: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    without: tuple[str, ...] = ()
     features: tuple[str, ...] | None = None
     images: tuple[str, ...] | None = None
     metrics: tuple[str, ...] | None = None
@@ -65,7 +68,9 @@ class Suite:
     needs_images: bool = True
 
 
-_ROTATION = Entry("rotation", "rotation", {}, ("f1", "f2", "f", "pooled"), (ALL,), ("accuracy",))
+_ROTATION = Entry(
+    "rotation", "rotation", {}, (), ("f1", "f2", "f", "pooled"), (ALL,), ("accuracy",)
+)
 
 #: Name -> suite. A new one is an entry here.
 SUITES: dict[str, Suite] = {
@@ -77,7 +82,7 @@ SUITES: dict[str, Suite] = {
             Entry("rotated", "rotated"),
             _ROTATION,
             Entry("two hidden layers", "nonlinear", {"protocol": "rotnet_cifar10_hidden"}),
-            Entry("convolutional", "nonlinear", {"protocol": "rotnet_cifar10_conv"}),
+            Entry("convolutional", "nonlinear", {"protocol": "rotnet_cifar10_conv"}, ("hidden",)),
         ),
         "cifar10",
     ),
@@ -85,9 +90,9 @@ SUITES: dict[str, Suite] = {
         "ImageNet",
         (
             Entry("knn", "knn"),
-            Entry("linear, RFD", "linear", {"protocol": "rfd_imagenet"}),
-            Entry("linear, RotNet", "linear", {"protocol": "rotnet_imagenet"}),
-            Entry("linear, Goyal", "linear", {"protocol": "goyal_imagenet"}),
+            Entry("linear, RFD", "linear", {"protocol": "rfd_imagenet"}, ("probe_size",)),
+            Entry("linear, RotNet", "linear", {"protocol": "rotnet_imagenet"}, ("probe_size",)),
+            Entry("linear, Goyal", "linear", {"protocol": "goyal_imagenet"}, ("probe_size",)),
             Entry("nonlinear", "nonlinear", {"protocol": "rfd_imagenet"}),
         ),
         "imagenet2012",
@@ -276,7 +281,12 @@ def _chosen(name: str, suite: Suite, only: Sequence[str] | None) -> list[Entry]:
 def _task(entry: Entry, options: Mapping[str, Mapping[str, Any]]) -> Task:
     from rfd_tf.evaluation import TASKS
 
-    return TASKS[entry.task](**{**options.get(entry.task, {}), **entry.options})
+    given = {
+        name: value
+        for name, value in options.get(entry.task, {}).items()
+        if name not in entry.without
+    }
+    return TASKS[entry.task](**{**given, **entry.options})
 
 
 def _subjects(runs: Sequence[str | os.PathLike]) -> dict[str, tuple[str, Subject]]:

@@ -34,15 +34,15 @@ class AutoEncodingTransformations(Method):
         corner_shift: of `projective`: largest shift of a corner, a share of the side below 0.25.
         quarter_turns: of `projective`: whether images are turned by quarter turns as well.
         fill: value of pixels that the transformed image has no source for, 0-255.
+        separate_passes: whether images and copies pass through the backbone one after the other,
+            as in the published program, so that batch normalisation has statistics of each kind
+            by itself; otherwise they are one batch.
         decoder_hidden: units of a hidden layer of the decoder; 0 for the paper's linear one.
         seed: of the decoder and the transformations.
         **kwargs: see `Method`.
 
     Logged beside the loss is `turn_error`, by how many degrees the estimate turns the image
     differently from the truth, on average.
-
-    The published program passes images and copies through the network one after the other, so
-    that batch normalisation sees each kind by itself; here they are one batch.
 
     Raises:
         UserError: an unknown transformation or normalisation, an option out of range.
@@ -67,6 +67,7 @@ class AutoEncodingTransformations(Method):
         corner_shift: float = 0.125,
         quarter_turns: bool = True,
         fill: float = 128.0,
+        separate_passes: bool = False,
         decoder_hidden: int = 0,
         seed: int = 0,
         **kwargs,
@@ -86,6 +87,8 @@ class AutoEncodingTransformations(Method):
             arguments["quarter_turns"] = bool(quarter_turns)
         hidden = options.whole("decoder_hidden", decoder_hidden, least=0)
         super().__init__(backbone, **kwargs)
+        self.separate_passes = bool(separate_passes)
+        self.views = 1 if self.separate_passes else 2
         self.fill = options.number("fill", fill, 0, 255)
         self.family = transformations.FAMILIES[transformation](self.image_size, **arguments)
         self.declare({"transformation_loss": 1.0}, ["turn_error"])
@@ -129,9 +132,14 @@ class AutoEncodingTransformations(Method):
             transformed: the same, transformed.
             training: whether batch statistics apply.
         """
-        pairs = ops.stack([ops.cast(images, "float32"), ops.cast(transformed, "float32")], axis=1)
-        features = self.features(self.preprocess(flatten_views(pairs)), training=training)
-        features = ops.reshape(features, (-1, 2 * self.feature_dimensions))
+        pair = [self.preprocess(each) for each in (images, transformed)]
+        if self.separate_passes:
+            features = [self.features(each, training=training) for each in pair]
+            features = ops.concatenate(features, axis=-1)
+        else:
+            both = flatten_views(ops.stack(pair, axis=1))
+            features = self.features(both, training=training)
+            features = ops.reshape(features, (-1, 2 * self.feature_dimensions))
         if self.hidden_layer is not None:
             features = ops.relu(self.hidden_layer(features))
         return self.decoder(features)

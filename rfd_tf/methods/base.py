@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Collection, Sequence
 
 import keras
@@ -11,7 +12,7 @@ from keras import ops
 
 from rfd_tf import applications
 from rfd_tf.errors import UserError
-from rfd_tf.layers import replicas
+from rfd_tf.layers import generators, replicas
 
 #: Arguments of constructors that are no options: what is known of the images.
 _DATA = ("num_images", "pu_weights")
@@ -71,6 +72,14 @@ class Method(keras.Model):
 
     #: How many crops of an image a batch may hold.
     crops: tuple[int, ...] = (1,)
+    #: Views of an image that pass through the backbone together.
+    views = 1
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "call" in vars(cls):
+            # Validation must not change what training draws next.
+            cls.call = generators.kept_outside_training(cls.call)
 
     def __new__(cls, *args, **kwargs):
         method = super().__new__(cls, *args, **kwargs)
@@ -132,12 +141,41 @@ class Method(keras.Model):
 
     def call(self, batch, training=False):
         """Computes `{name: float32 scalar}` for every declared name, the mean over this
-        replica's batch."""
+        replica's batch. Outside training it leaves the method's random generators as they are."""
         raise TypeError(f"{type(self).__name__} must define call(batch, training)")
 
     def chance_levels(self) -> dict[str, float]:
         """The value that a logged quantity has when nothing has been learnt, by name."""
         return {}
+
+    def single_image_problem(self) -> str | None:
+        """Returns why a training step on a single image would learn nothing, or None.
+
+        That is a step over all replicas, or a part of it under `gradient_accumulation`. By default
+        it is batch normalisation of one value a channel: its output is the same for any input.
+        """
+        if self.views > 1:
+            return None
+        for layer in self.feature_model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+                if math.prod(layer.input.shape[1:-1]) == 1:
+                    return f"batch normalisation '{layer.name}' has one value of each channel"
+        return None
+
+    def check_step(self, images: int) -> None:
+        """Raises a `UserError` for a number of images that training would learn nothing from.
+
+        Args:
+            images: of a step, over all replicas.
+        """
+        alone = images // self.gradient_accumulation == 1
+        problem = self.single_image_problem() if alone else None
+        if problem:
+            raise UserError(
+                f"batch_size {images} in {self.gradient_accumulation} parts "
+                f"(gradient_accumulation) leaves single images, and {problem}; give a batch_size "
+                f"of {2 * self.gradient_accumulation} or more, or fewer parts"
+            )
 
     def begin_epoch(self, epoch: int, images=None) -> None:
         """Called before epoch number `epoch` (0-based) trains.
@@ -284,6 +322,9 @@ class Method(keras.Model):
 
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
+        size = batch["index"].shape[0]
+        if size is not None:
+            self.check_step(size * replicas.num_replicas())
         parts = self._parts(batch)
         gradients, outputs = None, None
         for part in parts:
@@ -305,6 +346,27 @@ class Method(keras.Model):
             gradients = [None if g is None else tf.identity(g) for g in gradients]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return self._log(ops.stack(outputs) / len(parts))
+
+    def test_step(self, *arguments):
+        """Evaluates one batch; returns the logs' means since `evaluate` began.
+
+        On other backends than TensorFlow this is the step of Keras' own trainer, whose logs are
+        those of the last batch.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return super().test_step(*arguments)
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(arguments[0])
+        outputs = self(batch, training=False)
+        outputs = {"loss": self.compute_loss(y_pred=outputs), **outputs}
+        return self._log(ops.stack([outputs[name] for name in self.log_names]))
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluates as `keras.Model.evaluate` does; what training has logged so far stays."""
+        logged = ops.convert_to_numpy(self.log_totals)
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.log_totals.assign(logged)
 
     def _parts(self, batch) -> list:
         count = self.gradient_accumulation

@@ -197,6 +197,9 @@ class BiGAN(Method):
         # Twice the distribution function of N(0, 1), less 1: uniform where they are normal.
         return ops.erf(self.latent_normalizer(latents, training=training) / math.sqrt(2))
 
+    def single_image_problem(self) -> str | None:
+        return "batch normalisation of the generator and the discriminator has one image each"
+
     def chance_levels(self) -> dict[str, float]:
         return {
             "discriminator_loss": math.log(2),

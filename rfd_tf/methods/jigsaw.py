@@ -95,6 +95,7 @@ class Jigsaw(Method):
         super().__init__(backbone, **kwargs)
         cell, self.tile_size = patches.tile_sizes(self.image_size, grid, tile_size)
         self.grid, self.tiles = grid, grid * grid
+        self.views = self.tiles
         self.room = cell - self.tile_size if tile_jitter else 0
         self.orderings = patches.permutation_set(permutations, self.tiles, criterion, seed)
         self.orders_per_image = options.whole("permutations_per_image", permutations_per_image, 1)
@@ -223,6 +224,11 @@ class Jigsaw(Method):
             puzzle = ops.where(kept, puzzle / (1.0 - self.dropout), 0.0)
         logits = self.jigsaw_head(puzzle)
         return ops.reshape(logits, (-1, self.orders_per_image, logits.shape[-1]))
+
+    def single_image_problem(self) -> str | None:
+        if self.hidden_normalizer is not None and self.orders_per_image == 1:
+            return "batch normalisation of the head has one value of each unit"
+        return None
 
     def chance_levels(self) -> dict[str, float]:
         count = len(self.orderings)

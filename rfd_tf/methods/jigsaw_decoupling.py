@@ -8,6 +8,7 @@ from keras import ops
 from rfd_tf.applications.image_size import at_size
 from rfd_tf.data import views
 from rfd_tf.errors import UserError
+from rfd_tf.layers import generators
 from rfd_tf.methods import options
 from rfd_tf.methods.heads import TilesEmbedding
 from rfd_tf.methods.jigsaw_views import JigsawViews
@@ -114,6 +115,7 @@ class JigsawFeatureDecoupling(RotationFeatureDecoupling):
         )
         return {**super().call(batch, training=training), "jigsaw_loss": jigsaw_loss}
 
+    @generators.kept_outside_training
     def embed_tiles(self, images, training=False):
         """Embeddings `[batch, projection_dimensions]`, of length 1, of pixels cut into tiles."""
         tiles = self.preprocess(views.flatten_views(self.jigsaw(images)))

@@ -8,7 +8,7 @@ from keras import ops
 from rfd_tf.applications.image_size import at_size
 from rfd_tf.data import views
 from rfd_tf.errors import unknown
-from rfd_tf.layers import replicas
+from rfd_tf.layers import generators, replicas
 from rfd_tf.methods import options
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding, TilesEmbedding
@@ -207,6 +207,7 @@ class PretextInvariantRepresentations(Method):
         """f: embeddings `[batch, projection_dimensions]`, of length 1, of pixels."""
         return self.projection(self.features(self.preprocess(images), training=training))
 
+    @generators.kept_outside_training
     def embed_transformed(self, images, training=False):
         """g: embeddings `[batch, projection_dimensions]` of randomly transformed pixels."""
         if self.rotation_seed is not None:

@@ -60,7 +60,8 @@ class RotationPrediction(Method):
             raise UserError(f"at least two rotations are needed to tell apart; got {rotations}")
         super().__init__(backbone, **kwargs)
         self.rotations = tuple(int(angle) for angle in rotations)
-        self.crops = (1, len(self.rotations))
+        self.views = len(self.rotations)
+        self.crops = (1, self.views)
         self.declare({"rotation_loss": 1.0}, ["rotation_accuracy"])
         self.rotation_head = linear(
             len(self.rotations), self.feature_dimensions, "rotation_head", seed=seed + 10

@@ -85,6 +85,7 @@ class RotationFeatureDecoupling(Method):
     """
 
     crops = (1, NUM_ROTATIONS)
+    views = NUM_ROTATIONS
 
     def __init__(
         self,
@@ -328,6 +329,11 @@ class RotationFeatureDecoupling(Method):
     def begin_epoch(self, epoch: int, images=None) -> None:
         if self.pu_active is not None:
             self.pu_active.assign(float(epoch >= self.pu_start_epoch))
+
+    def single_image_problem(self) -> str | None:
+        if "contrast_loss" in self.loss_weights:
+            return "the contrast loss has no views of other images to compare with"
+        return super().single_image_problem()
 
     def fill_memory_bank(self, batch) -> None:
         """Replaces the bank's rows of a batch by its embeddings.

@@ -45,6 +45,8 @@ class UprightClassifier(Method):
     TensorShape([2, 4])
     """
 
+    views = views.NUM_ROTATIONS
+
     def __init__(
         self,
         backbone: keras.Model,

@@ -15,6 +15,7 @@ import tensorflow as tf
 from rfd_tf.data import pipeline
 from rfd_tf.data.base import Source, fingerprint
 from rfd_tf.errors import UserError
+from rfd_tf.layers import dropout
 from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.methods.base import Method
 from rfd_tf.training import loop, optimizers, schedules
@@ -27,7 +28,8 @@ class Augmentation:
 
     Args:
         crop: `pad` (zero border, then a crop), `resized` (a part of the image, resized), `stretch`
-            (the whole image, its sides made equal) or `none`.
+            (the whole image, its sides made equal), `window` (a square at a random place, its side
+            7/8 of the image's shorter one; all of that below 96 pixels) or `none`.
         crop_area: smallest and largest share of the image that `resized` keeps.
         padding: pixels of `pad`'s border; an eighth of the image's side when None.
         horizontal_flip: mirror half of the images.
@@ -61,6 +63,11 @@ class Augmentation:
         values["padding"] = padding if self.crop == "pad" else None
         values["crop_area"] = list(self.crop_area) if self.crop == "resized" else None
         return values
+
+    @property
+    def stretched(self) -> bool:
+        """Whether images that are not augmented are stretched to squares, not centre crops."""
+        return self.crop == "stretch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +249,15 @@ class Pretraining:
             self.strategy, optimization.batch_size, self.method.gradient_accumulation
         )
         self.method.check_epochs(optimization.epochs)
+        self.method.check_step(optimization.batch_size)
+        random = dropout.not_agreeing(self.method.backbone)
+        if random and self.strategy.num_replicas_in_sync > 1:
+            warnings.warn(
+                f"the backbone's layers {', '.join(random)} draw their random numbers on each "
+                "replica by itself: training on several differs from training on one; "
+                "rfd_tf.layers.Dropout agrees across replicas",
+                stacklevel=2,
+            )
 
     def settings(self) -> dict:
         """Returns what the training was built with, by the names of the arguments, JSON-able.
@@ -287,6 +303,7 @@ class Pretraining:
         start_step: int = 0,
         augmented: bool = True,
         order: np.ndarray | None = None,
+        order_step: int | None = None,
         shard: tuple[int, int] | None = None,
     ) -> tf.data.Dataset:
         """This worker's batches, the first being that of step `start_step`.
@@ -294,13 +311,13 @@ class Pretraining:
         Args:
             start_step: the step to begin at.
             augmented: whether images are cropped and changed.
-            order, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is this worker's
-                when None.
+            order, order_step, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is
+                this worker's when None.
         """
         options = dataclasses.asdict(self.augmentation)
         if not augmented:
             options.update(
-                crop="stretch" if self.augmentation.crop == "stretch" else "none",
+                crop="stretch" if self.augmentation.stretched else "none",
                 horizontal_flip=False,
                 color_jitter=0.0,
                 hue=0.0,
@@ -315,6 +332,7 @@ class Pretraining:
             start_step=start_step,
             shard=shard or strategies.worker(self.strategy),
             order=order,
+            order_step=order_step,
             **options,
         )
 
@@ -334,8 +352,8 @@ class Pretraining:
             return None
         digest = fingerprint([np.ascontiguousarray(order).tobytes()])
         strategies.check_same(self.strategy, {"order of images": digest})
-        done = step - epoch * self.steps_per_epoch
-        return self.dataset(step, order=order[done * batch_size :])
+        # Whole, also where training begins within the epoch: a source may order the images itself.
+        return self.dataset(step, order=order, order_step=epoch * self.steps_per_epoch)
 
     def sample(self, count: int) -> np.ndarray:
         """Some of the images trained on, the same on every machine, not augmented.
@@ -372,6 +390,7 @@ class Pretraining:
                 image_size=self.image_size,
                 batch_size=2 * self.optimization.batch_size,
                 indices=indices,
+                stretch=self.augmentation.stretched,
             ),
             epoch_dataset=self.epoch_dataset,
         )

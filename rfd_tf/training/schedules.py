@@ -17,6 +17,13 @@ LOOKUP_TABLES: dict[str, tuple[tuple[float, float], ...]] = {
     # RotNet on CIFAR-10, 200 epochs, and on ImageNet, 50 epochs.
     "rotnet_cifar10": ((60, 0.1), (120, 0.02), (160, 0.004), (200, 0.0008)),
     "rotnet_imagenet": ((15, 1e-2), (30, 1e-3), (45, 1e-4), (50, 1e-5)),
+    # AET on CIFAR-10, 1,500 epochs, the last 500 falling linearly from one to the next.
+    "aet_cifar10": (
+        *((240, 0.1), (480, 0.02), (640, 0.004), (800, 0.0008), (1000, 0.00016)),
+        *((epoch + 1, 1.6e-4 - 3e-7 * (epoch - 999)) for epoch in range(1000, 1500)),
+    ),
+    # AET on ImageNet, 200 epochs.
+    "aet_imagenet": ((100, 1e-2), (150, 1e-3), (200, 1e-4)),
 }
 
 

@@ -211,3 +211,17 @@ def test_sobel_filters_come_first_and_are_not_trained(name, tmp_path):
     np.testing.assert_array_equal(loaded(images), model(images))
     with pytest.raises(UserError, match="sobel=True.*, not "):
         build(name, size, weights=str(path), **options)
+
+
+def test_network_in_network_begins_with_either_published_initialisation():
+    for initialization, deviation in (
+        ("fan_in_uniform", np.sqrt(1 / (3 * 25 * 96))),
+        ("fan_out_normal", np.sqrt(2 / (25 * 192))),
+    ):
+        network = NetworkInNetwork(include_top=False, initialization=initialization)
+        kernel = np.asarray(network.get_layer("block2_conv1").kernel)
+        assert kernel.shape == (5, 5, 96, 192)
+        assert kernel.std() == pytest.approx(deviation, rel=0.01)
+        assert abs(kernel.mean()) < deviation / 100
+    with pytest.raises(UserError, match="unknown initialization 'he'"):
+        NetworkInNetwork(initialization="he")

@@ -16,7 +16,8 @@ from rfd_tf.data import (
     photo_crops,
     training_dataset,
 )
-from rfd_tf.data.photos import DRAWS, _path, key_of, sheet, uniform_draws
+from rfd_tf.data.base import fingerprint
+from rfd_tf.data.photos import DRAWS, _path, key_of, normal_draws, sheet, uniform_draws
 from rfd_tf.data.subset import subset
 from rfd_tf.errors import UserError
 
@@ -190,6 +191,45 @@ def test_colours_change_for_the_share_asked_for():
         assert not (one & ~changed).any() and one.sum() > 60
 
 
+def test_noise_is_gaussian_of_its_own_for_each_crop_and_pixel(tmp_path):
+    grey = tmp_path / "grey.png"
+    Image.fromarray(np.full((40, 40, 3), 128, np.uint8)).save(grey)
+    plain = crops(grey, 50, 15, **PLAIN)
+    noise = crops(grey, 50, 15, noise=0.05, **PLAIN).astype(float) - plain
+    assert abs(noise.mean()) < 0.3
+    # Rounding adds a twelfth to the variance.
+    assert noise.std() == pytest.approx(np.sqrt((0.05 * 255) ** 2 + 1 / 12), rel=0.02)
+    standard = noise / noise.std()
+    assert abs(np.mean(standard**3)) < 0.1 and np.mean(standard**4) == pytest.approx(3, abs=0.15)
+    # Neither crops, channels nor neighbouring pixels go together.
+    for one, other in (
+        (noise[:-1], noise[1:]),
+        (noise[..., 0], noise[..., 1]),
+        (noise[:, 1:], noise[:, :-1]),
+        (noise[:, :, 1:], noise[:, :, :-1]),
+    ):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
+    np.testing.assert_allclose(
+        noise, np.round(255 * 0.05 * normal_draws(0, np.arange(50), 675)).reshape(noise.shape)
+    )
+    other = crops(grey, 50, 15, noise=0.05, seed=1, **PLAIN).astype(float) - plain
+    assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.03
+    # Bright and dark pixels stay in range.
+    assert crops(grey, 5, noise=1, **PLAIN).std() > 80
+
+
+def test_noise_follows_from_seed_and_number_alone():
+    few, many = crops(CHINA, 10, 15, noise=0.1), crops(CHINA, 50, 15, noise=0.1)
+    np.testing.assert_array_equal(few, many[:10])
+    made = photo_crops([CHINA], 50, 15, noise=0.1, cache_bytes=0)
+    np.testing.assert_array_equal(load_images(made, 15), many)
+    part = subset(made, [3, 41])
+    np.testing.assert_array_equal(load_images(part, 15), many[[3, 41]])
+    # All else is as without noise.
+    plain = crops(CHINA, 10, 15).astype(float)
+    assert abs((few - plain)[(plain > 100) & (plain < 150)].mean()) < 2
+
+
 @pytest.mark.parametrize("settings", [{}, {"crop": "resized", "crops": 2, "color_jitter": 0.2}])
 def test_crops_made_while_read_are_those_made_beforehand(settings):
     kept = photo_crops([CHINA], 50, 20)
@@ -238,6 +278,7 @@ def test_what_identifies_a_set(places, tmp_path):
         "color_jitter": 0.3,
         "hue": 0.05,
         "color_probability": 0.4,
+        "noise": 0.1,
         "seed": 1,
         "count": 10,
         "size": 17,
@@ -245,6 +286,14 @@ def test_what_identifies_a_set(places, tmp_path):
     marks = [mark(**{name: value}) for name, value in changes.items()]
     marks += [mark([other]), mark([places, other]), mark([other, places]), mark([places] * 2)]
     assert len({mark(), *marks}) == 1 + len(marks)
+
+
+def test_crops_without_noise_are_identified_as_before_there_was_any():
+    source = photo_crops([CHINA], 5, 8)
+    contents = _path(CHINA).read_bytes()
+    settings = (0.5, True, 1 / 500, 4 / 3, 30.0, 30.0, False, False, 0.4, 0.1, 0.5)
+    parts = ["photo crops", 1, 5, 8, 0, 1, contents, repr(settings)]
+    assert source.fingerprint == fingerprint(parts)
 
 
 def test_load_takes_photographs():

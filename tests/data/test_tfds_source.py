@@ -3,6 +3,7 @@
 import itertools
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -267,3 +268,54 @@ def test_what_is_not_there_is_told(folder, tmp_path):
 def test_download_prepares(tmp_path):
     source = tfds("rfd_test_images", "test", tfds_dir=str(tmp_path), download=True)
     assert source.num_images == 5
+
+
+def test_a_stream_in_a_given_order_can_be_entered_at_any_step(folder):
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
+    order = np.random.default_rng(0).integers(0, source.num_images, 5 * 8)
+    whole = _batches(source, 9, start_step=10, order=order)
+    for start in (11, 14):
+        later = _batches(source, 9, start_step=start, order=order, order_step=10)
+        assert len(later) == 15 - start
+        for one, other in zip(later, whole[start - 10 :], strict=True):
+            for key in ("index", "image"):
+                np.testing.assert_array_equal(one[key], other[key])
+    with pytest.raises(UserError, match="start_step 15 must lie in the order's steps, 10 to 14"):
+        _batches(source, 9, start_step=15, order=order, order_step=10)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_deepcluster_resumes_within_an_epoch_bit_for_bit(folder, cache_bytes, tmp_path):
+    from rfd_tf import applications, methods
+    from rfd_tf.training import checkpoint
+    from rfd_tf.training.pretraining import Optimization, Pretraining
+
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=cache_bytes)
+
+    def session():
+        return Pretraining(
+            build_backbone=lambda: applications.build("six_layer", 16, filters=(4, 4, 4, 4, 4, 8)),
+            build_method=lambda backbone: methods.DeepCluster(
+                backbone, source.num_images, num_clusters=4
+            ),
+            source=source,
+            image_size=16,
+            optimization=Optimization(epochs=2, batch_size=8, steps_per_epoch=4),
+        )
+
+    class StopAfter(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch + 1 == 6
+
+    straight, stopped, resumed = (session() for _ in range(3))
+    straight.train()
+    stopped.train(callbacks=[StopAfter()])
+    path = checkpoint.save(tmp_path / "c.npz", stopped.method, stopped.optimizer, {"step": 6})
+    checkpoint.load(path, resumed.method, resumed.optimizer)
+    resumed.train(start_step=6)
+    for one, other in zip(
+        checkpoint.snapshot(straight.method, straight.optimizer),
+        checkpoint.snapshot(resumed.method, resumed.optimizer),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one[1], other[1], one[0])

@@ -57,6 +57,17 @@ def test_the_projective_parameters_are_the_published_ones():
     np.testing.assert_allclose(raw.std(axis=0), expected, rtol=0.1)
 
 
+def test_the_projective_constants_for_imagenet_are_the_published_ones():
+    family = transformations.Projective(224, normalization="published")
+    np.testing.assert_allclose(family.mean, [0, 0, 112, 0, 0, 112, 6.4e-5, 6.4e-5], rtol=1e-6)
+    deviation = [0.75, 0.75, 118, 0.75, 0.75, 118, 7.75e-4, 7.75e-4]
+    np.testing.assert_allclose(family.deviation, deviation, rtol=1e-6)
+    # They are those of the draws, so each parameter counts alike.
+    parameters = np.asarray(family.parameters(_uniform(family)))
+    np.testing.assert_allclose(parameters.std(axis=0), 1, atol=0.05)
+    assert family.variance == pytest.approx(1, abs=0.03)
+
+
 def test_corners_lie_where_they_were_drawn():
     family = transformations.Projective(SIZE)
     uniform = _uniform(family, 300)

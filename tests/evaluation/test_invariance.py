@@ -157,3 +157,12 @@ def test_mistakes_are_named(rfd_run, rfd_subject, small_digits):
         Invariance(jigsaw_grid=9).check(rfd_subject, small_digits)
     with pytest.raises(UserError, match="unknown weights 'nothing'"):
         Invariance(reference_weights="nothing").check(rfd_subject, small_digits)
+
+
+def test_the_protocol_holds_what_is_measured_and_nothing_else():
+    protocol = Invariance(transformations=["rotation"]).protocol(None)
+    assert "rotation" in protocol and not {"jigsaw", "affine"} & set(protocol)
+    with pytest.raises(UserError, match="jigsaw_grid 2 goes with the transformation 'jigsaw'"):
+        Invariance(transformations=["rotation"], jigsaw_grid=2)
+    with pytest.raises(UserError, match="reference_title 'other' goes with reference_weights"):
+        Invariance(reference_title="other")

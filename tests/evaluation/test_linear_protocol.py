@@ -35,6 +35,8 @@ def test_probes_beat_chance_by_far_and_name_what_they_are(rfd_subject, small_dig
 
 def test_options_that_do_not_go_together():
     assert isinstance(linear(probe_size=3), LinearProbes)
+    with pytest.raises(UserError, match="probe_size 3 has no effect in .*'rfd_imagenet'"):
+        linear("rfd_imagenet", probe_size=3)
     assert linear("goyal_imagenet").pooling == "average"
     assert linear("goyal_imagenet", pooling="max").protocol(None)["features"].count("max") == 1
     with pytest.raises(UserError, match="unknown linear protocol 'rfd'.*cached, rfd_imagenet"):

@@ -105,7 +105,9 @@ def test_fine_tuning_runs_on_less_than_a_batch(rfd_subject, small_digits):
 
 def test_sizes_that_a_class_lacks_are_left_out_and_told(rfd_subject, small_digits):
     fewest = np.bincount(small_digits.train.labels).min()
+    assert "fine-tuned" not in LowShot(modes=["frozen"]).protocol(small_digits)
     protocol = LowShot().protocol(small_digits)
+    assert {"frozen", "fine-tuned"} < set(protocol)
     assert protocol["per_class"] == [n for n in (1, 5, 20, 100) if n <= fewest]
     assert 1000 in protocol["left_out"]
     with pytest.raises(UserError, match=f"smallest class of 'digits/train' has {fewest} images"):

@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import pytest
 
 from rfd_tf import applications
@@ -36,6 +37,11 @@ def test_rotnet_s_heads_have_the_published_shapes(tmp_path, built, small_digits)
         ("rotnet_cifar10_conv", 192 * 192 * (9 + 1 + 1) + 3 * 2 * 192 + 192 * 10 + 10),
         # 192 x 8 x 8 numbers, two hidden layers of 20 x 10.
         ("rotnet_cifar10_hidden", 12288 * 200 + 200 * 200 + 2 * 2 * 200 + 200 * 10 + 10),
+        # AET's are the same, with one hidden layer less or none.
+        ("aet_cifar10_conv", 192 * 192 * (9 + 1 + 1) + 3 * 2 * 192 + 192 * 10 + 10),
+        ("aet_cifar10_two_hidden", 12288 * 200 + 200 * 200 + 2 * 2 * 200 + 200 * 10 + 10),
+        ("aet_cifar10_hidden", 12288 * 200 + 2 * 200 + 200 * 10 + 10),
+        ("aet_cifar10_linear", 12288 * 10 + 10),
     ):
         list(NonlinearProbes(protocol).run(subject, small_digits, Settings()))
         model, names = built.pop()
@@ -54,6 +60,21 @@ def test_rfd_s_heads_have_the_published_shapes(tmp_path, built, small_digits):
     dense = channels * pooled**2 * 64 + 64 * 64 + 2 * 2 * 64 + 64 * 10 + 10
     extra = 9 * channels**2 + 2 * channels  # of conv4, and without bias: one follows in the BN
     assert trained_parameters(model) == 2 * dense + extra
+
+
+def test_aet_s_heads_are_trained_as_published_and_begin_there(tmp_path, built, small_digits):
+    task = NonlinearProbes("aet_cifar10_hidden")
+    described = task.protocol(None)
+    assert described["epochs"] == 200 and described["batch_size"] == 128
+    assert described["learning_rate"] == [[100, 0.1], [150, 0.01], [200, 0.001]]
+    subject = subject_of("network_in_network", 32, tmp_path, blocks=3)
+    list(task.run(subject, small_digits, Settings()))
+    model, _ = built.pop()
+    first, last = [each for each in model.trainable_weights if each.path.endswith("/kernel")][-2:]
+    assert np.std(first) == pytest.approx(np.sqrt(2 / 200), rel=0.02)
+    assert np.std(last) == pytest.approx(np.sqrt(2 / 10), rel=0.1)
+    with pytest.raises(UserError, match="hidden 5 has no effect .*, aet_cifar10_hidden"):
+        NonlinearProbes("aet_cifar10_linear", hidden=5)
 
 
 def test_heads_learn_on_a_frozen_map(tmp_path, small_digits):
@@ -82,3 +103,5 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
         NonlinearProbes("x")
     with pytest.raises(UserError, match="1 unit or more"):
         NonlinearProbes(hidden=0)
+    with pytest.raises(UserError, match="hidden 64 has no effect in .*'rotnet_cifar10_conv'"):
+        NonlinearProbes("rotnet_cifar10_conv", hidden=64)

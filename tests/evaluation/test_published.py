@@ -130,3 +130,13 @@ def test_sources_are_named():
     own = [e for e in PUBLISHED if e.method == "RotNet" and e.task in ("linear", "nonlinear")]
     assert {entry.when for entry in own} == {"best epoch"}
     assert published.LAST_EPOCH == "last epoch"
+
+
+def test_aet_s_own_heads_are_comparable_without_a_difference():
+    for protocol, values in (
+        ("aet_cifar10_hidden", [0.9023, 0.9059]),
+        ("aet_cifar10_conv", [0.9195, 0.9218]),
+    ):
+        entries = found(protocol=TASKS["nonlinear"](protocol=protocol).protocol(None))
+        assert [entry.values["block2"] for entry in entries] == values
+        assert not any(entry.differs for entry in entries)

@@ -338,3 +338,13 @@ def test_mistakes_are_named(judged, sources, tmp_path):
     bare = ArraySource(sources[0].images, None, None, "bare")
     with pytest.raises(UserError, match="none of the runs.*'bare' has no labels"):
         call(data=(bare,), only=["knn"])
+
+
+def test_options_that_an_entry_has_no_use_for_are_those_of_other_entries():
+    (hidden, convolutional) = [e for e in suite.SUITES["cifar10"].entries if e.task == "nonlinear"]
+    options = {"nonlinear": {"hidden": 64}, "linear": {"probe_size": 2}}
+    assert suite._task(hidden, options).protocol(None)["hidden"] == 64
+    assert "hidden" not in suite._task(convolutional, options).protocol(None)
+    for entry in suite.SUITES["imagenet"].entries:
+        if entry.task == "linear":
+            assert suite._task(entry, options).protocol(None)["protocol"]

@@ -64,16 +64,41 @@ def test_a_perfect_estimate_has_no_error_and_a_constant_one_that_of_chance(monke
         assert float(outputs[name]) == pytest.approx(chance[name], rel=0.07), name
 
 
+@pytest.mark.parametrize("separate", [False, True])
+def test_batch_normalisation_sees_images_and_copies_together_or_apart(separate):
+    method = _method(separate_passes=separate)
+    images = _batch()["image"].astype("float32")
+    copies = 255 - images // 2
+    estimated = np.asarray(method.estimate(images, copies, training=True))
+    parts = (
+        [images, copies]
+        if separate
+        else [np.stack([images, copies], 1).reshape(12, *images.shape[1:])]
+    )
+    fresh = _method(separate_passes=separate)
+    fresh.set_weights(method.get_weights())
+    features = [np.asarray(fresh.features(fresh.preprocess(x), training=True)) for x in parts]
+    both = np.concatenate(features, axis=1) if separate else features[0].reshape(6, -1)
+    expected = both @ np.asarray(fresh.decoder.kernel) + np.asarray(fresh.decoder.bias)
+    np.testing.assert_allclose(estimated, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_every_step_draws_other_transformations():
     method = _method()
-    first, second = (float(method(_batch())["transformation_loss"]) for _ in range(2))
+    # (With the batch's statistics, so that the moving ones make no difference.)
+    first, second = (
+        float(method(_batch(), training=True)["transformation_loss"]) for _ in range(2)
+    )
     assert first != second
 
 
 @pytest.mark.parametrize("transformation", ["affine", "projective"])
 def test_two_replicas_train_as_one(transformation):
     build = functools.partial(
-        AutoEncodingTransformations, transformation=transformation, decoder_hidden=5
+        AutoEncodingTransformations,
+        transformation=transformation,
+        decoder_hidden=5,
+        separate_passes=transformation == "affine",
     )
     training_runs.assert_replicas_agree(build)
 

@@ -162,6 +162,29 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
             "--task=nonlinear",
             "--nonlinear_protocol=rfd_imagenet",
         ],
+        "hidden 64 has no effect in nonlinear protocol 'rotnet_cifar10_conv'": [
+            weights,
+            labelled,
+            "--task=nonlinear",
+            "--hidden=64",
+        ],
+        "probe_size 2 has no effect in linear protocol 'rotnet_cifar10'": [
+            weights,
+            labelled,
+            "--task=linear",
+            "--protocol=rotnet_cifar10",
+            "--probe_size=2",
+        ],
+        "--finetune_epochs has no effect on knn, linear; leave it out, or add finetune to --task": [
+            weights,
+            labelled,
+            "--finetune_epochs=2",
+        ],
+        "--voc_epochs has no effect on knn, linear, retrieval": [
+            "--suite=features",
+            "--runs=a",
+            "--voc_epochs=3",
+        ],
         "unknown linear protocol 'rfd'": [weights, labelled, "--protocol=rfd"],
         "unknown endpoint 'fc8'": [weights, labelled, "--task=finetune", "--finetune_endpoint=fc8"],
         "--train_list goes with --eval_list, not with --data_dir": [

@@ -38,7 +38,7 @@ def labelled(tmp_path_factory):
 
 def test_a_network_learns_from_two_photographs_and_is_judged_on_others(labelled, tmp_path):
     run = tmp_path / "run"
-    command = [*CROPS, *TINY, f"--eval_dir={labelled}", f"--output_dir={run}"]
+    command = [*CROPS, "--source_noise=0.1", *TINY, f"--eval_dir={labelled}", f"--output_dir={run}"]
     results = run_many(
         "pretrain",
         [
@@ -46,6 +46,7 @@ def test_a_network_learns_from_two_photographs_and_is_judged_on_others(labelled,
             [*command, "--epochs=2", "--evaluate=knn"],
             [*command, "--epochs=3", "--source_seed=1"],
             [*command, "--epochs=3", "--source_shear=10"],
+            [*command, "--epochs=3", "--source_noise=0.2"],
         ],
     )
     for code, _, err in results[:2]:
@@ -61,6 +62,7 @@ def test_a_network_learns_from_two_photographs_and_is_judged_on_others(labelled,
     assert picture.shape == (142, 142, 3) and picture.std() > 30
     record = json.loads((run / "run.json").read_text())
     assert record["flags"]["source_images"] == ["sklearn:china.jpg", "sklearn:flower.jpg"]
+    assert record["flags"]["source_noise"] == 0.1
     assert record["flags"]["source_crops"] == 60 and record["flags"]["source_rotation"] == 30
     assert (run / "evaluation.json").exists()
 
@@ -74,6 +76,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         ([*CROPS, "--dataset=digits"], "--dataset and --source_images were given"),
         ([*CROPS, "--source_crops=10"], "batch_size 20 is more than the 10 images"),
         ([*CROPS, "--source_rotation=-5"], "rotation of crops is an angle in degrees from 0"),
+        ([*CROPS, "--source_noise=2"], "noise of crops is a share of the range of the pixels"),
         (["--dataset=digits", "--source_crops=10"], "--source_crops goes with --source_images"),
         ([*CROPS, "--source_scale=false", "--source_size=300"], "the 424 that crops of 300 need"),
     ]

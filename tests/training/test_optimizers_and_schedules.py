@@ -116,3 +116,17 @@ def test_exponential_decay_is_spread_over_the_steps():
 def test_bad_schedules_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         schedules.build(**{"rate": 0.1, "epochs": 10, "steps_per_epoch": 5, **arguments})
+
+
+def test_the_rate_of_aet_on_cifar10_is_its_program_s_in_every_epoch():
+    table = schedules.parse_lookup_table("aet_cifar10")
+    schedule = schedules.from_lookup_table(table, steps_per_epoch=1)
+
+    def published(epoch):
+        for end, factor in ((240, 1), (480, 0.2), (640, 0.04), (800, 0.008), (1000, 0.0016)):
+            if epoch < end:
+                return 0.1 * factor
+        return 0.1 * 0.0016 - 0.1 * 3e-6 * (epoch - 999)
+
+    for epoch in (0, 239, 240, 479, 480, 640, 800, 999, 1000, 1001, 1250, 1499):
+        assert float(schedule(epoch)) == pytest.approx(published(epoch), rel=1e-4), epoch
