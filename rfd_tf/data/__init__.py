@@ -7,7 +7,7 @@ views, on the device. TensorFlow is imported with `pipeline` and `augment`, not 
 
 from rfd_tf.lazy import attach
 
-_MODULES = ("augment", "pipeline", "sources", "views")
+_MODULES = ("augment", "pipeline", "sources", "training_stream", "views")
 _NAMES = {
     "ArraySource": "sources",
     "DATASETS": "sources",
@@ -26,6 +26,7 @@ _NAMES = {
     "load_images": "pipeline",
     "steps_per_epoch": "pipeline",
     "training_dataset": "pipeline",
+    "TrainingStream": "training_stream",
     "flatten_views": "views",
     "rotate": "views",
     "rotate_each": "views",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -129,6 +130,63 @@ class Source:
 
     def _why(self, index: int) -> str:
         return "cannot be decoded"
+
+    def train_dataset(
+        self, image_size: int, batch_size: int, *, seed: int = 0, **augmentation: Any
+    ) -> Any:
+        """Returns the endless stream of augmented training batches.
+
+        `fit` of a method of this package knows how many steps make an epoch of it; give
+        `steps_per_epoch=len(source) // batch_size` to the `fit` of another model.
+
+        Args:
+            image_size: side S of the images, pixels.
+            batch_size: images in a batch.
+            seed: of the order and the augmentation.
+            **augmentation: `crop`, `crop_area`, `horizontal_flip`, `color_jitter`, `hue`,
+                `grayscale`, `crops` and the other arguments of `rfd_tf.data.training_dataset`.
+
+        Returns:
+            A `tf.data.Dataset` of `{"image": uint8 [batch_size, S, S, 3], "index": int64
+            [batch_size]}`; with several crops the image is `[batch_size, crops, S, S, 3]`.
+
+        Raises:
+            UserError: an argument is out of its range, or the batch is larger than the source.
+
+        >>> from rfd_tf.data import digits
+        >>> batches = digits().train_dataset(image_size=32, batch_size=64, crop="resized")
+        >>> next(iter(batches))["image"].shape
+        TensorShape([64, 32, 32, 3])
+        """
+        from rfd_tf.data import training_stream
+
+        return training_stream.train_dataset(
+            self, image_size=image_size, batch_size=batch_size, seed=seed, **augmentation
+        )
+
+    def eval_dataset(self, image_size: int, batch_size: int, **options: Any) -> Any:
+        """Returns one pass over the images in the order of their index, without augmentation.
+
+        Args:
+            image_size: side S of the images, pixels.
+            batch_size: images in a batch; the last one holds what is left.
+            **options: `indices`, `ten_crops`, `stretch`: see `rfd_tf.data.evaluation_dataset`.
+
+        Returns:
+            A `tf.data.Dataset` of `{"image": uint8 [B, S, S, 3], "index": int64 [B]}`.
+
+        Raises:
+            UserError: `image_size` or `batch_size` is less than 1.
+
+        >>> from rfd_tf.data import digits
+        >>> [len(b["index"]) for b in digits("test").eval_dataset(image_size=16, batch_size=200)]
+        [200, 97]
+        """
+        from rfd_tf.data import pipeline
+
+        return pipeline.evaluation_dataset(
+            self, image_size=image_size, batch_size=batch_size, **options
+        )
 
     def __len__(self) -> int:
         return self.num_images

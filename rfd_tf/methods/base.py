@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from keras import ops
 from rfd_tf import applications
 from rfd_tf.errors import UserError
 from rfd_tf.layers import generators, replicas
+from rfd_tf.methods import fitting
 
 #: Arguments of constructors that are no options: what is known of the images.
 _DATA = ("num_images", "pu_weights")
@@ -49,6 +52,12 @@ class Method(keras.Model):
         mean, std: channel means and standard deviations of the pixels / 255.
         gradient_accumulation: number of parts a replica's batch is cut into, one after the
             other, to train with less memory. Batch normalisation sees each part by itself.
+        fill_bank: whether `fit` fills the memory bank, where there is one, by a forward pass
+            before the first step.
+
+    `compile(optimizer=...)`, `fit`, `evaluate`, `save`, `keras.models.load_model`,
+    `keras.models.clone_model` and `export` are Keras' own. `predict` returns the features of
+    images, and `export` writes the network that computes them.
 
     The backbone may compute in bfloat16; heads and losses are float32.
 
@@ -77,18 +86,17 @@ class Method(keras.Model):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
+        # So that Keras finds the class when it loads a saved method.
+        package = cls.__module__.partition(".")[0]
+        keras.saving.register_keras_serializable(package=package)(cls)
         if "call" in vars(cls):
             # Validation must not change what training draws next.
             cls.call = generators.kept_outside_training(cls.call)
 
     def __new__(cls, *args, **kwargs):
         method = super().__new__(cls, *args, **kwargs)
-        # Not by `setattr`, which works from Keras' constructor on.
-        vars(method)["_options"] = {
-            name: kwargs.get(name, default)
-            for name, default in constructor_arguments(cls).items()
-            if name not in _DATA
-        }
+        # Past Keras' `setattr`, which works from its constructor on and would track the backbone.
+        vars(method)["_arguments"] = _bound(cls, args, kwargs)
         return method
 
     def __init__(
@@ -99,6 +107,7 @@ class Method(keras.Model):
         mean: Sequence[float] = applications.IMAGENET_MEAN,
         std: Sequence[float] = applications.IMAGENET_STD,
         gradient_accumulation: int = 1,
+        fill_bank: bool = True,
         **kwargs,
     ):
         # Float32 here keeps a mixed policy from rounding the batch; the backbone has its own.
@@ -108,10 +117,13 @@ class Method(keras.Model):
         self.feature_endpoint = feature_endpoint or applications.endpoints(backbone)[-1]
         self.feature_model = applications.pooled_feature_model(backbone, self.feature_endpoint)
         self.feature_dimensions = int(self.feature_model.output_shape[-1])
-        self.image_size = int(backbone.input_shape[1])
+        self.image_size = _side_of(backbone)
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.gradient_accumulation = int(gradient_accumulation)
+        self.fill_bank = bool(fill_bank)
+        # XLA makes convolutional networks slower on CPUs: `jit_compile="auto"` leaves it off.
+        self.supports_jit = keras.backend.backend() != "tensorflow"
         #: Images of a training step over all replicas, once that is known; chance levels of what
         #: is compared within the batch rest on it.
         self.batch_size: int | None = None
@@ -127,7 +139,7 @@ class Method(keras.Model):
         """
         self.loss_weights = {name: float(weight) for name, weight in loss_weights.items()}
         self.log_names = ("loss", *self.loss_weights, *diagnostics)
-        # Running sums of what is logged and, last, the number of steps summed.
+        # Running sums over the images of what is logged and, last, the number of images.
         self.log_totals = self.add_weight(
             shape=(len(self.log_names) + 1,),
             initializer="zeros",
@@ -136,6 +148,10 @@ class Method(keras.Model):
             autocast=False,
             name="log_totals",
         )
+        # The same for trainers that know only Keras' own metrics.
+        self.log_metrics = []
+        if keras.backend.backend() != "tensorflow":
+            self.log_metrics = [keras.metrics.Mean(name=name) for name in self.log_names]
 
     # -- for subclasses ---------------------------------------------------------------------
 
@@ -220,10 +236,12 @@ class Method(keras.Model):
         50
         """
         unused = self.unused_options()
-        found = {
-            name: None if name in unused else getattr(self, name, None) if value is None else value
-            for name, value in self._options.items()
-        }
+        found = {}
+        for name, default in constructor_arguments(type(self)).items():
+            value = self._arguments.get(name, default)
+            if name not in _DATA:
+                value = getattr(self, name, None) if value is None else value
+                found[name] = None if name in unused else value
         return {
             **found,
             "feature_endpoint": self.feature_endpoint,
@@ -305,7 +323,132 @@ class Method(keras.Model):
             total = total + weight * y_pred[name]
         return total
 
+    # -- what Keras saves -------------------------------------------------------------------
+
+    def get_config(self) -> dict:
+        """The constructor's arguments, serialised; the state is in the weights."""
+        return {
+            name: keras.saving.serialize_keras_object(value)
+            for name, value in self._arguments.items()
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Creates the method again from `get_config`."""
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            return cls(
+                **{
+                    name: keras.saving.deserialize_keras_object(value)
+                    for name, value in config.items()
+                }
+            )
+
+    # -- prediction -------------------------------------------------------------------------
+
+    @functools.cached_property
+    def pixel_model(self) -> keras.Model:
+        """The network from pixels 0-255, `[batch, size, size, 3]`, to features `[batch, d]`."""
+        size = self.image_size
+        pixels = keras.Input((size, size, 3), dtype="float32", name="image")
+        features = self.feature_model(self.preprocess(pixels), training=False)
+        return keras.Model(pixels, ops.cast(features, "float32"), name="features")
+
+    def predict(self, x, batch_size=None, verbose="auto", steps=None, callbacks=None):
+        """Returns the features of images in evaluation mode; see `keras.Model.predict`.
+
+        Args:
+            x: pixels 0-255 `[N, size, size, 3]`, a dict with them as `"image"`, or a dataset of
+                either, such as `source.eval_dataset(...)`.
+            batch_size, verbose, steps, callbacks: see `keras.Model.predict`.
+
+        Returns:
+            NumPy float32 `[N, feature_dimensions]`.
+        """
+        images = fitting.images_of(x, steps)
+        return self.pixel_model.predict(images, batch_size, verbose, steps, callbacks)
+
+    def export(self, filepath, *args, **kwargs):
+        """Exports the network from pixels to features; see `keras.Model.export`.
+
+        `rfd_tf.export.export_backbone` exports a run with its preprocessing, checked against Keras.
+        """
+        return self.pixel_model.export(filepath, *args, **kwargs)
+
     # -- training ---------------------------------------------------------------------------
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        **kwargs,
+    ):
+        """Trains by Keras' own loop; see `keras.Model.fit`.
+
+        On one device it trains as `rfd_tf.training.Pretraining` does, number by number: epochs are
+        begun (`begin_epoch`), and the memory bank is filled before the first step unless
+        `fill_bank` is False. Runs on several machines, and runs that resume within an epoch, need
+        `Pretraining`.
+
+        Args:
+            x: the dataset of `source.train_dataset(...)`; images in memory, uint8
+                `[N, size, size, 3]`, or a dict of them as `"image"` and their `"index"`; or any
+                dataset of batches `{"image", "index"}`. Methods that choose the images of each
+                epoch, such as DeepCluster, take the first two.
+            epochs, verbose, callbacks, validation_data, initial_epoch, steps_per_epoch, **kwargs:
+                see `keras.Model.fit`. Validation data have the forms of `x`.
+            batch_size: of images in memory, 32 when None.
+            y, sample_weight, class_weight, validation_split: have no meaning without labels.
+
+        Returns:
+            Keras' `History`: the mean over the epoch of every declared loss and diagnostic.
+
+        Raises:
+            UserError: an argument that has no meaning here, images of another size or number than
+                the method's, or what Keras' loop cannot do.
+        """
+        return fitting.fit(
+            self,
+            super().fit,
+            x,
+            chooses_order=type(self).epoch_order is not Method.epoch_order,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            **kwargs,
+        )
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Returns the mean losses over the images; what training has logged so far stays.
+
+        Args:
+            x: see `fit`.
+            *args, **kwargs: see `keras.Model.evaluate`.
+        """
+        logged = ops.convert_to_numpy(self.log_totals)
+        try:
+            return super().evaluate(fitting.with_index(self, x), *args, **kwargs)
+        finally:
+            self.log_totals.assign(logged)
 
     def train_step(self, *arguments):
         """One optimizer step on one batch; returns the logs' means since the last reset.
@@ -345,28 +488,21 @@ class Method(keras.Model):
         with tf.control_dependencies(outputs):
             gradients = [None if g is None else tf.identity(g) for g in gradients]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return self._log(ops.stack(outputs) / len(parts))
+        return self._log(ops.stack(outputs) / len(parts), ops.shape(batch["index"])[0])
 
     def test_step(self, *arguments):
-        """Evaluates one batch; returns the logs' means since `evaluate` began.
+        """Evaluates one batch; returns the logs' means over the images since `evaluate` began.
 
-        On other backends than TensorFlow this is the step of Keras' own trainer, whose logs are
-        those of the last batch.
+        On other backends than TensorFlow this is the step of Keras' own trainer.
         """
         if keras.backend.backend() != "tensorflow":
             return super().test_step(*arguments)
-        batch, _, _ = keras.utils.unpack_x_y_sample_weight(arguments[0])
+        (data,) = arguments
+        batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         outputs = self(batch, training=False)
         outputs = {"loss": self.compute_loss(y_pred=outputs), **outputs}
-        return self._log(ops.stack([outputs[name] for name in self.log_names]))
-
-    def evaluate(self, *args, **kwargs):
-        """Evaluates as `keras.Model.evaluate` does; what training has logged so far stays."""
-        logged = ops.convert_to_numpy(self.log_totals)
-        try:
-            return super().evaluate(*args, **kwargs)
-        finally:
-            self.log_totals.assign(logged)
+        values = ops.stack([outputs[name] for name in self.log_names])
+        return self._log(values, ops.shape(batch["index"])[0])
 
     def _parts(self, batch) -> list:
         count = self.gradient_accumulation
@@ -384,9 +520,12 @@ class Method(keras.Model):
             for start in range(0, size, step)
         ]
 
-    def _log(self, values) -> dict:
+    def _log(self, values, images) -> dict:
         values = replicas.all_mean(ops.cast(values, "float32"))
-        self.log_totals.assign_add(ops.concatenate([values, ops.ones((1,), "float32")]))
+        # The last batch of a pass may be smaller.
+        values = ops.concatenate([values, ops.ones((1,), "float32")])
+        count = ops.cast(images, "float32") * replicas.num_replicas()
+        self.log_totals.assign_add(values * count)
         return self.logs()
 
     def logs(self) -> dict:
@@ -401,8 +540,29 @@ class Method(keras.Model):
         self.log_totals.assign(np.zeros(self.log_totals.shape, "float32"))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """Logs of trainers other than this class' own: the values of this step."""
-        return {"loss": self.compute_loss(y_pred=y_pred), **y_pred}
+        """Logs of trainers other than this class' own: the means since the last reset."""
+        outputs = {"loss": self.compute_loss(y_pred=y_pred), **y_pred}
+        images = ops.shape(x["index"])[0]
+        for name, metric in zip(self.log_names, self.log_metrics, strict=True):
+            metric.update_state(outputs[name], sample_weight=images)
+        return {metric.name: metric.result() for metric in self.log_metrics}
+
+
+def _bound(cls, args, kwargs) -> dict[str, Any]:
+    """Names the arguments of a constructor's call."""
+    names = list(inspect.signature(cls.__init__).parameters)[1:]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _side_of(backbone: keras.Model) -> int:
+    height, width, channels = backbone.input_shape[1:]
+    if height is None or height != width or channels != 3:
+        raise UserError(
+            f"backbone '{backbone.name}' takes images of shape {(height, width, channels)}; "
+            "pretraining needs square ones of a fixed size: build it with "
+            "input_shape=(size, size, 3)"
+        )
+    return int(height)
 
 
 def _add(total, values):

@@ -232,7 +232,12 @@ class RotationFeatureDecoupling(Method):
             name="upright_probability",
         )
         self.pu_active = self.add_weight(
-            shape=(), initializer="zeros", trainable=False, autocast=False, name="pu_active"
+            shape=(),
+            # For loops that begin no epochs.
+            initializer=keras.initializers.Constant(float(self.pu_start_epoch <= 0)),
+            trainable=False,
+            autocast=False,
+            name="pu_active",
         )
 
     # -- the losses -------------------------------------------------------------------------

@@ -92,6 +92,22 @@ def test_the_orientation_detector(backbone, run_folder, tmp_path):
         np.testing.assert_array_equal(upright, np.rot90(photo, -quarters))
 
 
+def test_pretraining_by_keras_fit(tmp_path):
+    code = snippet("method.fit(")
+    check = """
+assert features.shape == (1500, 128)
+import subprocess, sys
+again = "import keras, rfd_tf.methods; print(keras.models.load_model('method.keras').name)"
+subprocess.run([sys.executable, "-c", again], check=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, cwd=tmp_path,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rotation_feature_decoupling" in done.stdout
+
+
 def test_a_model_with_layers_of_this_package_says_what_to_import(tmp_path):
     model = applications.SixLayer(include_top=False, pooling="avg", input_shape=(32, 32, 3))
     model.save(tmp_path / "own.keras")

@@ -1,0 +1,116 @@
+"""A source's training batches as one object: entered at any step, in any order, or plain."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from rfd_tf.data import pipeline
+from rfd_tf.data.base import Source
+
+# Which stream a dataset comes from: TensorFlow's datasets have no room for it.
+_streams: weakref.WeakKeyDictionary[tf.data.Dataset, TrainingStream] = weakref.WeakKeyDictionary()
+
+_PLAIN = {"horizontal_flip": False, "color_jitter": 0.0, "hue": 0.0, "grayscale": 0.0, "crops": 1}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingStream:
+    """The batches that a method trains on, and the same images without augmentation.
+
+    Args:
+        source: the images.
+        image_size: side of the training images, pixels.
+        batch_size: images in a global batch.
+        seed: of the order and the augmentation.
+        augmentation: further arguments of `rfd_tf.data.training_dataset`, by name.
+
+    Raises:
+        UserError: see `rfd_tf.data.training_dataset`; the arguments are checked here.
+
+    >>> from rfd_tf.data import digits
+    >>> stream = TrainingStream(digits(), image_size=32, batch_size=64)
+    >>> stream.steps_per_epoch, next(iter(stream.batches()))["image"].shape
+    (23, TensorShape([64, 32, 32, 3]))
+    """
+
+    source: Source
+    image_size: int
+    batch_size: int
+    seed: int = 0
+    augmentation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the images."""
+        return pipeline.steps_per_epoch(self.source, self.batch_size)
+
+    def batches(
+        self,
+        start_step: int = 0,
+        *,
+        augmented: bool = True,
+        order: np.ndarray | None = None,
+        shard: tuple[int, int] = (0, 1),
+    ) -> tf.data.Dataset:
+        """Returns the endless stream of batches, the first being that of step `start_step`.
+
+        Args:
+            start_step: the step to begin at.
+            augmented: whether images are cropped and changed.
+            order, shard: see `rfd_tf.data.training_dataset`.
+        """
+        options = dict(self.augmentation)
+        if not augmented:
+            crop = "stretch" if options.get("crop") == "stretch" else "none"
+            options.update(_PLAIN, crop=crop)
+        return pipeline.training_dataset(
+            self.source,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            start_step=start_step,
+            order=order,
+            shard=shard,
+            **options,
+        )
+
+    def images(self, indices: np.ndarray | None = None) -> tf.data.Dataset:
+        """Returns one pass over the images in the order of their index, without augmentation.
+
+        Args:
+            indices: increasing integers, the images to give; all if None.
+        """
+        return pipeline.evaluation_dataset(
+            self.source,
+            image_size=self.image_size,
+            batch_size=2 * self.batch_size,
+            indices=indices,
+            stretch=self.augmentation.get("crop") == "stretch",
+        )
+
+
+def train_dataset(
+    source: Source, *, image_size: int, batch_size: int, seed: int = 0, **augmentation: Any
+) -> tf.data.Dataset:
+    """Returns the endless stream of augmented training batches; see `Source.train_dataset`."""
+    stream = TrainingStream(source, image_size, batch_size, seed, augmentation)
+    dataset = stream.batches()
+    _streams[dataset] = stream
+    return dataset
+
+
+def stream_of(dataset: Any) -> TrainingStream | None:
+    """Returns the stream that `train_dataset` created a dataset from, or None for another one.
+
+    A dataset derived from it, as by `map`, is another one.
+    """
+    try:
+        return _streams.get(dataset)
+    except TypeError:  # neither hashable nor a dataset
+        return None

@@ -1,0 +1,271 @@
+"""Every method is a plain Keras model: compile, fit, evaluate, predict, save, load, export."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from training_runs import SIZE, backbone
+
+from rfd_tf import applications
+from rfd_tf.data import ArraySource
+from rfd_tf.errors import UserError
+from rfd_tf.methods import METHODS, RotationFeatureDecoupling
+from rfd_tf.training import optimizers, pretraining
+
+COUNT, BATCH, STEPS = 24, 8, 3
+OPTIONS = {
+    "deepcluster": {"num_clusters": 4},
+    "bigan": {"generator_width": 4, "discriminator_width": 4, "latent_dimensions": 6},
+    "jigsaw": {"permutations": 6},
+    "rfd_jigsaw": {"permutations": 6},
+    "pirl": {"permutations": 6},
+}
+#: Validation images are compared with rows of the memory bank, or with clusters, by their index.
+INDEXED = [name for name in METHODS if name not in ("rotation", "jigsaw", "aet", "bigan")]
+
+
+def source():
+    images = np.random.default_rng(3).integers(0, 256, (COUNT, SIZE, SIZE, 3)).astype("uint8")
+    return ArraySource(images, name="noise")
+
+
+def batches(seed=7):
+    return source().train_dataset(SIZE, BATCH, seed=seed)
+
+
+def make(name, seed=0, optimizer=None, **options):
+    keras.utils.set_random_seed(seed)
+    kind, options = METHODS[name], {**OPTIONS.get(name, {}), **options}
+    if name in INDEXED:
+        options["num_images"] = COUNT
+    method = kind(backbone(), seed=seed, **options)
+    method.compile(optimizer=optimizer or optimizers.SGD(0.02))
+    return method
+
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@functools.cache
+def trained(name):
+    """A method after two epochs of `fit` with validation data, and the history."""
+    method = make(name)
+    held_out = {"image": source().images[:BATCH], "index": np.arange(BATCH)}
+    history = method.fit(batches(), epochs=2, validation_data=held_out, verbose=0).history
+    return method, history
+
+
+@every_method
+def test_fit_with_validation_trains_as_pretraining_does_without(name):
+    by_fit, history = trained(name)
+    keras.utils.set_random_seed(0)
+    numbered = {"num_images": COUNT} if name in INDEXED else {}
+    run = pretraining.Pretraining(
+        build_backbone=backbone,
+        build_method=lambda made: METHODS[name](made, **OPTIONS.get(name, {}), **numbered),
+        source=source(),
+        image_size=SIZE,
+        optimization=pretraining.Optimization(
+            epochs=2, batch_size=BATCH, learning_rate=0.02, schedule="constant", weight_decay=0.0
+        ),
+    )
+    run.seed = 7
+    logged = []
+    collect = keras.callbacks.LambdaCallback(on_epoch_end=lambda _, logs: logged.append(logs))
+    if run.method.memory_bank is not None:
+        run.fill_memory_bank()
+    run.train(callbacks=[collect])
+
+    for epoch, logs in enumerate(logged):
+        for key in by_fit.log_names:
+            assert history[key][epoch] == pytest.approx(logs[key], rel=1e-4, abs=1e-5), key
+    for a, b in zip(by_fit.trainable_weights, run.method.trainable_weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5, err_msg=a.path)
+    names = {*by_fit.log_names, *(f"val_{key}" for key in by_fit.log_names)}
+    assert set(history) == names
+    assert np.isfinite([history[key] for key in names]).all()
+
+
+@pytest.mark.parametrize("name", ["rotation", "rfd", "deepcluster"])
+def test_fit_takes_images_in_memory(name):
+    method = make(name)
+    history = method.fit(source().images, batch_size=BATCH, epochs=2, verbose=0).history
+    assert np.isfinite([history[key] for key in method.log_names]).all()
+    assert int(method.optimizer.iterations) == 2 * STEPS
+
+
+def test_evaluate_is_the_mean_over_the_images():
+    method = make("rfd", instance_loss="softmax")
+    every = {"image": source().images, "index": np.arange(COUNT)}
+    found = method.evaluate(every, batch_size=BATCH, verbose=0, return_dict=True)
+    parts = [
+        method.evaluate(
+            {key: value[i : i + BATCH] for key, value in every.items()},
+            batch_size=BATCH,
+            verbose=0,
+            return_dict=True,
+        )
+        for i in range(0, COUNT, BATCH)
+    ]
+    assert set(found) == set(method.log_names)
+    for key in found:
+        assert found[key] == pytest.approx(np.mean([part[key] for part in parts]), rel=1e-4), key
+
+
+def test_evaluate_weighs_a_smaller_last_batch_by_its_images():
+    method = make("rotation")
+    images = source().images[:10]
+    whole = method.evaluate(images, batch_size=10, verbose=0, return_dict=True)
+    parts = method.evaluate(images, batch_size=8, verbose=0, return_dict=True)
+    assert parts["rotation_loss"] == pytest.approx(whole["rotation_loss"], rel=1e-5)
+
+
+@every_method
+def test_predict_returns_features(name):
+    method, _ = trained(name)
+    images = source().images
+    expected = np.asarray(method.named_features(images)["f"])
+    for x in (
+        images,
+        {"image": images, "index": np.arange(COUNT)},
+        source().eval_dataset(SIZE, 7),
+    ):
+        np.testing.assert_allclose(method.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_method
+def test_a_saved_method_continues_bit_for_bit(name, tmp_path):
+    straight, _ = trained(name)
+    first = make(name)
+    path = tmp_path / "method.keras"
+    checkpoint = keras.callbacks.ModelCheckpoint(path)
+    first.fit(batches(), epochs=1, callbacks=[checkpoint], verbose=0)
+    loaded = keras.models.load_model(path)
+    assert type(loaded) is type(first)
+    assert loaded.log_names == first.log_names
+    loaded.fit(batches(), epochs=2, initial_epoch=1, verbose=0)
+    for a, b in zip(loaded.trainable_weights, straight.trainable_weights, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=a.path)
+    for a, b in zip(loaded.optimizer.variables, straight.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=a.path)
+
+
+@every_method
+def test_a_clone_has_the_same_options(name):
+    method = make(name, mean=(0.1, 0.2, 0.3))
+    clone = keras.models.clone_model(method)
+    assert type(clone) is type(method) and clone.mean == method.mean
+    assert clone.loss_weights == method.loss_weights
+    assert [w.shape for w in clone.weights] == [w.shape for w in method.weights]
+    assert clone.backbone is not method.backbone
+
+
+def test_export_writes_the_network_from_pixels_to_features(tmp_path):
+    method = make("rfd")
+    method.export(tmp_path / "saved", format="tf_saved_model", verbose=False)
+    served = tf.saved_model.load(tmp_path / "saved")
+    images = source().images.astype("float32")
+    found = served.serve(images)
+    np.testing.assert_allclose(found, method.predict(images, verbose=0), rtol=1e-4, atol=1e-5)
+
+
+def test_pu_weights_count_in_fit_and_in_a_loop_of_ones_own():
+    weights = np.full((COUNT, 4), 0.9, "float32")
+    discounted = make("rfd", pu_weights=weights, lambda_distance=0.0, lambda_instance=0.0)
+    plain = make("rfd", lambda_distance=0.0, lambda_instance=0.0)
+    batch = {"image": source().images[:BATCH], "index": np.arange(BATCH)}
+    # (1 + 3 * (1 - 0.9 ** 2)) / 4 of the loss, were the four views' losses equal.
+    expected = (1 + 3 * (1 - 0.9**2)) / 4
+    for method in (discounted, plain):
+        method.rotation_head.kernel.assign(np.zeros(method.rotation_head.kernel.shape))
+    ratio = float(discounted(batch)["rotation_loss"]) / float(plain(batch)["rotation_loss"])
+    assert ratio == pytest.approx(expected, rel=1e-4)
+    later = make("rfd", pu_weights=weights, pu_start_epoch=1)
+    assert float(later.pu_active) == 0.0
+    later.fit(batches(), epochs=2, verbose=0)
+    assert float(later.pu_active) == 1.0
+
+
+def test_clone_keeps_pu_weights():
+    weights = np.random.default_rng(0).uniform(size=(COUNT, 4)).astype("float32")
+    clone = keras.models.clone_model(make("rfd", pu_weights=weights))
+    np.testing.assert_allclose(clone.upright_probability, weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rfd", "instance", "pirl"])
+def test_fit_fills_the_memory_bank_first(name):
+    filled, empty = make(name), make(name, fill_bank=False)
+    before = np.asarray(filled.memory_bank.bank)
+    zero_rate = {"epochs": 1, "verbose": 0}
+    for method in (filled, empty):
+        method.optimizer.learning_rate = 0.0
+        method.memory_bank.momentum = 0.999
+        method.fit(batches(), **zero_rate)
+    moved = np.linalg.norm(np.asarray(filled.memory_bank.bank) - before, axis=1)
+    assert moved.min() > 0.1
+    assert np.linalg.norm(np.asarray(empty.memory_bank.bank) - before, axis=1).max() < 0.1
+    # A second call continues the training.
+    rows = np.asarray(filled.memory_bank.bank)
+    filled.fit(batches(), **zero_rate)
+    assert np.linalg.norm(np.asarray(filled.memory_bank.bank) - rows, axis=1).max() < 0.1
+
+
+def test_fit_on_two_replicas_trains_as_on_one():
+    results = []
+    for count in (1, 2):
+        devices = [f"CPU:{i}" for i in range(count)]
+        reduction = tf.distribute.ReductionToOneDevice()
+        strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
+        with strategy.scope():
+            method = make("rfd")
+            method.optimizer.build(method.trainable_variables)
+        history = method.fit(batches(), epochs=2, verbose=0).history
+        results.append((history["loss"], method.get_weights()))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def generator():
+    while True:
+        yield {"image": source().images[:BATCH], "index": np.arange(BATCH)}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("rotation", {"x": source().images, "y": np.zeros(COUNT)}, "y has no meaning"),
+        ("rotation", {"x": source().images, "validation_split": 0.5}, "give validation_data"),
+        ("rotation", {"x": np.zeros((4, 9, 9, 3), "uint8")}, "9 pixels wide"),
+        ("rfd", {"x": source().images[:8]}, "num_images=24, and there are 8"),
+        ("rfd", {"x": generator(), "steps_per_epoch": 2}, "can be read only once"),
+        ("rfd", {"x": source().images, "validation_data": source().images[:2]}, "'index'"),
+        ("rotation", {"x": batches().map(lambda batch: batch)}, "steps_per_epoch"),
+        (
+            "deepcluster",
+            {"x": batches().map(lambda batch: batch), "steps_per_epoch": 2},
+            "chooses the images of each epoch",
+        ),
+    ],
+)
+def test_what_fit_cannot_do_is_refused(name, arguments, message):
+    with pytest.raises(UserError, match=message):
+        make(name).fit(**arguments, verbose=0)
+
+
+def test_a_dataset_of_ones_own_trains_too():
+    own = batches().map(lambda batch: batch)
+    method = make("rfd")
+    method.fit(own, steps_per_epoch=STEPS, epochs=1, verbose=0)
+    tuples = tf.data.Dataset.from_tensor_slices(
+        ({"image": source().images, "index": np.arange(COUNT)},)
+    ).batch(BATCH)
+    make("rfd").fit(tuples, epochs=1, verbose=0)
+
+
+def test_a_backbone_of_unknown_size_is_refused():
+    network = applications.SixLayer(include_top=False, input_shape=(None, None, 3))
+    with pytest.raises(UserError, match=r"input_shape=\(size, size, 3\)"):
+        RotationFeatureDecoupling(network, 10, num_negatives=2)
