@@ -19,6 +19,8 @@ from rfd_tf.methods import fitting
 
 #: Arguments of constructors that are no options: what is known of the images.
 _DATA = ("num_images", "pu_weights")
+# Name of a random generator's state in a saved method, before its number.
+_GENERATOR = "generator_"
 
 
 def constructor_arguments(kind: type) -> dict[str, object]:
@@ -331,6 +333,19 @@ class Method(keras.Model):
             name: keras.saving.serialize_keras_object(value)
             for name, value in self._arguments.items()
         }
+
+    def save_own_variables(self, store) -> None:
+        """Saves the method's own state, and that of its random generators, which Keras leaves."""
+        super().save_own_variables(store)
+        for number, state in enumerate(generators.states(self)):
+            store[f"{_GENERATOR}{number}"] = state
+
+    def load_own_variables(self, store) -> None:
+        """Loads what `save_own_variables` saved."""
+        own = {name: store[name] for name in store.keys()}
+        for number, state in enumerate(generators.states(self)):
+            state.assign(own.pop(f"{_GENERATOR}{number}"))
+        super().load_own_variables(own)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
