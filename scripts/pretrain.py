@@ -145,7 +145,8 @@ def pretrain_in(run, strategy, lock) -> None:
     if started:
         record["started_from"] = started
     say(describe(session))
-    report_unused(session)
+    if unused := unused_flags(session):
+        say(f"note: without effect in this run: {', '.join(unused)}")
 
     # From here on files are written.
     start_step = open_run(run, session, record, chief)
@@ -508,16 +509,14 @@ def governed_flags() -> set[str]:
     return names & own_flags().keys()
 
 
-def report_unused(session) -> None:
-    """Reports the flags that were given and have no effect beside the others."""
+def unused_flags(session) -> list[str]:
+    """The flags that were given and have no effect beside the others."""
     settings = settings_by_flag(session)
-    unused = [
+    return [
         f"--{name}"
         for name in sorted(governed_flags())
         if FLAGS[name].present and FLAGS[name].value and settings.get(name) is None
     ]
-    if unused:
-        say(f"note: without effect in this run: {', '.join(unused)}")
 
 
 def write_skipped(run, source, chief: bool) -> None:

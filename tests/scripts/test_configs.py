@@ -32,6 +32,7 @@ def test_a_configuration_builds_its_method(parse, name):
     source = SimpleNamespace(num_images=40_000, name="images")
     session = pretrain.make_session(source, tf.distribute.get_strategy())
     assert session.method.trainable_variables
+    assert pretrain.unused_flags(session) == []
     text = (CONFIGS / f"{name}.cfg").read_text()
     assert f"--flagfile=configs/{name}.cfg" in text, "the header gives the command"
 
