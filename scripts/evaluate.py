@@ -123,8 +123,8 @@ def describe(report: dict) -> str:
             lines.append(f"Trained on, without labels: {data['trained_on']} of the test images.")
         if data.get("test_in_train"):
             lines.append(
-                f"Also learnt from, with labels: {data['test_in_train']} of the test images, so "
-                "flattering."
+                f"Probes and kNN train on {data['test_in_train']} of the test images, with labels: "
+                "their scores are too high."
             )
     if any(row["when"] == "best epoch" for row in report["results"]):
         lines.append("Best epoch: the best of all on the test images themselves, so flattering.")

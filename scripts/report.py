@@ -64,15 +64,14 @@ FLAGS = flags.FLAGS
 
 def sources(folder: Path) -> tuple:
     """Train and test source; the test source is None where a part of train is to be held out."""
-    from rfd_tf.data.run_images import RunImages, warn_if_trained_on
+    from rfd_tf.data.run_images import RunImages
     from rfd_tf.errors import UserError
 
     if FLAGS.dataset and (FLAGS.data_dir or FLAGS.eval_dir):
         raise UserError("--dataset does not go with --data_dir and --eval_dir")
     names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
     given = {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
-    recorded = RunImages.of_run(folder)
-    images = recorded.replaced(**given)
+    images = RunImages.of_run(folder).replaced(**given)
     for name in ("data_dir", "eval_dir"):
         path = getattr(images, name)
         if path and not FLAGS[name].value and not os.path.isdir(path):
@@ -85,10 +84,7 @@ def sources(folder: Path) -> tuple:
             "the run does not tell its images; give --data_dir or --dataset, or --images=0 for a "
             "report without images"
         )
-    train, test = images.evaluation(FLAGS.tfds_download)
-    if test is not None:
-        warn_if_trained_on(recorded, test, what="images looked at")
-    return train, test
+    return images.evaluation(FLAGS.tfds_download)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import collections
 import errno
+import functools
 import hashlib
 import itertools
 import os
@@ -421,7 +422,7 @@ class _Found:
             paths = [os.fsencode(self.path(i)) for i in good]
             source = FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
         source.lengths = [self.lengths[i] for i in good]
-        source.origins = lambda: _file_ids(self.root, [self.names[i] for i in good])
+        source.origins = functools.partial(_file_ids, self.root, [self.names[i] for i in good])
         return source
 
 

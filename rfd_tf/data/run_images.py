@@ -167,9 +167,9 @@ class RunImages:
             warnings.warn(f"{told}; evaluated on 'validation'", stacklevel=1)
             return "validation"
         warnings.warn(
-            f"{told}; images of '{self.train_split or 'train'}' take its place, a fifth of them "
-            "where others are learnt from; pretraining sees them too, without labels: "
-            "--train_split=train[:80%] --eval_split=train[80%:] would keep them apart",
+            f"{told}; evaluated on images of '{self.train_split or 'train'}', of which kNN and "
+            "probes get four fifths; pretraining sees all of them, without labels. To keep them "
+            "apart, give --train_split=train[:80%] --eval_split=train[80%:]",
             stacklevel=1,
         )
         return None
@@ -177,7 +177,7 @@ class RunImages:
     def evaluation(
         self, download: bool = False, leave_out: Sequence[str | os.PathLike] = ()
     ) -> tuple[Source, Source | None]:
-        """Returns the images to learn from and those to judge, None to hold some out.
+        """Returns train and test images of an evaluation; the latter None to hold some out.
 
         Images to evaluate on serve as both where the run trains on crops of photographs.
         """

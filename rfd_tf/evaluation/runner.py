@@ -215,7 +215,7 @@ def _data(
 
 
 def _seen_before(data: Data, subject: Subject) -> dict[str, int]:
-    """How many test images the network was trained on, and how many are learnt from; warns."""
+    """How many test images the network, and how many the probes, were trained on; warns."""
     test, rows = data.test.source, data.test.rows
     found = {}
     if subject.folder is not None:
@@ -226,8 +226,8 @@ def _seen_before(data: Data, subject: Subject) -> dict[str, int]:
         found["test_in_train"] = shared(ids[data.train.rows], test, rows)
     if found.get("test_in_train"):
         warnings.warn(
-            f"{found['test_in_train']} of the {len(rows)} test images are also learnt from, with "
-            "labels: the scores are too high; give other splits or folders",
+            f"probes and kNN also train on {found['test_in_train']} of the {len(rows)} test "
+            "images, with labels: the scores are too high; give other splits or folders",
             stacklevel=1,
         )
     return {name: count for name, count in found.items() if count}

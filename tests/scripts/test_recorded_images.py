@@ -116,7 +116,7 @@ script.main = lambda: print(script.images_of(pathlib.Path(script.FLAGS.run)).nam
         )
     )
     assert report[0] == 0 and "digits digits/train" in report[1], report[2]
-    assert "trained on 1500 of the 1500 images looked at" in report[2]
+    assert "trained on 20 of the 20 images looked at" in report[2]
     assert page[0] == 0 and page[1] == "digits/train\n", page[2]
     assert "trained on 1500 of the 1500 images of" in page[2]
     assert calibration[0] == 0 and calibration[1] == "digits\n", calibration[2]

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rfd_tf.data.run_images import RunImages, warn_if_trained_on
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.files import folder, write_text
 from rfd_tf.interpret.report import embedding_map, network, progress
@@ -126,6 +127,18 @@ def build(
     trained_on = run.identity.get("fingerprint")
     if images is not None and trained_on not in (None, images.train.fingerprint):
         notes.append(Text(_OTHER_IMAGES, warning=True))
+    if images is not None:
+        looked_at = images.data.test
+        seen = warn_if_trained_on(
+            RunImages.of_run(run.folder), looked_at.source, looked_at.rows, "images looked at"
+        )
+        if seen:
+            notes.append(
+                Text(
+                    f"The network was trained on {seen} of the {len(looked_at)} images looked at, "
+                    "without labels."
+                )
+            )
     for name in names:
         make, needs_images = SECTIONS[name]
         if needs_images and images is None:

@@ -138,7 +138,8 @@ def _chart(run: RunRecord, title: str, names: Sequence[str]) -> Chart:
                 factor * run.chance_levels[name]
             )
         if name == "knn_accuracy_random_init":
-            value = factor * run.epochs[-1].get(name, float("nan"))
+            # (The last epochs may have gone without the monitor.)
+            value = factor * _last_values(run)[name]
             levels[f"random init {value:.4g}"] = value
     unit = "percent" if factor == 100 else _UNITS.get(names[0], "loss")
     if factor == 1 and not names[0].endswith("loss"):
