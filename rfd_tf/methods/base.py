@@ -190,9 +190,9 @@ class Method(keras.Model):
         problem = self.single_image_problem() if alone else None
         if problem:
             raise UserError(
-                f"batch_size {images} in {self.gradient_accumulation} parts "
-                f"(gradient_accumulation) leaves single images, and {problem}; give a batch_size "
-                f"of {2 * self.gradient_accumulation} or more, or fewer parts"
+                f"batch_size {images} with gradient_accumulation {self.gradient_accumulation} "
+                f"leaves single images, and {problem}; give a batch_size of "
+                f"{2 * self.gradient_accumulation} or more, or accumulate fewer parts"
             )
 
     def begin_epoch(self, epoch: int, images=None) -> None:

@@ -11,7 +11,7 @@ from keras import ops
 from rfd_tf import losses
 from rfd_tf.data import views
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.layers import replicas
+from rfd_tf.layers import generators, replicas
 from rfd_tf.layers.memory_bank import normalize
 from rfd_tf.methods import recognition
 from rfd_tf.methods.base import Method
@@ -321,13 +321,15 @@ class RotationFeatureDecoupling(Method):
         Args:
             embedding: `[batch, projection_dimensions]`, of length 1.
             index: `[batch]` integers, the images' own rows.
-            negatives: `[batch, count]` integers, the rows to compare with; drawn when None.
+            negatives: `[batch, count]` integers, the rows to compare with; drawn when None, without
+                moving the generator.
 
         Returns:
             A pair: logits `[batch, 1 + negatives]`, column 0 the positive; and `valid`, see
             `MemoryBank.negatives`.
         """
-        return self.recognition.logits(embedding, index, negatives)
+        with generators.kept(self):
+            return self.recognition.logits(embedding, index, negatives)
 
     # -- around training --------------------------------------------------------------------
 
