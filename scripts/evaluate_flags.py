@@ -56,10 +56,20 @@ flags.DEFINE_boolean(
 )
 
 # knn.
-flags.DEFINE_integer("k", None, "Neighbours. Default: 200, or a tenth of a smaller train set.", 1)
+flags.DEFINE_integer(
+    "k",
+    None,
+    "Neighbours. Default: 200, or a tenth of a smaller train set; 1 by Euclidean distance.",
+    1,
+)
 flags.DEFINE_float("temperature", 0.07, "Of the neighbours' vote: exp(similarity / temperature).")
 flags.DEFINE_integer("knn_memory", 512, "MiB that the search may take beyond the features.", 1)
-flags.DEFINE_boolean("raw_pixels", False, "Of knn: judge the images' own pixels too.")
+flags.DEFINE_boolean("raw_pixels", False, "Of knn: evaluate the images' own pixels too.")
+flags.DEFINE_list(
+    "knn_distances",
+    ["cosine"],
+    "Of knn: cosine, euclidean (one vote a neighbour, raw pixels beside it), or both.",
+)
 
 # linear, nonlinear.
 flags.DEFINE_string(
@@ -195,6 +205,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "temperature": "temperature",
         "memory": "knn_memory",
         "raw_pixels": "raw_pixels",
+        "distances": "knn_distances",
     },
     "linear": {
         "protocol": "protocol",
