@@ -101,14 +101,15 @@ flags.DEFINE_integer("draws", 5, "Random sets of each size.", 1)
 flags.DEFINE_list("lowshot_modes", ["frozen", "fine-tuned"], "frozen, fine-tuned, or both.")
 flags.DEFINE_integer("lowshot_steps", 500, "Optimizer steps of each training.", 1)
 
-# finetune; lowshot and rotated take rate and batch size too.
+# finetune; lowshot, retrain and rotated take rate and batch size too.
 flags.DEFINE_integer("finetune_epochs", 30, "Epochs of finetune.", 1)
+flags.DEFINE_integer("retrain_epochs", 30, "Epochs of retrain, for each endpoint.", 1)
 flags.DEFINE_integer("rotated_epochs", 20, "Epochs of fc6-8 in rotated.", 1)
 flags.DEFINE_float(
     "finetune_learning_rate", 0.01, "Highest rate, where layers of the backbone are trained."
 )
 flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
-flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune.", 0.0)
+flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune, retrain.", 0.0)
 flags.DEFINE_string("finetune_endpoint", None, "Layer under the classifier. Default: the last.")
 
 # rotation.
@@ -233,6 +234,11 @@ OPTIONS: dict[str, dict[str, str]] = {
         "epochs": "finetune_epochs",
         "weight_decay": "finetune_weight_decay",
         "endpoint": "finetune_endpoint",
+        **_RATE,
+    },
+    "retrain": {
+        "epochs": "retrain_epochs",
+        "weight_decay": "finetune_weight_decay",
         **_RATE,
     },
     "rotated": {

@@ -17,6 +17,7 @@ from rfd_tf.evaluation.linear_protocol import PublishedLinearProbes, linear
 from rfd_tf.evaluation.lowshot import LowShot
 from rfd_tf.evaluation.monitor import NeighbourMonitor
 from rfd_tf.evaluation.nonlinear import NonlinearProbes
+from rfd_tf.evaluation.retrain import RetrainedLayers
 from rfd_tf.evaluation.retrieval import Retrieval
 from rfd_tf.evaluation.rotated import RotatedClassification
 from rfd_tf.evaluation.rotation import Rotation
@@ -31,6 +32,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "nonlinear": NonlinearProbes,
     "lowshot": LowShot,
     "finetune": FineTuning,
+    "retrain": RetrainedLayers,
     "rotated": RotatedClassification,
     "invariance": Invariance,
     "retrieval": Retrieval,
@@ -57,6 +59,7 @@ __all__ = [
     "Probe",
     "PublishedLinearProbes",
     "Result",
+    "RetrainedLayers",
     "Retrieval",
     "RotatedClassification",
     "Rotation",
