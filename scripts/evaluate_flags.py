@@ -142,7 +142,7 @@ flags.DEFINE_list(
     "sheet_features", None, "Features with a picture sheet. Default: f, f1, f2, or the last."
 )
 
-# voc_classification, detection.
+# voc_classification, rotated_voc, detection.
 flags.DEFINE_string("voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout.")
 flags.DEFINE_string(
     "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to be written out into --voc_dir."
@@ -153,6 +153,7 @@ flags.DEFINE_string("voc_test_dir", None, "Folder of the test pictures, where it
 flags.DEFINE_list(
     "voc_protocols", None, "Of voc_classification: svm, fc8, fc6-8, all layers. Default: all."
 )
+flags.DEFINE_list("rotated_voc_protocols", None, "Of rotated_voc: fc8, fc6-8. Default: both.")
 flags.DEFINE_integer("voc_epochs", 30, "Epochs of fc8, fc6-8 and all layers.", 1)
 flags.DEFINE_float("voc_learning_rate", 0.01, "Highest learning rate of these.", 0.0)
 flags.DEFINE_integer("voc_batch_size", 32, "Pictures a step of these.", 1)
@@ -196,6 +197,14 @@ _VOC = {
     "train_split": "voc_train_split",
     "test_split": "voc_test_split",
     "test_dir": "voc_test_dir",
+}
+_VOC_TRAINING = {
+    "epochs": "voc_epochs",
+    "learning_rate": "voc_learning_rate",
+    "batch_size": "voc_batch_size",
+    "weight_decay": "voc_weight_decay",
+    "test_crops": "voc_test_crops",
+    "evaluate_every": "voc_evaluate_every",
 }
 _RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
 
@@ -266,15 +275,11 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "voc_classification": {
         **_VOC,
+        **_VOC_TRAINING,
         "protocols": "voc_protocols",
-        "epochs": "voc_epochs",
-        "learning_rate": "voc_learning_rate",
-        "batch_size": "voc_batch_size",
-        "weight_decay": "voc_weight_decay",
-        "test_crops": "voc_test_crops",
-        "evaluate_every": "voc_evaluate_every",
         "costs": "svm_costs",
     },
+    "rotated_voc": {**_VOC, **_VOC_TRAINING, "protocols": "rotated_voc_protocols"},
     "detection": {
         **_VOC,
         "image_size": "detection_size",

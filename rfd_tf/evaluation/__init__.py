@@ -20,6 +20,7 @@ from rfd_tf.evaluation.nonlinear import NonlinearProbes
 from rfd_tf.evaluation.retrain import RetrainedLayers
 from rfd_tf.evaluation.retrieval import Retrieval
 from rfd_tf.evaluation.rotated import RotatedClassification
+from rfd_tf.evaluation.rotated_voc import RotatedVocClassification
 from rfd_tf.evaluation.rotation import Rotation
 from rfd_tf.evaluation.runner import evaluate, table
 from rfd_tf.evaluation.segmentation import Segmentation
@@ -38,6 +39,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "retrieval": Retrieval,
     "rotation": Rotation,
     "voc_classification": VocClassification,
+    "rotated_voc": RotatedVocClassification,
     "segmentation": Segmentation,
     "detection": Detection,
 }
@@ -62,6 +64,7 @@ __all__ = [
     "RetrainedLayers",
     "Retrieval",
     "RotatedClassification",
+    "RotatedVocClassification",
     "Rotation",
     "Segmentation",
     "Settings",

@@ -78,6 +78,7 @@ class VocClassification(Task):
 
     name = "voc_classification"
     needs_labels = False
+    known = PROTOCOLS
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class VocClassification(Task):
         costs: Sequence[float] = COSTS,
     ):
         if not voc_dir:
-            raise UserError("task voc_classification needs a folder in VOC's layout: --voc_dir")
+            raise UserError(f"task {self.name} needs a folder in VOC's layout: --voc_dir")
         check_training(epochs, learning_rate, batch_size, weight_decay)
         if test_crops < 1:
             raise UserError(f"test crops are 1 or more; got {test_crops}")
@@ -103,8 +104,8 @@ class VocClassification(Task):
         if not costs or not all(math.isfinite(cost) and cost > 0 for cost in costs):
             raise UserError(f"costs are numbers above 0; got {list(costs)}")
         for protocol in protocols or ():
-            if protocol not in PROTOCOLS:
-                raise unknown("protocol of voc_classification", protocol, PROTOCOLS)
+            if protocol not in self.known:
+                raise unknown(f"protocol of {self.name}", protocol, self.known)
         self.train_set, self.test_set = voc.train_and_test(
             voc_dir, train_split, test_split, test_dir
         )
@@ -122,7 +123,7 @@ class VocClassification(Task):
             "num_train": len(self.train_set.images),
             "num_test": len(self.test_set.images),
             "classes": list(self.train_set.class_names),
-            "protocols": list(self.protocols or PROTOCOLS),
+            "protocols": list(self.protocols or self.known),
             "average_precision": DEFINITIONS,
             "difficult": "classes shown only as difficult neither train nor count",
             "svm": {
@@ -164,9 +165,9 @@ class VocClassification(Task):
             )
 
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
-        train, test = (Pictures.of(side) for side in (self.train_set, self.test_set))
+        train, test = self._sides(settings)
         network = subject.network()
-        chosen = self.protocols or [p for p in PROTOCOLS if p != "fc6-8" or _has_fc(network)]
+        chosen = self.protocols or [p for p in self.known if p != "fc6-8" or _has_fc(network)]
         identity = {
             **self.protocol(None),
             "protocols": None,
@@ -180,20 +181,29 @@ class VocClassification(Task):
         }
         title = re.sub(r"\W+", "_", f"{self.name} {subject.title}")
         finished = PartialResults(settings.output, title)
-
-        def once(part: str, of: Callable[..., Iterator[Result]], *arguments) -> list[Result]:
+        for part, of, arguments in self._parts(chosen, subject, network, settings):
             key = [identity, part]
             if finished.get(key) is None:
-                finished.put(key, list(of(part, *arguments)))
-            return finished.get(key)
+                more = (identity,) if of == self._trained else ()
+                found = of(part, *arguments, subject, train, test, settings, *more)
+                finished.put(key, list(found))
+            yield from finished.get(key)
+        finished.remove()
 
+    def _sides(self, settings: Settings) -> tuple[Pictures, Pictures]:
+        """The pictures to learn from and to judge."""
+        return Pictures.of(self.train_set), Pictures.of(self.test_set)
+
+    def _parts(
+        self, chosen: Sequence[str], subject: Subject, network: keras.Model, settings: Settings
+    ) -> Iterator[tuple[str, Callable[..., Iterator[Result]], tuple]]:
+        """Yields what can be taken up by itself: its name, what runs it, its first arguments."""
         if "svm" in chosen:
             for name in self._svm_tensors(subject, network, settings):
-                yield from once(f"svm, {name}", self._svm, name, subject, train, test, settings)
+                yield f"svm, {name}", self._svm, (name,)
         for protocol in chosen:
             if protocol != "svm":
-                yield from once(protocol, self._trained, subject, train, test, settings, identity)
-        finished.remove()
+                yield protocol, self._trained, (protocol, None)
 
     def _svm_tensors(self, subject: Subject, network: keras.Model, settings: Settings) -> dict:
         return subject.feature_tensors(network, ("average", pooled_size), settings.endpoints)
@@ -219,21 +229,24 @@ class VocClassification(Task):
         for metric, values in per_class(scores, test.positive, test.ignored).items():
             yield Result(part, float(np.nanmean(values)), metric=metric, when="")
 
-    def _trained(self, protocol, subject, train, test, settings, identity) -> Iterator[Result]:
+    def _trained(
+        self, part, protocol, feature, subject, train, test, settings, identity
+    ) -> Iterator[Result]:
+        images = "upright" if train.turns is None else "rotated"
         judged = multi_label.train(
-            multi_label.classifier(subject, protocol, len(self.train_set.class_names)),
+            multi_label.classifier(subject, protocol, len(self.train_set.class_names), feature),
             self.training,
             subject,
             train,
             test,
             settings,
-            f"{self.name} {protocol}",
+            f"{self.name} {part}",
             identity,
         )
         for metric in judged[-1][1]:
             values = [means[metric] for _, means in judged]
-            yield Result(protocol, values[-1], metric=metric, when=LAST_EPOCH)
-            yield Result(protocol, max(values), metric=metric, when=BEST_EPOCH)
+            yield Result(part, values[-1], images, metric=metric, when=LAST_EPOCH)
+            yield Result(part, max(values), images, metric=metric, when=BEST_EPOCH)
 
 
 def _has_fc(network: keras.Model) -> bool:
