@@ -87,7 +87,10 @@ flags.DEFINE_integer(
     "probe_size", 4, "Side that maps are max-pooled to: linear (cached), lowshot, rotated.", 1
 )
 flags.DEFINE_integer(
-    "probe_epochs", None, "Epochs of linear and nonlinear probes. Default: the protocol's.", 1
+    "probe_epochs",
+    None,
+    "Epochs of linear, nonlinear, semi_supervised. Default: the protocol's.",
+    1,
 )
 flags.DEFINE_enum(
     "probe_pooling", None, ["max", "average"], "Of a published linear protocol. Default: its own."
@@ -100,6 +103,18 @@ flags.DEFINE_list("per_class", ["1", "5", "20", "100", "400", "1000"], "Images o
 flags.DEFINE_integer("draws", 5, "Random sets of each size.", 1)
 flags.DEFINE_list("lowshot_modes", ["frozen", "fine-tuned"], "frozen, fine-tuned, or both.")
 flags.DEFINE_integer("lowshot_steps", 500, "Optimizer steps of each training.", 1)
+
+# semi_supervised; it takes --probe_epochs too.
+flags.DEFINE_list(
+    "first_per_class", ["20", "100", "400", "1000", "5000"], "The first so many of each class."
+)
+flags.DEFINE_string("semi_endpoint", "block2", "Layer under the convolutional classifier.")
+flags.DEFINE_integer(
+    "epoch_images",
+    None,
+    "Images that an epoch counts, whatever the set. Default: all there are.",
+    1,
+)
 
 # finetune; lowshot, retrain and rotated take rate and batch size too.
 flags.DEFINE_integer("finetune_epochs", 30, "Epochs of finetune.", 1)
@@ -239,6 +254,12 @@ OPTIONS: dict[str, dict[str, str]] = {
         "probe_size": "probe_size",
         **_RATE,
     },
+    "semi_supervised": {
+        "per_class": "first_per_class",
+        "endpoint": "semi_endpoint",
+        "epochs": "probe_epochs",
+        "epoch_images": "epoch_images",
+    },
     "finetune": {
         "epochs": "finetune_epochs",
         "weight_decay": "finetune_weight_decay",
@@ -303,7 +324,12 @@ OPTIONS: dict[str, dict[str, str]] = {
 
 # Options of tasks that are told of the progress bar apart from the evaluation.
 _SHOW_PROGRESS = ("linear", "rotated")
-_LISTS_OF_NUMBERS = {"per_class": int, "precision_at": int, "svm_costs": float}
+_LISTS_OF_NUMBERS = {
+    "per_class": int,
+    "first_per_class": int,
+    "precision_at": int,
+    "svm_costs": float,
+}
 
 
 def options(task: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rfd_tf.evaluation.rotated_voc import RotatedVocClassification
 from rfd_tf.evaluation.rotation import Rotation
 from rfd_tf.evaluation.runner import evaluate, table
 from rfd_tf.evaluation.segmentation import Segmentation
+from rfd_tf.evaluation.semi_supervised import SemiSupervised
 from rfd_tf.evaluation.voc_classification import VocClassification
 
 #: Task's name -> its class, or a function that makes it of its options.
@@ -32,6 +33,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "linear": linear,
     "nonlinear": NonlinearProbes,
     "lowshot": LowShot,
+    "semi_supervised": SemiSupervised,
     "finetune": FineTuning,
     "retrain": RetrainedLayers,
     "rotated": RotatedClassification,
@@ -67,6 +69,7 @@ __all__ = [
     "RotatedVocClassification",
     "Rotation",
     "Segmentation",
+    "SemiSupervised",
     "Settings",
     "Subject",
     "Task",
