@@ -13,7 +13,8 @@ flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of s
 flags.DEFINE_string(
     "suite",
     None,
-    "Judge several --runs by the same tasks and write one table: cifar10, imagenet, features, voc.",
+    "Evaluate several --runs by the same tasks and write one table: cifar10, imagenet, few_labels, "
+    "retrained, features, voc.",
 )
 flags.DEFINE_list("runs", [], "Of --suite: run folders, .weights.h5 files or shipped names.")
 
@@ -125,6 +126,9 @@ flags.DEFINE_float(
 )
 flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
 flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune, retrain.", 0.0)
+flags.DEFINE_string(
+    "finetune_save_dir", None, "Folder for the weights that finetune trained. Default: not kept."
+)
 flags.DEFINE_string("finetune_endpoint", None, "Layer under the classifier. Default: the last.")
 
 # rotation.
@@ -177,6 +181,9 @@ flags.DEFINE_integer("voc_test_crops", 10, "Random crops averaged for a test pic
 flags.DEFINE_integer(
     "voc_evaluate_every", 5, "Epochs between two judgements of these; the last is always judged.", 1
 )
+flags.DEFINE_boolean(
+    "voc_rescale", False, "Rescale the weights by the data before these train (magic init)."
+)
 flags.DEFINE_list(
     "svm_costs", ["0.001", "0.01", "0.1", "1", "10"], "Costs to choose from by cross-validation."
 )
@@ -220,6 +227,7 @@ _VOC_TRAINING = {
     "weight_decay": "voc_weight_decay",
     "test_crops": "voc_test_crops",
     "evaluate_every": "voc_evaluate_every",
+    "rescale": "voc_rescale",
 }
 _RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
 
@@ -264,6 +272,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "epochs": "finetune_epochs",
         "weight_decay": "finetune_weight_decay",
         "endpoint": "finetune_endpoint",
+        "save_dir": "finetune_save_dir",
         **_RATE,
     },
     "retrain": {

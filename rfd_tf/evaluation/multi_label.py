@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import applications
+from rfd_tf.applications.rescale import rescale_weights
 from rfd_tf.data import voc
 from rfd_tf.data.sources import Source
 from rfd_tf.data.views import NUM_ROTATIONS, rotate_each
@@ -87,7 +88,11 @@ class MultiLabelTraining:
 
 
 def classifier(
-    subject: Subject, protocol: str, num_classes: int, feature: str | None = None
+    subject: Subject,
+    protocol: str,
+    num_classes: int,
+    feature: str | None = None,
+    rescale_by: np.ndarray | None = None,
 ) -> keras.Model:
     """Returns the network with a new linear layer, trainable as the protocol says.
 
@@ -97,6 +102,8 @@ def classifier(
         num_classes: C.
         feature: what the linear layer stands on: a name of `Subject.feature_tensors`, such as
             "f1". By default the last endpoint, globally averaged; `fc7` of "fc6-8".
+        rescale_by: uint8 `[N, S, S, 3]`, images by which the network's weights are rescaled
+            (`rescale_weights`) before anything is trained; None leaves them.
 
     Returns:
         A model from normalised images `[B, S, S, 3]` to float32 logits `[B, C]`; moving
@@ -105,6 +112,9 @@ def classifier(
     backbone = limit_momentum(subject.network())
     endpoint = "fc7" if protocol == "fc6-8" else None
     dense = keras.layers.Dense(num_classes, kernel_initializer="zeros")
+    if rescale_by is not None:
+        images = applications.preprocess_input(rescale_by, mean=subject.mean, std=subject.std)
+        rescale_weights(applications.pooled_feature_model(backbone), images)
     if protocol == "fc6-8":
         supervised.freeze_before(backbone, "fc6")
     if feature is None:

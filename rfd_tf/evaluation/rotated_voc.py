@@ -33,6 +33,7 @@ class RotatedVocClassification(VocClassification):
         epochs, learning_rate, batch_size, weight_decay: of SGD with a cosine schedule.
         test_crops: random crops averaged for each test picture.
         evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
+        rescale: see `VocClassification`.
 
     Raises:
         UserError: options out of range, or a folder that cannot be read.
@@ -59,6 +60,7 @@ class RotatedVocClassification(VocClassification):
         weight_decay: float = 5e-4,
         test_crops: int = 10,
         evaluate_every: int = 5,
+        rescale: bool = False,
     ):
         super().__init__(
             voc_dir,
@@ -72,6 +74,7 @@ class RotatedVocClassification(VocClassification):
             weight_decay,
             test_crops,
             evaluate_every,
+            rescale=rescale,
         )
 
     def protocol(self, data: Data | None) -> dict:

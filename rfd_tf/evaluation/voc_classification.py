@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import numpy as np
 
+from rfd_tf import applications
+from rfd_tf.applications.rescale import check_rescalable
 from rfd_tf.data import voc
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import multi_label
@@ -32,6 +34,7 @@ from rfd_tf.evaluation.protocols import pooled_size
 PROTOCOLS = ("svm", "fc8", "fc6-8", "all layers")
 COSTS = (0.001, 0.01, 0.1, 1.0, 10.0)
 _FOLDS = 3
+_RESCALED_BY = 32
 
 
 class VocClassification(Task):
@@ -64,6 +67,9 @@ class VocClassification(Task):
         evaluate_every: epochs between two judgements of the trained ones; the last epoch is
             always judged.
         costs: of the support vector machines.
+        rescale: whether the trained ones start from rescaled weights (Krähenbühl et al., ICLR
+            2016: `rfd_tf.applications.rescale_weights`), by the statistics of 32 train pictures;
+            only for networks whose layers form a chain, such as AlexNet.
 
     Raises:
         UserError: options out of range, or a folder that cannot be read.
@@ -94,6 +100,7 @@ class VocClassification(Task):
         test_crops: int = 10,
         evaluate_every: int = 5,
         costs: Sequence[float] = COSTS,
+        rescale: bool = False,
     ):
         if not voc_dir:
             raise UserError(f"task {self.name} needs a folder in VOC's layout: --voc_dir")
@@ -113,10 +120,12 @@ class VocClassification(Task):
         self.training = MultiLabelTraining(
             epochs, learning_rate, batch_size, weight_decay, test_crops, evaluate_every
         )
-        self.costs = tuple(costs)
+        self.costs, self.rescale = tuple(costs), bool(rescale)
 
     def protocol(self, data: Data | None) -> dict:
         training = self.training
+        rescaled = f"by {_RESCALED_BY} train pictures: unit variance of the last layer, relative "
+        rescaled = {"rescaled": rescaled + "gradients even"} if self.rescale else {}
         return {
             "train": self.train_set.name,
             "test": self.test_set.name,
@@ -145,10 +154,13 @@ class VocClassification(Task):
                 "(this package's choice), horizontal flip",
                 "judged": f"mean score of {training.test_crops} random crops",
                 "reported": reported(training.evaluate_every),
+                **rescaled,
             },
         }
 
     def check(self, subject: Subject, data: Data | None) -> None:
+        if self.rescale:
+            check_rescalable(applications.pooled_feature_model(subject.network()))
         if self.protocols and "fc6-8" in self.protocols and not _has_fc(subject.network()):
             raise UserError(
                 f"backbone {subject.record['backbone']} has no layers fc6 and fc7 for protocol "
@@ -229,12 +241,31 @@ class VocClassification(Task):
         for metric, values in per_class(scores, test.positive, test.ignored).items():
             yield Result(part, float(np.nanmean(values)), metric=metric, when="")
 
+    def _rescale_by(self, subject: Subject, train: Pictures) -> np.ndarray | None:
+        from rfd_tf.data.pipeline import load_images
+
+        if not self.rescale:
+            return None
+        rows = np.arange(min(_RESCALED_BY, train.source.num_images))
+        images = load_images(train.source, subject.image_size, rows)
+        if train.turns is not None:
+            images = np.stack(
+                [np.rot90(image, k) for image, k in zip(images, train.turns, strict=False)]
+            )
+        return images
+
     def _trained(
         self, part, protocol, feature, subject, train, test, settings, identity
     ) -> Iterator[Result]:
         images = "upright" if train.turns is None else "rotated"
         judged = multi_label.train(
-            multi_label.classifier(subject, protocol, len(self.train_set.class_names), feature),
+            multi_label.classifier(
+                subject,
+                protocol,
+                len(self.train_set.class_names),
+                feature,
+                self._rescale_by(subject, train),
+            ),
             self.training,
             subject,
             train,
