@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ PIXEL_STD = (1.0, 1.0, 1.0)
 _UNIT = re.compile(r"conv[1-5]|fc[678]")
 _FIXED = re.compile(r"gr[ae]y|sobel", re.IGNORECASE)
 _STRIDES = {"conv1": 4, "conv2": 1, "conv3": 1, "conv4": 1, "conv5": 1}
+_LARGEST_KERNEL = 1 << 28
 # The batch normalisation of our AlexNet.
 _EPSILON = 1e-5
 
@@ -288,7 +290,10 @@ def _dense_groups(name: str, kernel: np.ndarray, channels: int) -> np.ndarray:
     groups = channels // inputs if inputs else 0
     if groups * inputs != channels or outputs % groups:
         raise UserError(f"'{name}' takes {inputs} channels, the layer before gives {channels}")
-    dense = np.zeros((outputs, channels, *kernel.shape[2:]), np.float32)
+    shape = outputs, channels, *kernel.shape[2:]
+    if math.prod(shape) > _LARGEST_KERNEL:
+        raise UserError(f"'{name}' is too large for an AlexNet: {shape} without groups")
+    dense = np.zeros(shape, np.float32)
     step = outputs // groups
     for group in range(groups):
         rows = slice(group * step, (group + 1) * step)

@@ -123,7 +123,8 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
 
 
 def _text(value: Any) -> str:
-    return bytes(value).decode("utf-8")
+    # Fit to be shown in a message, whatever the file holds.
+    return shown(bytes(value).decode("utf-8"))
 
 
 def _layer(content: memoryview) -> CaffeLayer:

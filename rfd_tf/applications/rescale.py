@@ -106,8 +106,8 @@ def rescale_weights(
             gives the same for all images, or values that are not finite.
 
     Source: Krähenbühl, Doersch, Donahue, Darrell, "Data-dependent Initializations of
-    Convolutional Neural Networks", ICLR 2016, sections 3.1 and 3.2 (equation 5 and algorithm 2),
-    and the program `magic_init`, whose factors are those of the second step.
+    Convolutional Neural Networks", ICLR 2016 (within-layer and between-layer scales), and its
+    program `magic_init`, which has the rates and factors of the second step.
 
     >>> from rfd_tf import applications
     >>> model = applications.build("six_layer", 16, pooling="avg")

@@ -304,7 +304,7 @@ def _few_labels(number: int, percent: float, supervised: float) -> Published:
         "NIN, 4 blocks",
         f"{_ROTNET}, figure 5b",
         "semi_supervised",
-        {"endpoint": "block2", "epoch_images": 50_000},
+        {"endpoint": "block2", "epochs": 100, "epoch_images": 50_000},
         CIFAR10,
         "network_in_network",
         _shares({"block2": percent, "supervised": supervised}),

@@ -94,6 +94,7 @@ class SemiSupervised(Task):
         described = {
             "images": "the first of each class",
             "endpoint": self.endpoint,
+            "epochs": self.training.epochs,
             "classifier": {"protocol": _PROTOCOL, **self.training.describe()},
             SUPERVISED: {
                 "network": "the layers up to the endpoint and the classifier, from scratch",
