@@ -15,7 +15,7 @@ from rfd_tf.evaluation import supervised
 from rfd_tf.evaluation.base import Data, ImageSet, Result, Settings, Subject, Task
 from rfd_tf.evaluation.finetune import BATCH_NORMALISATION
 from rfd_tf.evaluation.lowshot import check_sizes, possible_sizes
-from rfd_tf.evaluation.nonlinear import NonlinearProbes, convolutional_head
+from rfd_tf.evaluation.nonlinear import convolutional_head
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import NONLINEAR, Training
 from rfd_tf.layers import limit_momentum
@@ -114,7 +114,11 @@ class SemiSupervised(Task):
 
     def check(self, subject: Subject, data: Data) -> None:
         possible_sizes(self.per_class, data)
-        NonlinearProbes(_PROTOCOL, endpoints=[self.endpoint]).check(subject, data)
+        if len(endpoint_output(subject.network(), self.endpoint).shape) != 4:
+            raise UserError(
+                f"endpoint '{self.endpoint}' gives vectors; the convolutional classifier takes "
+                "feature maps: choose another --semi_endpoint"
+            )
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         partial = PartialResults(
