@@ -14,7 +14,8 @@ flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of s
 flags.DEFINE_string(
     "suite",
     None,
-    "Judge several --runs by the same tasks and write one table: cifar10, imagenet, features, voc.",
+    "Evaluate several --runs by the same tasks and write one table: cifar10, imagenet, few_labels, "
+    "retrained, features, voc.",
 )
 flags.DEFINE_list("runs", [], "Of --suite: run folders, .weights.h5 files or shipped names.")
 
@@ -68,10 +69,20 @@ flags.DEFINE_boolean(
 )
 
 # knn.
-flags.DEFINE_integer("k", None, "Neighbours. Default: 200, or a tenth of a smaller train set.", 1)
+flags.DEFINE_integer(
+    "k",
+    None,
+    "Neighbours. Default: 200, or a tenth of a smaller train set; 1 by Euclidean distance.",
+    1,
+)
 flags.DEFINE_float("temperature", 0.07, "Of the neighbours' vote: exp(similarity / temperature).")
 flags.DEFINE_integer("knn_memory", 512, "MiB that the search may take beyond the features.", 1)
-flags.DEFINE_boolean("raw_pixels", False, "Of knn: judge the images' own pixels too.")
+flags.DEFINE_boolean("raw_pixels", False, "Of knn: evaluate the images' own pixels too.")
+flags.DEFINE_list(
+    "knn_distances",
+    ["cosine"],
+    "Of knn: cosine, euclidean (one vote a neighbour, raw pixels beside it), or both.",
+)
 
 # linear, nonlinear.
 flags.DEFINE_string(
@@ -93,7 +104,10 @@ flags.DEFINE_integer(
     1,
 )
 flags.DEFINE_integer(
-    "probe_epochs", None, "Epochs of linear and nonlinear probes. Default: the protocol's.", 1
+    "probe_epochs",
+    None,
+    "Epochs of linear, nonlinear, semi_supervised. Default: the protocol's.",
+    1,
 )
 flags.DEFINE_enum(
     "probe_pooling", None, ["max", "average"], "Of a published linear protocol. Default: its own."
@@ -107,14 +121,30 @@ flags.DEFINE_integer("draws", 5, "Random sets of each size.", 1)
 flags.DEFINE_list("lowshot_modes", ["frozen", "fine-tuned"], "frozen, fine-tuned, or both.")
 flags.DEFINE_integer("lowshot_steps", 500, "Optimizer steps of each training.", 1)
 
-# finetune; lowshot and rotated take rate and batch size too.
+# semi_supervised; it takes --probe_epochs too.
+flags.DEFINE_list(
+    "first_per_class", ["20", "100", "400", "1000", "5000"], "The first so many of each class."
+)
+flags.DEFINE_string("semi_endpoint", "block2", "Layer under the convolutional classifier.")
+flags.DEFINE_integer(
+    "epoch_images",
+    None,
+    "Images that an epoch counts, whatever the set. Default: all there are.",
+    1,
+)
+
+# finetune; lowshot, retrain and rotated take rate and batch size too.
 flags.DEFINE_integer("finetune_epochs", 30, "Epochs of finetune.", 1)
+flags.DEFINE_integer("retrain_epochs", 30, "Epochs of retrain, for each endpoint.", 1)
 flags.DEFINE_integer("rotated_epochs", 20, "Epochs of fc6-8 in rotated.", 1)
 flags.DEFINE_float(
     "finetune_learning_rate", 0.01, "Highest rate, where layers of the backbone are trained."
 )
 flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
-flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune.", 0.0)
+flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune, retrain.", 0.0)
+flags.DEFINE_string(
+    "finetune_save_dir", None, "Folder for the weights that finetune trained. Default: not kept."
+)
 flags.DEFINE_string("finetune_endpoint", None, "Layer under the classifier. Default: the last.")
 
 # rotation.
@@ -147,7 +177,7 @@ flags.DEFINE_list(
     "sheet_features", None, "Features with a picture sheet. Default: f, f1, f2, or the last."
 )
 
-# voc_classification, detection.
+# voc_classification, rotated_voc, detection.
 flags.DEFINE_string("voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout.")
 flags.DEFINE_string(
     "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to be written out into --voc_dir."
@@ -158,6 +188,7 @@ flags.DEFINE_string("voc_test_dir", None, "Folder of the test pictures, where it
 flags.DEFINE_list(
     "voc_protocols", None, "Of voc_classification: svm, fc8, fc6-8, all layers. Default: all."
 )
+flags.DEFINE_list("rotated_voc_protocols", None, "Of rotated_voc: fc8, fc6-8. Default: both.")
 flags.DEFINE_integer("voc_epochs", 30, "Epochs of fc8, fc6-8 and all layers.", 1)
 flags.DEFINE_float("voc_learning_rate", 0.01, "Highest learning rate of these.", 0.0)
 flags.DEFINE_integer("voc_batch_size", 32, "Pictures a step of these.", 1)
@@ -165,6 +196,9 @@ flags.DEFINE_float("voc_weight_decay", 5e-4, "Coupled weight decay of these.", 0
 flags.DEFINE_integer("voc_test_crops", 10, "Random crops averaged for a test picture.", 1)
 flags.DEFINE_integer(
     "voc_evaluate_every", 5, "Epochs between two judgements of these; the last is always judged.", 1
+)
+flags.DEFINE_boolean(
+    "voc_rescale", False, "Rescale the weights by the data before these train (magic init)."
 )
 flags.DEFINE_list(
     "svm_costs", ["0.001", "0.01", "0.1", "1", "10"], "Costs to choose from by cross-validation."
@@ -202,6 +236,15 @@ _VOC = {
     "test_split": "voc_test_split",
     "test_dir": "voc_test_dir",
 }
+_VOC_TRAINING = {
+    "epochs": "voc_epochs",
+    "learning_rate": "voc_learning_rate",
+    "batch_size": "voc_batch_size",
+    "weight_decay": "voc_weight_decay",
+    "test_crops": "voc_test_crops",
+    "evaluate_every": "voc_evaluate_every",
+    "rescale": "voc_rescale",
+}
 _RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
 
 #: Task -> option of its constructor -> the flag that sets it.
@@ -211,6 +254,7 @@ OPTIONS: dict[str, dict[str, str]] = {
         "temperature": "temperature",
         "memory": "knn_memory",
         "raw_pixels": "raw_pixels",
+        "distances": "knn_distances",
     },
     "linear": {
         "protocol": "protocol",
@@ -234,10 +278,22 @@ OPTIONS: dict[str, dict[str, str]] = {
         "probe_size": "probe_size",
         **_RATE,
     },
+    "semi_supervised": {
+        "per_class": "first_per_class",
+        "endpoint": "semi_endpoint",
+        "epochs": "probe_epochs",
+        "epoch_images": "epoch_images",
+    },
     "finetune": {
         "epochs": "finetune_epochs",
         "weight_decay": "finetune_weight_decay",
         "endpoint": "finetune_endpoint",
+        "save_dir": "finetune_save_dir",
+        **_RATE,
+    },
+    "retrain": {
+        "epochs": "retrain_epochs",
+        "weight_decay": "finetune_weight_decay",
         **_RATE,
     },
     "rotated": {
@@ -265,15 +321,11 @@ OPTIONS: dict[str, dict[str, str]] = {
     },
     "voc_classification": {
         **_VOC,
+        **_VOC_TRAINING,
         "protocols": "voc_protocols",
-        "epochs": "voc_epochs",
-        "learning_rate": "voc_learning_rate",
-        "batch_size": "voc_batch_size",
-        "weight_decay": "voc_weight_decay",
-        "test_crops": "voc_test_crops",
-        "evaluate_every": "voc_evaluate_every",
         "costs": "svm_costs",
     },
+    "rotated_voc": {**_VOC, **_VOC_TRAINING, "protocols": "rotated_voc_protocols"},
     "detection": {
         **_VOC,
         "image_size": "detection_size",
@@ -299,7 +351,12 @@ OPTIONS: dict[str, dict[str, str]] = {
 _SHOW_PROGRESS = ("linear", "rotated")
 # Flags of all tasks, which options of some tasks repeat.
 _SHARED = ("seed", "endpoints")
-_LISTS_OF_NUMBERS = {"per_class": int, "precision_at": int, "svm_costs": float}
+_LISTS_OF_NUMBERS = {
+    "per_class": int,
+    "first_per_class": int,
+    "precision_at": int,
+    "svm_costs": float,
+}
 
 
 def check_used(names: Iterable[str]) -> None:

@@ -3,6 +3,8 @@
     python scripts/saliency.py --weights=runs/x --voc_dir=PATH
     python scripts/saliency.py --weights=runs/x --coco_annotations=instances.json --coco_images=PATH
     python scripts/saliency.py --weights=runs/x --data_dir=PATH --map=grad_cam
+    python scripts/saliency.py --weights=runs/x --data_dir=PATH --map=attention --map_layer=conv3 \\
+        --power=2 --reference_weights=supervised/from_scratch.weights.h5
 
 Saliency is the gradient of the rotation classifier's outputs, or of the feature's neurons, with
 respect to the input. Its strongest pixels S are compared with the objects' boxes B by
@@ -24,6 +26,12 @@ flags.adopt_module_key_flags(saliency_flags)
 
 flags.DEFINE_string("weights", None, "Run folder, weights file or shipped name.")
 flags.DEFINE_string(
+    "reference_weights",
+    None,
+    "Another network beside it, such as a supervised one (evaluate.py --finetune_save_dir).",
+)
+flags.DEFINE_string("reference_title", "supervised", "What tables and figures call it.")
+flags.DEFINE_string(
     "output_dir",
     None,
     "Where tables and figure go; saliency/, in the run folder if there is one, if not given.",
@@ -42,10 +50,22 @@ def main() -> None:
     subject = Subject.pretrained(FLAGS.weights)
     for layer in FLAGS.layers:
         objects.Maps(subject, layer, settings)  # tells what is missing before the pictures are read
+    reference = None
+    if FLAGS.reference_weights:
+        reference = Subject.pretrained(FLAGS.reference_weights)
+        objects.check_reference(subject, reference, settings, FLAGS.layers)
     pictures = saliency_flags.pictures(subject.image_size, subject.folder)
     output = Path(FLAGS.output_dir or (subject.folder or Path()) / "saliency").expanduser()
     saliency_files.folder(output)
-    found = objects.judge(subject, pictures, settings, FLAGS.layers, progress=True)
+    found = objects.judge(
+        subject,
+        pictures,
+        settings,
+        FLAGS.layers,
+        progress=True,
+        reference=reference,
+        reference_title=FLAGS.reference_title,
+    )
     saliency_files.write(output, pictures, found, settings, FLAGS.sheet_images)
     print(f"\n{saliency_files.summary(pictures, found, settings)}")
     print(f"\nwritten: {output / 'saliency.md'}, .csv, .json, .png")

@@ -20,6 +20,7 @@ from rfd_tf.applications.preprocessing import (
 )
 from rfd_tf.applications.pretrained import WEIGHTS
 from rfd_tf.applications.registry import BACKBONES, build, default_image_size
+from rfd_tf.applications.rescale import rescale_weights
 from rfd_tf.applications.resnet18 import ResNet18
 from rfd_tf.applications.six_layer import SixLayer
 from rfd_tf.applications.weights import load_backbone, read_record, save_backbone
@@ -45,5 +46,6 @@ __all__ = [
     "portable",
     "preprocess_input",
     "read_record",
+    "rescale_weights",
     "save_backbone",
 ]

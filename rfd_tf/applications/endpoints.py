@@ -121,6 +121,53 @@ def endpoint_output(model: keras.Model, name: str) -> Any:
     return layers[name].output
 
 
+def cut(model: keras.Model, name: str) -> tuple[keras.Model, keras.Model | None]:
+    """Splits a model into the layers that an endpoint is computed from, and all others.
+
+    Args:
+        model: a functional model; its layers are shared.
+        name: a layer's name.
+
+    Returns:
+        (first, rest): `rest(first(images))` is what the model gives. Where connections bypass the
+        endpoint, several tensors go from one to the other, as a list. The rest is None where no
+        layer is left.
+
+    Raises:
+        UserError: an unknown endpoint, or a model that is not functional.
+
+    >>> from rfd_tf.applications import SixLayer
+    >>> first, rest = cut(SixLayer(include_top=False, input_shape=(32, 32, 3)), "block2")
+    >>> first.output_shape, rest.output_shape
+    ((None, 16, 16, 32), (None, 8, 8, 128))
+    """
+    check_functional(model)
+    end = endpoint_output(model, name)
+    maker = {
+        id(tensor): step for step in model.operations for tensor in keras.tree.flatten(step.output)
+    }
+    first: set[int] = set()
+    waiting = [maker[id(end)]]
+    while waiting:
+        step = waiting.pop()
+        if id(step) not in first:
+            first.add(id(step))
+            if not isinstance(step, keras.layers.InputLayer):
+                waiting += [maker[id(tensor)] for tensor in keras.tree.flatten(step.input)]
+    crossing = {
+        id(tensor): tensor
+        for step in model.operations
+        if id(step) not in first
+        for tensor in keras.tree.flatten(step.input)
+        if id(maker[id(tensor)]) in first
+    }
+    tensors = list(crossing.values())
+    if not tensors:
+        return keras.Model(_inputs(model), end), None
+    between = tensors[0] if len(tensors) == 1 else tensors
+    return keras.Model(_inputs(model), between), keras.Model(between, model.output)
+
+
 def check_functional(model: Any) -> None:
     """Raises `UserError` unless `model` is a functional Keras model."""
     # Only functional models know the steps that they are made of.

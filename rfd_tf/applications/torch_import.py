@@ -62,7 +62,7 @@ def network_for(entries: Mapping[str, np.ndarray], architecture: str) -> keras.M
     if places.get(("predictions", "kernel")):
         classes = places["predictions", "kernel"][0]
         options = {"classes": classes, "classifier_activation": None}
-    model = _build(architecture, {**_arguments(places, architecture), **options})
+    model = _build(architecture, {**arguments_from(places, architecture), **options})
     convert_backbone(entries, model, architecture)
     return model
 
@@ -97,7 +97,7 @@ def convert_backbone(
         if place is None:
             raise UserError(f"entry '{name}' has no place in {architecture}")
         places[name] = place
-    _assign(entries, model, places, architecture)
+    assign(entries, model, places, architecture)
 
 
 def arguments_of(model: keras.Model, architecture: str) -> dict[str, Any]:
@@ -107,14 +107,14 @@ def arguments_of(model: keras.Model, architecture: str) -> dict[str, Any]:
         for layer in model.layers
         for variable in layer.weights
     }
-    return _arguments(places, architecture)
+    return arguments_from(places, architecture)
 
 
 def _in_torch_order(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*reversed(shape[-2:]), *shape[:-2]) if len(shape) > 1 else shape
 
 
-def _arguments(places: Mapping[tuple[str, str], Any], architecture: str) -> dict[str, Any]:
+def arguments_from(places: Mapping[tuple[str, str], Any], architecture: str) -> dict[str, Any]:
     """Reads the constructor's options off the shapes, in PyTorch's order, by place."""
 
     def outputs(layer: str) -> int:
@@ -168,7 +168,7 @@ def convert_linear(entries: Mapping[str, np.ndarray], layer: keras.layers.Dense)
         if found is None:
             raise UserError(f"entry '{name}' has no place in a dense layer")
         places[name] = (layer.name, "kernel" if found[1] == "weight" else "bias")
-    _assign(entries, layer, places, f"dense layer {layer.name}")
+    assign(entries, layer, places, f"dense layer {layer.name}")
 
 
 def _alexnet_place(name: str) -> tuple[str, str] | None:
@@ -217,7 +217,7 @@ def _check_architecture(architecture: str) -> None:
         raise unknown("architecture", architecture, ENTRY_PLACES)
 
 
-def _assign(
+def assign(
     entries: Mapping[str, np.ndarray],
     target: keras.Model | keras.layers.Layer,
     places: Mapping[str, tuple[str, str]],

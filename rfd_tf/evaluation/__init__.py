@@ -17,11 +17,14 @@ from rfd_tf.evaluation.linear_protocol import PublishedLinearProbes, linear
 from rfd_tf.evaluation.lowshot import LowShot
 from rfd_tf.evaluation.monitor import NeighbourMonitor
 from rfd_tf.evaluation.nonlinear import NonlinearProbes
+from rfd_tf.evaluation.retrain import RetrainedLayers
 from rfd_tf.evaluation.retrieval import Retrieval
 from rfd_tf.evaluation.rotated import RotatedClassification
+from rfd_tf.evaluation.rotated_voc import RotatedVocClassification
 from rfd_tf.evaluation.rotation import Rotation
 from rfd_tf.evaluation.runner import evaluate, table
 from rfd_tf.evaluation.segmentation import Segmentation
+from rfd_tf.evaluation.semi_supervised import SemiSupervised
 from rfd_tf.evaluation.voc_classification import VocClassification
 
 #: Task's name -> its class, or a function that makes it of its options.
@@ -30,12 +33,15 @@ TASKS: dict[str, Callable[..., Task]] = {
     "linear": linear,
     "nonlinear": NonlinearProbes,
     "lowshot": LowShot,
+    "semi_supervised": SemiSupervised,
     "finetune": FineTuning,
+    "retrain": RetrainedLayers,
     "rotated": RotatedClassification,
     "invariance": Invariance,
     "retrieval": Retrieval,
     "rotation": Rotation,
     "voc_classification": VocClassification,
+    "rotated_voc": RotatedVocClassification,
     "segmentation": Segmentation,
     "detection": Detection,
 }
@@ -57,10 +63,13 @@ __all__ = [
     "Probe",
     "PublishedLinearProbes",
     "Result",
+    "RetrainedLayers",
     "Retrieval",
     "RotatedClassification",
+    "RotatedVocClassification",
     "Rotation",
     "Segmentation",
+    "SemiSupervised",
     "Settings",
     "Subject",
     "Task",

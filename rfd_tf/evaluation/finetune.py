@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 from keras import ops
 
 from rfd_tf import applications
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import supervised
+from rfd_tf.evaluation import files, supervised
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.protocols import Training
 from rfd_tf.layers import limit_momentum
@@ -54,6 +56,12 @@ class FineTuning(Task):
         batch_size: images a step.
         weight_decay: coupled, on every weight.
         endpoint: layer that the classifier is put on; the last endpoint by default.
+        save_dir: folder that the trained networks, without the classifier, are written to:
+            `fine_tuned.weights.h5` and, of the random twin, `from_scratch.weights.h5`, which is the
+            supervised network to set beside. None writes nothing.
+
+    Raises:
+        UserError: an option out of range, or a folder that cannot be made.
 
     >>> FineTuning(epochs=5).protocol(None)["epochs"]
     5
@@ -68,9 +76,11 @@ class FineTuning(Task):
         batch_size: int = 128,
         weight_decay: float = 5e-4,
         endpoint: str | None = None,
+        save_dir: str | os.PathLike | None = None,
     ):
         check_training(epochs, learning_rate, batch_size, weight_decay)
         self.endpoint = endpoint
+        self.save_dir = None if save_dir is None else files.folder(Path(save_dir).expanduser())
         self.training = Training(
             epochs, float(learning_rate), batch_size, weight_decay=weight_decay
         )
@@ -81,6 +91,7 @@ class FineTuning(Task):
             "endpoint": self.endpoint or "the last",
             "batch_normalisation": BATCH_NORMALISATION,
             "random_init": "the same network trained from scratch in the same way",
+            **({} if self.save_dir is None else {"saved_in": str(self.save_dir)}),
             **self.training.describe(),
         }
 
@@ -88,15 +99,31 @@ class FineTuning(Task):
         applications.pooled_feature_model(subject.network(), self.endpoint)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
-        yield from supervised.train(
-            classifier(subject, data.num_classes, self.endpoint),
-            ["all layers"],
-            self.training,
-            subject,
-            data,
-            settings,
-            "fine-tuning",
+        model = classifier(subject, data.num_classes, self.endpoint)
+        results = list(
+            supervised.train(
+                model, ["all layers"], self.training, subject, data, settings, "fine-tuning"
+            )
         )
+        if self.save_dir is not None:
+            self._save(model, subject)
+        yield from results
+
+    def _save(self, model: keras.Model, subject: Subject) -> None:
+        backbone = subject.network()
+        trained = {layer.name: layer for layer in model.layers}
+        for layer in backbone.layers:
+            if layer.name in trained and layer.weights:
+                layer.set_weights(trained[layer.name].get_weights())
+        endpoint = self.endpoint or applications.endpoints(backbone)[-1]
+        record = {
+            **subject.record,
+            "method": "supervised",
+            "epoch": self.training.epochs,
+            "feature": {"endpoint": endpoint, "pooling": "avg"},
+        }
+        name = "fine_tuned" if subject.is_pretrained else "from_scratch"
+        applications.save_backbone(backbone, self.save_dir / f"{name}.weights.h5", record)
 
 
 def check_training(

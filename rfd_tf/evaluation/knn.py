@@ -1,14 +1,17 @@
-"""Weighted nearest neighbours on cosine similarity: no training, one figure per feature."""
+"""Nearest neighbours by cosine similarity or Euclidean distance, without training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.base import Evaluator, Features, Result
 
+DISTANCES = ("cosine", "euclidean")
+#: The metric of accuracies by Euclidean distance.
+EUCLIDEAN = "accuracy (Euclidean)"
 #: Bytes that a search may take beyond the features themselves.
 MEMORY = 1 << 29
 _GROUPS = 16
@@ -35,29 +38,32 @@ def knn_predictions(
     temperature: float = 0.07,
     num_classes: int | None = None,
     memory: int = MEMORY,
+    distance: str = "cosine",
 ) -> np.ndarray:
-    """Class of each test row by a vote of its k most similar train rows.
+    """Class of each test row by a vote of its k nearest train rows.
 
-    A neighbour with cosine similarity s votes for its class with weight `exp(s / temperature)`
+    By "cosine", a neighbour of similarity s votes for its class with weight `exp(s / temperature)`
     (Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR
-    2018, section 3.4). Of equally similar train rows at the k-th place the first ones count;
-    of equal votes the lowest class wins.
+    2018, section 3.4). By "euclidean", all k neighbours have the same vote. Of equally near train
+    rows at the k-th place the first ones count; of equal votes the lowest class wins.
 
     Args:
         train_features: `[num_train, dim]`, any float dtype; computed in float32.
         train_labels: `[num_train]` whole numbers from 0.
         test_features: `[num_test, dim]`.
         k: neighbours that vote; more than `num_train` means all; None means `default_k`.
-        temperature: above 0.
+        temperature: above 0; only "cosine" reads it.
         num_classes: number of classes; by default the largest label + 1.
         memory: bytes taken at most, beyond the features given. Features may be memory-mapped
             files of millions of rows: they are gone through in blocks. The result is the same.
+        distance: of `DISTANCES`.
 
     Returns:
         int64 `[num_test]`.
 
     Raises:
-        UserError: k or temperature out of range, shapes that do not fit, or features with NaN.
+        UserError: k or temperature out of range, an unknown distance, shapes that do not fit, or
+            features with NaN.
 
     >>> train = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     >>> knn_predictions(train, np.array([0, 0, 1]), np.array([[0.2, 2.0], [3.0, 1.0]]), k=2)
@@ -72,15 +78,19 @@ def knn_predictions(
             "train and test features are [rows, dim] with one dim; got shapes "
             f"{np.shape(train_features)} and {np.shape(test_features)}"
         )
+    if distance not in DISTANCES:
+        raise unknown("distance of nearest neighbours", distance, DISTANCES)
     k = default_k(num_train) if k is None else k
     if k < 1 or temperature <= 0:
         raise UserError(f"k is 1 or more and temperature above 0; got {k} and {temperature}")
     k = min(k, num_train)
     num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
-    search = _Search(train_features, k, memory)
+    search = _Search(train_features, k, memory, distance)
     predictions = np.empty(len(test_features), np.int64)
     for start, columns, values in search(test_features):
-        weights = np.exp((values - values.max(axis=1, keepdims=True)) / np.float64(temperature))
+        weights = np.ones(values.shape)
+        if distance == "cosine":
+            weights = np.exp((values - values.max(axis=1, keepdims=True)) / np.float64(temperature))
         slots = np.arange(len(values))[:, None] * num_classes + train_labels[columns]
         votes = np.bincount(slots.ravel(), weights.ravel(), minlength=len(values) * num_classes)
         predictions[start : start + len(values)] = votes.reshape(-1, num_classes).argmax(axis=1)
@@ -122,15 +132,24 @@ def nearest(
 
 
 class _Search:
-    """The k most similar train rows of test rows, in blocks of both.
+    """The k nearest train rows of test rows, in blocks of both.
+
+    Both distances are one product of prepared rows, whose largest values are the nearest: of rows
+    of length 1 for the cosine. The Euclidean distance |a - b| is smallest where a b - |b|^2 / 2 is
+    largest, which is the product of (a, 1) with (b, -|b|^2 / 2); the train rows' mean is taken off
+    both first, so that float32 keeps its digits for the differences.
 
     A quarter of the memory is for similarities and what sorting them takes, a quarter for
     normalised train rows, and half for normalised test rows and the best found for each so far.
     """
 
-    def __init__(self, train: np.ndarray, k: int, memory: int):
+    def __init__(self, train: np.ndarray, k: int, memory: int, distance: str = "cosine"):
         self._train, self._k = train, k
+        self._mean = None
         num_train, dim = train.shape
+        if distance == "euclidean":
+            self._mean = np.mean(train, axis=0, dtype=np.float64)
+            dim += 1
         quarter = max(1, memory // 4)
         self._entries = max(1, quarter // 4)
         self._train_rows = max(1, min(num_train, quarter // (4 * dim)))
@@ -138,12 +157,23 @@ class _Search:
         few = min(64, self._entries)
         self._train_rows = min(self._train_rows, max(k, self._entries // few))
         self._test_rows = max(1, 2 * quarter // (4 * dim + 48 * k))
-        self._only = _normalized(train) if self._train_rows >= num_train else None
+        self._only = self._prepared(train, True) if self._train_rows >= num_train else None
+
+    def _prepared(self, rows: np.ndarray, train: bool) -> np.ndarray:
+        if self._mean is None:
+            return _normalized(rows)
+        found = np.empty((len(rows), rows.shape[1] + 1), np.float32)
+        centred = found[:, :-1]
+        np.subtract(rows, self._mean, out=centred, casting="unsafe")
+        squares = np.einsum("nd,nd->n", centred, centred)
+        _check_finite(squares)
+        found[:, -1] = -squares / 2 if train else 1
+        return found
 
     def __call__(self, test: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yields (first test row, columns `[rows, k]`, similarities `[rows, k]`)."""
         for start in range(0, len(test), self._test_rows):
-            rows = _normalized(test[start : start + self._test_rows])
+            rows = self._prepared(test[start : start + self._test_rows], False)
             step = max(1, min(_MOST_ROWS, self._entries // self._train_rows, len(rows)))
             memory = np.empty((step, min(self._train_rows, len(self._train))), np.float32)
             best: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -163,7 +193,7 @@ class _Search:
             yield 0, self._only
             return
         for first in range(0, len(self._train), self._train_rows):
-            yield first, _normalized(self._train[first : first + self._train_rows])
+            yield first, self._prepared(self._train[first : first + self._train_rows], True)
 
 
 def _merged(
@@ -186,6 +216,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     num_classes: int | None = None,
     memory: int = MEMORY,
+    distance: str = "cosine",
 ) -> float:
     """Share of test rows, 0 to 1, whose class `knn_predictions` (same arguments) gets right.
 
@@ -198,7 +229,7 @@ def knn_accuracy(
     if len(test_features) == 0 or len(test_labels) != len(test_features):
         raise UserError(f"{len(test_features)} test features and {len(test_labels)} test labels")
     predictions = knn_predictions(
-        train_features, train_labels, test_features, k, temperature, num_classes, memory
+        train_features, train_labels, test_features, k, temperature, num_classes, memory, distance
     )
     return float(np.mean(predictions == np.asarray(test_labels)))
 
@@ -206,10 +237,14 @@ def knn_accuracy(
 def _normalized(features: np.ndarray) -> np.ndarray:
     features = np.asarray(features, np.float32)
     norms = np.linalg.norm(features, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        raise UserError("the features hold NaN or infinite values: the network has diverged")
+    _check_finite(norms)
     # A row of zeros (every unit off) stays zero: similarity 0 to everything.
     return features / np.maximum(norms, 1e-12)
+
+
+def _check_finite(norms: np.ndarray) -> None:
+    if not np.isfinite(norms).all():
+        raise UserError("the features hold NaN or infinite values: the network has diverged")
 
 
 def _largest(similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -242,18 +277,24 @@ def _largest(similarity: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class KNearestNeighbours(Evaluator):
-    """Evaluator: weighted k-nearest-neighbour accuracy, maps global-average pooled.
+    """Evaluator: k-nearest-neighbour accuracy, maps global-average pooled.
 
     On every endpoint, on f, f1 and f2, and, where the run folder holds the head, on the projected
     embedding of the instance loss (of BiGAN: the latent).
 
     Args:
-        k: neighbours; None takes `default_k` of the train set; never more than there are.
-        temperature: of the vote's weights.
+        k: neighbours; never more than there are. None takes `default_k` of the train set by
+            cosine and 1 by Euclidean distance, as published.
+        temperature: of the weights of the vote by cosine.
         memory: bytes that the search may take beyond the features.
-        raw_pixels: whether to judge the images themselves as well, as "pixels" from 0 to 1, which
-            both networks see alike: what a feature must beat to be worth its name. On small images
-            a good deal is told by them (of handwritten digits nearly all).
+        raw_pixels: whether to evaluate the images themselves as well, as "pixels" from 0 to 1, the
+            same for both networks: the baseline that a feature has to beat. On small images it is
+            strong (on handwritten digits nearly perfect).
+        distances: of `DISTANCES`, one or both. "euclidean" is the evaluation of permutation-MNIST
+            in Donahue et al., ICLR 2017 (k = 1); raw pixels are always evaluated beside it.
+
+    Raises:
+        UserError: an option out of range.
 
     >>> features, labels = {"f": np.eye(4)}, np.array([0, 1, 2, 3])
     >>> [(r.feature, r.value)
@@ -271,6 +312,7 @@ class KNearestNeighbours(Evaluator):
         temperature: float = 0.07,
         memory: int = MEMORY,
         raw_pixels: bool = False,
+        distances: Sequence[str] = ("cosine",),
     ):
         if (k is not None and k < 1) or temperature <= 0:
             raise UserError(f"k is 1 or more and temperature above 0; got {k} and {temperature}")
@@ -278,18 +320,33 @@ class KNearestNeighbours(Evaluator):
             raise UserError(
                 f"the neighbours' search needs 1 MiB of memory or more; got {memory} bytes"
             )
+        for distance in distances or [""]:
+            if distance not in DISTANCES:
+                raise unknown("distance of nearest neighbours", distance, DISTANCES)
         self.k, self.temperature, self.memory = k, temperature, memory
-        self.pixels = bool(raw_pixels)
+        self.distances = tuple(dict.fromkeys(distances))
+        self.pixels = bool(raw_pixels) or "euclidean" in self.distances
+
+    def _neighbours(self, distance: str, num_train: int) -> int:
+        if self.k is not None:
+            return min(self.k, num_train)
+        return default_k(num_train) if distance == "cosine" else 1
 
     def settings(self, num_train: int) -> dict:
-        k = default_k(num_train) if self.k is None else min(self.k, num_train)
-        settings = {
-            "k": k,
-            "temperature": self.temperature,
-            "similarity": "cosine",
-            "vote": "exp(similarity / temperature)",
-            "features": "maps global-average pooled, vectors as they are",
-        }
+        settings = {}
+        if "cosine" in self.distances:
+            settings = {
+                "k": self._neighbours("cosine", num_train),
+                "temperature": self.temperature,
+                "similarity": "cosine",
+                "vote": "exp(similarity / temperature)",
+            }
+        if "euclidean" in self.distances:
+            settings["euclidean"] = {
+                "k": self._neighbours("euclidean", num_train),
+                "vote": "one of each neighbour",
+            }
+        settings["features"] = "maps global-average pooled, vectors as they are"
         return {**settings, "pixels": "from 0 to 1"} if self.pixels else settings
 
     def fit(self, train: Features, labels: np.ndarray, num_classes: int) -> None:
@@ -297,14 +354,17 @@ class KNearestNeighbours(Evaluator):
 
     def score(self, test: Features, labels: np.ndarray) -> Iterator[Result]:
         for name, features in test.items():
-            accuracy = knn_accuracy(
-                self._train[name],
-                self._labels,
-                features,
-                labels,
-                k=self.k,
-                temperature=self.temperature,
-                num_classes=self._num_classes,
-                memory=self.memory,
-            )
-            yield Result(name, accuracy, when="")
+            for distance in self.distances:
+                accuracy = knn_accuracy(
+                    self._train[name],
+                    self._labels,
+                    features,
+                    labels,
+                    k=self._neighbours(distance, len(self._labels)),
+                    temperature=self.temperature,
+                    num_classes=self._num_classes,
+                    memory=self.memory,
+                    distance=distance,
+                )
+                metric = "accuracy" if distance == "cosine" else EUCLIDEAN
+                yield Result(name, accuracy, metric=metric, when="")

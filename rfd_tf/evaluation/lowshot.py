@@ -44,14 +44,45 @@ def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
+def check_sizes(per_class: Sequence[int]) -> tuple[int, ...]:
+    """Returns numbers of images a class in increasing order, or raises `UserError`.
+
+    >>> check_sizes([20, 5, 5])
+    (5, 20)
+    """
+    if not per_class or min(per_class) < 1:
+        raise UserError(f"low-shot sets have 1 image a class or more; got {list(per_class)}")
+    return tuple(sorted(set(int(n) for n in per_class)))
+
+
+def possible_sizes(per_class: Sequence[int], data: Data) -> list[int]:
+    """Returns those numbers of images a class that every class of the train set has.
+
+    Args:
+        per_class: increasing numbers.
+        data: labelled images.
+
+    Raises:
+        UserError: there is none.
+    """
+    fewest = int(np.unique(data.train.labels, return_counts=True)[1].min())
+    possible = [number for number in per_class if number <= fewest]
+    if not possible:
+        raise UserError(
+            f"the smallest class of '{data.train.source.name}' has {fewest} images to learn "
+            f"from, fewer than the {per_class[0]} a class asked for"
+        )
+    return possible
+
+
 class LowShot(Task):
     """Task: accuracy with few labelled images of each class, mean and spread over draws.
 
     "frozen" trains a linear probe on every frozen feature, without augmentation; "fine-tuned"
     trains the whole network, for which the random twin is the network trained from scratch on the
-    same images. As in Gidaris et al., ICLR 2018, section 4.1.2 (there with a convolutional
-    head, and the first images of each class), an epoch does not get shorter with the set: all
-    sets are trained for the same number of steps. All test images are judged.
+    same images. An epoch does not get shorter with the set: all sets are trained for the same
+    number of steps. All test images are judged. The protocol of RotNet's paper is another task,
+    `SemiSupervised`.
 
     Args:
         per_class: numbers of images of each class. Those that a class does not have are left out.
@@ -78,8 +109,7 @@ class LowShot(Task):
         batch_size: int = 128,
         probe_size: int = 4,
     ):
-        if not per_class or min(per_class) < 1:
-            raise UserError(f"low-shot sets have 1 image a class or more; got {list(per_class)}")
+        self.per_class = check_sizes(per_class)
         for mode in modes or [""]:
             if mode not in MODES:
                 raise unknown("low-shot mode", mode, MODES)
@@ -88,7 +118,6 @@ class LowShot(Task):
                 f"draws, steps and probe_size are 1 or more; got {draws}, {steps}, {probe_size}"
             )
         check_training(1, learning_rate, batch_size)
-        self.per_class = tuple(sorted(set(int(n) for n in per_class)))
         self.draws, self.modes, self.steps = draws, tuple(modes), steps
         self.probe_size = probe_size
         parts = min(_JUDGED, steps)
@@ -97,15 +126,7 @@ class LowShot(Task):
         )
 
     def _possible(self, data: Data) -> list[int]:
-        labels = data.train.labels
-        fewest = int(np.unique(labels, return_counts=True)[1].min())
-        possible = [number for number in self.per_class if number <= fewest]
-        if not possible:
-            raise UserError(
-                f"the smallest class of '{data.train.source.name}' has {fewest} images to learn "
-                f"from, fewer than the {self.per_class[0]} a class asked for"
-            )
-        return possible
+        return possible_sizes(self.per_class, data)
 
     def protocol(self, data: Data) -> dict:
         possible = self._possible(data)

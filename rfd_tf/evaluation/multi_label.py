@@ -10,8 +10,10 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import applications
+from rfd_tf.applications.rescale import rescale_weights
 from rfd_tf.data import voc
 from rfd_tf.data.sources import Source
+from rfd_tf.data.views import NUM_ROTATIONS, rotate_each
 from rfd_tf.evaluation import supervised
 from rfd_tf.evaluation.average_precision import per_class
 from rfd_tf.evaluation.base import Settings, Subject
@@ -33,11 +35,14 @@ class Pictures:
         source: the pictures.
         positive: bool `[N, C]`, a class is shown.
         ignored: bool `[N, C]`, a picture does not count for a class.
+        turns: int `[N]`, 0 to 3: the quarter turns counter-clockwise that each picture is always
+            rotated by; None where all are upright.
     """
 
     source: Source
     positive: np.ndarray
     ignored: np.ndarray
+    turns: np.ndarray | None = None
 
     @classmethod
     def of(cls, side: voc.VocSet) -> Pictures:
@@ -52,6 +57,15 @@ class Pictures:
         files = [(image.image.name, image.image.stat().st_size) for image in side.images]
         source = read_files(str(folder), files, 0.0, "auto", 1 << 30, name=side.name)
         return cls(source, *side.presence())
+
+    def turned(self, seed: Any) -> Pictures:
+        """Returns the same pictures, each rotated by a random multiple of 90 degrees.
+
+        Args:
+            seed: of `numpy.random.default_rng`.
+        """
+        turns = np.random.default_rng(seed).integers(0, NUM_ROTATIONS, len(self.positive))
+        return dataclasses.replace(self, turns=turns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +87,23 @@ class MultiLabelTraining:
     evaluate_every: int
 
 
-def classifier(subject: Subject, protocol: str, num_classes: int) -> keras.Model:
+def classifier(
+    subject: Subject,
+    protocol: str,
+    num_classes: int,
+    feature: str | None = None,
+    rescale_by: np.ndarray | None = None,
+) -> keras.Model:
     """Returns the network with a new linear layer, trainable as the protocol says.
 
     Args:
         subject: the network; for "fc6-8" it has layers `fc6` and `fc7`.
         protocol: "fc8" (the linear layer only), "fc6-8" (with `fc6` and `fc7`) or "all layers".
         num_classes: C.
+        feature: what the linear layer stands on: a name of `Subject.feature_tensors`, such as
+            "f1". By default the last endpoint, globally averaged; `fc7` of "fc6-8".
+        rescale_by: uint8 `[N, S, S, 3]`, images by which the network's weights are rescaled
+            (`rescale_weights`) before anything is trained; None leaves them.
 
     Returns:
         A model from normalised images `[B, S, S, 3]` to float32 logits `[B, C]`; moving
@@ -88,14 +112,20 @@ def classifier(subject: Subject, protocol: str, num_classes: int) -> keras.Model
     backbone = limit_momentum(subject.network())
     endpoint = "fc7" if protocol == "fc6-8" else None
     dense = keras.layers.Dense(num_classes, kernel_initializer="zeros")
-    if protocol == "fc8":
-        model = applications.pooled_feature_model(backbone, endpoint)
-        x, features = supervised.frozen_features(model, {"feature": model.output})
-        return keras.Model(x, dense(ops.cast(features["feature"], "float32")))
+    if rescale_by is not None:
+        images = applications.preprocess_input(rescale_by, mean=subject.mean, std=subject.std)
+        rescale_weights(applications.pooled_feature_model(backbone), images)
     if protocol == "fc6-8":
         supervised.freeze_before(backbone, "fc6")
-    model = applications.pooled_feature_model(backbone, endpoint)
-    return keras.Model(model.inputs, dense(ops.cast(model.output, "float32")))
+    if feature is None:
+        model = applications.pooled_feature_model(backbone, endpoint)
+    else:
+        tensors = subject.feature_tensors(backbone, endpoints=())
+        model = keras.Model(backbone.input, tensors[feature])
+    if protocol == "fc8":
+        x, features = supervised.frozen_features(model, {"feature": model.output})
+        return keras.Model(x, dense(ops.cast(features["feature"], "float32")))
+    return keras.Model(model.input, dense(ops.cast(model.output, "float32")))
 
 
 def train(
@@ -219,7 +249,11 @@ def crop_scores(model: keras.Model, pictures: Pictures, crops: int, seed: int) -
     ).take(num // size)
     scores = np.zeros(pictures.positive.shape, np.float32)
     for batch in batches.as_numpy_iterator():
-        logits = model.predict_on_batch(batch["image"].reshape(-1, side, side, 3))
+        images = batch["image"].reshape(-1, side, side, 3)
+        if pictures.turns is not None:
+            turns = np.repeat(pictures.turns[batch["index"]], crops)
+            images = ops.convert_to_numpy(rotate_each(images, turns))
+        logits = model.predict_on_batch(images)
         scores[batch["index"]] = np.asarray(logits).reshape(size, crops, -1).mean(axis=1)
     return scores
 
@@ -242,4 +276,12 @@ def _stream(pictures: Pictures, image_size: int, batch_size: int, seed: int, sta
     targets = np.where(pictures.ignored, -1.0, pictures.positive).astype(np.float32)
     with tf.device("/CPU:0"):
         targets = tf.constant(targets)
-    return batches.map(lambda batch: (batch["image"], tf.gather(targets, batch["index"])))
+        turns = None if pictures.turns is None else tf.constant(pictures.turns, tf.int32)
+
+    def labelled(batch):
+        images = batch["image"]
+        if turns is not None:
+            images = rotate_each(images, tf.gather(turns, batch["index"]))
+        return images, tf.gather(targets, batch["index"])
+
+    return batches.map(labelled)

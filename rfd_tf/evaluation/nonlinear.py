@@ -129,28 +129,48 @@ class NonlinearProbes(Task):
     def _head(self, x: Any, name: str, classes: int, seeds: Iterator[int]) -> Any:
         layers = _HIDDEN_LAYERS.get(self.protocol_name)
         if layers is None:
-            for kernel_size in (3, 1, 1):
-                x = _convolution(x, 192, kernel_size, seeds)
-            x = ops.mean(x, axis=(1, 2))
-        else:
-            hidden = self.hidden or min(20 * classes, 2048)
-            if self.protocol_name == "rfd_imagenet":
-                hidden = self.hidden or 4096
-                if name == "conv4":
-                    x = _convolution(x, x.shape[-1], 3, seeds)
-                x = keras.layers.MaxPooling2D(3, strides=2)(x)
-            if not layers:
-                x = supervised.batch_norm(x, affine=False)
-            x = keras.layers.Flatten()(x)
-            for _ in range(layers):
-                x = keras.layers.Dense(
-                    hidden,
-                    use_bias=False,
-                    kernel_initializer=supervised.fan_out_normal(hidden, next(seeds)),
-                )(x)
-                x = ops.relu(supervised.batch_norm(x))
-        initializer = supervised.fan_out_normal(classes, next(seeds))
-        return keras.layers.Dense(classes, kernel_initializer=initializer)(x)
+            return convolutional_head(x, classes, seeds)
+        hidden = self.hidden or min(20 * classes, 2048)
+        if self.protocol_name == "rfd_imagenet":
+            hidden = self.hidden or 4096
+            if name == "conv4":
+                x = _convolution(x, x.shape[-1], 3, seeds)
+            x = keras.layers.MaxPooling2D(3, strides=2)(x)
+        if not layers:
+            x = supervised.batch_norm(x, affine=False)
+        x = keras.layers.Flatten()(x)
+        for _ in range(layers):
+            x = keras.layers.Dense(
+                hidden,
+                use_bias=False,
+                kernel_initializer=supervised.fan_out_normal(hidden, next(seeds)),
+            )(x)
+            x = ops.relu(supervised.batch_norm(x))
+        return _classifier(x, classes, seeds)
+
+
+def convolutional_head(x: Any, classes: int, seeds: Iterator[int]) -> Any:
+    """Returns the logits of RotNet's convolutional classifier on a feature map.
+
+    Convolutions 3x3, 1x1, 1x1 of 192 channels (the third block of its network-in-network), global
+    average pooling, a dense layer.
+
+    Args:
+        x: Keras tensor `[B, H, W, C]`.
+        classes: number of logits.
+        seeds: of the initial weights, four of them.
+
+    Returns:
+        Keras tensor `[B, classes]`.
+    """
+    for kernel_size in (3, 1, 1):
+        x = _convolution(x, 192, kernel_size, seeds)
+    return _classifier(ops.mean(x, axis=(1, 2)), classes, seeds)
+
+
+def _classifier(x: Any, classes: int, seeds: Iterator[int]) -> Any:
+    initializer = supervised.fan_out_normal(classes, next(seeds))
+    return keras.layers.Dense(classes, kernel_initializer=initializer)(x)
 
 
 def _convolution(x: Any, channels: int, kernel_size: int, seeds: Iterator[int]) -> Any:

@@ -87,6 +87,7 @@ _LINEAR = {"protocol": "rfd_imagenet", "epochs": 65}
 _VOC2007 = {"num_train": 5011, "num_test": 4952, "classes": list(VOC_CLASSES)}
 _VOC2012 = {"num_test": 1449, "classes": ["background", *VOC_CLASSES]}
 _OWN_PROBE = "the probe's training, its authors' own"
+_BIGAN = "Donahue, Krähenbühl, Darrell, ICLR 2017"
 _SOBEL = "edges (Sobel) as input"
 _ONE_LAYER = "of one layer, which it is not said"
 
@@ -282,6 +283,40 @@ def _aet_nin(method: str, hidden: float, conv: float) -> Iterator[Published]:
             random_init=random,
             differs=differs,
         )
+
+
+def _retrained(method: str, source: str, *percent: float, differs: str = "") -> Published:
+    """AlexNet on ImageNet, frozen up to conv1 ... conv5, the rest trained from scratch."""
+    return Published(
+        method,
+        "AlexNet",
+        f"{source}, later layers retrained on ImageNet",
+        "retrain",
+        {},
+        IMAGENET,
+        "alexnet",
+        _layers("conv", *percent),
+        {"bigger": True},
+        when=None,
+        differs="; ".join(filter(None, [differs, "grouped convolutions; Caffe's schedule"])),
+    )
+
+
+def _few_labels(number: int, percent: float, supervised: float) -> Published:
+    """RotNet's figure 5b, for one number of images a class."""
+    return Published(
+        "RotNet",
+        "NIN, 4 blocks",
+        f"{_ROTNET}, figure 5b",
+        "semi_supervised",
+        {"endpoint": "block2", "epochs": 100, "epoch_images": 50_000},
+        CIFAR10,
+        "network_in_network",
+        _shares({"block2": percent, "supervised": supervised}),
+        {"blocks": 4},
+        images=f"{number} per class",
+        differs="read off the plot, to about 1.5 points",
+    )
 
 
 def _pirl_layers(method: str, *percent: float) -> Published:
@@ -489,6 +524,17 @@ PUBLISHED: tuple[Published, ...] = (
         59.1,
         48.0,
     ),
+    *_voc(
+        "BiGAN", _BIGAN, {"fc8": 37.5, "fc6-8": 48.7, "all layers": 58.9}, 46.2, 34.9, bigger=True
+    ),
+    _retrained("BiGAN", _BIGAN, 54.2, 51.9, 47.3, 41.9, 31.1),
+    _retrained("BiGAN", _BIGAN, 53.5, 50.9, 47.4, 41.9, 32.2, differs="images of 112 pixels"),
+    _retrained("Jigsaw", _JIGSAW, 54.7, 52.8, 49.7, 45.3, 34.6),
+    _few_labels(20, 65, 38),
+    _few_labels(100, 76, 63.5),
+    _few_labels(400, 85, 78.7),
+    _few_labels(1000, 86.5, 85.7),
+    _few_labels(5000, 91.2, 92.8),
     *_resnet50_voc("PIRL (Jigsaw)", 81.1, 44.7, 73.4, 47.0),
     *_resnet50_voc("NPID++", 76.6),
     *_resnet50_voc("ImageNet labels", 87.5, 43.8, 74.5, 45.9),

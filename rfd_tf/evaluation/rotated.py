@@ -1,4 +1,4 @@
-"""Classification where train and test images are turned at random: Rotated-PASCAL's protocol."""
+"""Classification of randomly rotated images with one label each."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class RotatedClassification(Task):
     A linear classifier on every frozen feature, f, f1 and f2 among them ("fc8" of the paper is the
     one on f), each train image turned once; and, where the network has layers `fc6` and `fc7`,
     these trained together with a new classifier on the frozen convolutions ("fc6-8"), each train
-    image turned anew whenever it is seen. Source: Feng et al., CVPR 2019 (there on
-    PASCAL VOC 2007 with mean average precision; here on any labelled set, with accuracy).
+    image turned anew whenever it is seen. Source: Feng et al., CVPR 2019, whose Rotated-PASCAL has
+    several classes a picture: `RotatedVocClassification` is that protocol.
 
     Args:
         probe_size: side that maps are max-pooled to for the linear classifiers.

@@ -97,6 +97,12 @@ SUITES: dict[str, Suite] = {
         ),
         "imagenet2012",
     ),
+    "few_labels": Suite(
+        "CIFAR-10 with few labels", (Entry("semi-supervised", "semi_supervised"),), "cifar10"
+    ),
+    "retrained": Suite(
+        "ImageNet, later layers retrained", (Entry("retrained", "retrain"),), "imagenet2012"
+    ),
     "features": Suite(
         "Frozen features",
         (
@@ -111,6 +117,7 @@ SUITES: dict[str, Suite] = {
         "PASCAL VOC",
         (
             Entry("classification", "voc_classification"),
+            Entry("rotated", "rotated_voc"),
             Entry("detection", "detection"),
             Entry("segmentation", "segmentation"),
         ),

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import numpy as np
 
+from rfd_tf import applications
+from rfd_tf.applications.rescale import check_rescalable
 from rfd_tf.data import voc
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import multi_label
@@ -32,6 +34,7 @@ from rfd_tf.evaluation.protocols import pooled_size
 PROTOCOLS = ("svm", "fc8", "fc6-8", "all layers")
 COSTS = (0.001, 0.01, 0.1, 1.0, 10.0)
 _FOLDS = 3
+_RESCALED_BY = 32
 
 
 class VocClassification(Task):
@@ -64,6 +67,9 @@ class VocClassification(Task):
         evaluate_every: epochs between two judgements of the trained ones; the last epoch is
             always judged.
         costs: of the support vector machines.
+        rescale: whether the trained ones start from rescaled weights (Krähenbühl et al., ICLR
+            2016: `rfd_tf.applications.rescale_weights`), by the statistics of 32 train pictures;
+            only for networks whose layers form a chain, such as AlexNet.
 
     Raises:
         UserError: options out of range, or a folder that cannot be read.
@@ -78,6 +84,7 @@ class VocClassification(Task):
 
     name = "voc_classification"
     needs_labels = False
+    known = PROTOCOLS
 
     def __init__(
         self,
@@ -93,9 +100,10 @@ class VocClassification(Task):
         test_crops: int = 10,
         evaluate_every: int = 5,
         costs: Sequence[float] = COSTS,
+        rescale: bool = False,
     ):
         if not voc_dir:
-            raise UserError("task voc_classification needs a folder in VOC's layout: --voc_dir")
+            raise UserError(f"task {self.name} needs a folder in VOC's layout: --voc_dir")
         check_training(epochs, learning_rate, batch_size, weight_decay)
         if test_crops < 1:
             raise UserError(f"test crops are 1 or more; got {test_crops}")
@@ -103,8 +111,8 @@ class VocClassification(Task):
         if not costs or not all(math.isfinite(cost) and cost > 0 for cost in costs):
             raise UserError(f"costs are numbers above 0; got {list(costs)}")
         for protocol in protocols or ():
-            if protocol not in PROTOCOLS:
-                raise unknown("protocol of voc_classification", protocol, PROTOCOLS)
+            if protocol not in self.known:
+                raise unknown(f"protocol of {self.name}", protocol, self.known)
         self.train_set, self.test_set = voc.train_and_test(
             voc_dir, train_split, test_split, test_dir
         )
@@ -112,17 +120,19 @@ class VocClassification(Task):
         self.training = MultiLabelTraining(
             epochs, learning_rate, batch_size, weight_decay, test_crops, evaluate_every
         )
-        self.costs = tuple(costs)
+        self.costs, self.rescale = tuple(costs), bool(rescale)
 
     def protocol(self, data: Data | None) -> dict:
         training = self.training
+        rescaled = f"by {_RESCALED_BY} train pictures: unit variance of the last layer, relative "
+        rescaled = {"rescaled": rescaled + "gradients even"} if self.rescale else {}
         return {
             "train": self.train_set.name,
             "test": self.test_set.name,
             "num_train": len(self.train_set.images),
             "num_test": len(self.test_set.images),
             "classes": list(self.train_set.class_names),
-            "protocols": list(self.protocols or PROTOCOLS),
+            "protocols": list(self.protocols or self.known),
             "average_precision": DEFINITIONS,
             "difficult": "classes shown only as difficult neither train nor count",
             "svm": {
@@ -144,10 +154,13 @@ class VocClassification(Task):
                 "(this package's choice), horizontal flip",
                 "judged": f"mean score of {training.test_crops} random crops",
                 "reported": reported(training.evaluate_every),
+                **rescaled,
             },
         }
 
     def check(self, subject: Subject, data: Data | None) -> None:
+        if self.rescale:
+            check_rescalable(applications.pooled_feature_model(subject.network()))
         if self.protocols and "fc6-8" in self.protocols and not _has_fc(subject.network()):
             raise UserError(
                 f"backbone {subject.record['backbone']} has no layers fc6 and fc7 for protocol "
@@ -164,9 +177,9 @@ class VocClassification(Task):
             )
 
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
-        train, test = (Pictures.of(side) for side in (self.train_set, self.test_set))
+        train, test = self._sides(settings)
         network = subject.network()
-        chosen = self.protocols or [p for p in PROTOCOLS if p != "fc6-8" or _has_fc(network)]
+        chosen = self.protocols or [p for p in self.known if p != "fc6-8" or _has_fc(network)]
         identity = {
             **self.protocol(None),
             "protocols": None,
@@ -180,20 +193,29 @@ class VocClassification(Task):
         }
         title = re.sub(r"\W+", "_", f"{self.name} {subject.title}")
         finished = PartialResults(settings.output, title)
-
-        def once(part: str, of: Callable[..., Iterator[Result]], *arguments) -> list[Result]:
+        for part, of, arguments in self._parts(chosen, subject, network, settings):
             key = [identity, part]
             if finished.get(key) is None:
-                finished.put(key, list(of(part, *arguments)))
-            return finished.get(key)
+                more = (identity,) if of == self._trained else ()
+                found = of(part, *arguments, subject, train, test, settings, *more)
+                finished.put(key, list(found))
+            yield from finished.get(key)
+        finished.remove()
 
+    def _sides(self, settings: Settings) -> tuple[Pictures, Pictures]:
+        """The pictures to learn from and to judge."""
+        return Pictures.of(self.train_set), Pictures.of(self.test_set)
+
+    def _parts(
+        self, chosen: Sequence[str], subject: Subject, network: keras.Model, settings: Settings
+    ) -> Iterator[tuple[str, Callable[..., Iterator[Result]], tuple]]:
+        """Yields what can be taken up by itself: its name, what runs it, its first arguments."""
         if "svm" in chosen:
             for name in self._svm_tensors(subject, network, settings):
-                yield from once(f"svm, {name}", self._svm, name, subject, train, test, settings)
+                yield f"svm, {name}", self._svm, (name,)
         for protocol in chosen:
             if protocol != "svm":
-                yield from once(protocol, self._trained, subject, train, test, settings, identity)
-        finished.remove()
+                yield protocol, self._trained, (protocol, None)
 
     def _svm_tensors(self, subject: Subject, network: keras.Model, settings: Settings) -> dict:
         return subject.feature_tensors(network, ("average", pooled_size), settings.endpoints)
@@ -219,21 +241,43 @@ class VocClassification(Task):
         for metric, values in per_class(scores, test.positive, test.ignored).items():
             yield Result(part, float(np.nanmean(values)), metric=metric, when="")
 
-    def _trained(self, protocol, subject, train, test, settings, identity) -> Iterator[Result]:
+    def _rescale_by(self, subject: Subject, train: Pictures) -> np.ndarray | None:
+        from rfd_tf.data.pipeline import load_images
+
+        if not self.rescale:
+            return None
+        rows = np.arange(min(_RESCALED_BY, train.source.num_images))
+        images = load_images(train.source, subject.image_size, rows)
+        if train.turns is not None:
+            images = np.stack(
+                [np.rot90(image, k) for image, k in zip(images, train.turns, strict=False)]
+            )
+        return images
+
+    def _trained(
+        self, part, protocol, feature, subject, train, test, settings, identity
+    ) -> Iterator[Result]:
+        images = "upright" if train.turns is None else "rotated"
         judged = multi_label.train(
-            multi_label.classifier(subject, protocol, len(self.train_set.class_names)),
+            multi_label.classifier(
+                subject,
+                protocol,
+                len(self.train_set.class_names),
+                feature,
+                self._rescale_by(subject, train),
+            ),
             self.training,
             subject,
             train,
             test,
             settings,
-            f"{self.name} {protocol}",
+            f"{self.name} {part}",
             identity,
         )
         for metric in judged[-1][1]:
             values = [means[metric] for _, means in judged]
-            yield Result(protocol, values[-1], metric=metric, when=LAST_EPOCH)
-            yield Result(protocol, max(values), metric=metric, when=BEST_EPOCH)
+            yield Result(part, values[-1], images, metric=metric, when=LAST_EPOCH)
+            yield Result(part, max(values), images, metric=metric, when=BEST_EPOCH)
 
 
 def _has_fc(network: keras.Model) -> bool:

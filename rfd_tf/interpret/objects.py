@@ -287,7 +287,9 @@ class Maps:
 
     def __init__(self, subject: Subject, layer: str, settings: Settings):
         self.subject, self.settings = subject, settings
-        self.model = layer_model(subject, layer, settings.neurons)
+        # Attention reads a layer in the middle, whatever the outputs are.
+        outputs = "embedding" if settings.map == "attention" else layer
+        self.model = layer_model(subject, outputs, settings.neurons)
         self.title = f"{subject.title}, {layer}"
         if settings.map in ("gradient", "smooth"):
             self._gradients = GradientMaps(
@@ -324,6 +326,8 @@ def judge(
     settings: Settings,
     layers: Sequence[str] = LAYERS,
     progress: bool = False,
+    reference: Subject | None = None,
+    reference_title: str = "reference",
 ) -> dict[str, Any]:
     """Measures Q = |S and B| / |S or B| of a pretrained network and of its random twin.
 
@@ -336,6 +340,10 @@ def judge(
         settings: which map, which pixels count.
         layers: of `LAYERS`.
         progress: whether to show a bar.
+        reference: another network beside these, such as a supervised one (RotNet, figure 3). Where
+            it has no rotation classifier, it is left out of the layer `rotation` (not of attention
+            maps, which do not need one).
+        reference_title: what tables and figures call it.
 
     Returns:
         `rows`: of each layer, limit and network a dict `{"layer", "salient", "network", "q",
@@ -346,25 +354,63 @@ def judge(
         quantile), maps float32 `[n, S, S]` and Qs `[n]` or None.
 
     Raises:
-        UserError: see `layer_model`.
+        UserError: see `layer_model` and `check_reference`.
 
     With one fixed threshold for all networks, a random network's gradients may all lie below it:
     its Q is then 0 by construction and says nothing. A quantile marks the same share in every map.
     """
-    networks = [subject, subject.random_twin(settings.seed)]
+    twin = subject.random_twin(settings.seed)
+    networks = {one.title: one for one in (subject, twin)}
     accuracy = {}
     if "rotation_head" in subject.heads:
-        accuracy = {one.title: rotation_accuracy(one, pictures.images) for one in networks}
+        accuracy = {
+            title: rotation_accuracy(one, pictures.images) for title, one in networks.items()
+        }
+    if reference is not None:
+        check_reference(subject, reference, settings, layers)
+        networks[reference_title] = reference
     rows, shown = [], {layer: {} for layer in layers}
     for layer in layers:
-        for network in networks:
+        for title, network in networks.items():
+            if network is reference and not _has_layer(network, layer, settings):
+                continue
             kept, measured = _of_network(Maps(network, layer, settings), layer, pictures, progress)
-            shown[layer][network.title] = kept
+            shown[layer][title] = kept
             rows.extend(
-                {"layer": layer, "salient": limit, "network": network.title, **values}
+                {"layer": layer, "salient": limit, "network": title, **values}
                 for limit, values in measured.items()
             )
     return {"rows": rows, "rotation_accuracy": accuracy, "shown": shown}
+
+
+def check_reference(
+    subject: Subject, reference: Subject, settings: Settings, layers: Sequence[str]
+) -> None:
+    """Raises `UserError` where a network cannot stand beside another.
+
+    Args:
+        subject: the pretrained network.
+        reference: the network beside it.
+        settings: which map.
+        layers: of `LAYERS`.
+    """
+    if reference.image_size != subject.image_size:
+        raise UserError(
+            f"the reference network takes images of {reference.image_size} pixels, the network of "
+            f"--weights of {subject.image_size}; maps are compared on the same images"
+        )
+    wanted = [layer for layer in layers if _has_layer(reference, layer, settings)]
+    if not wanted:
+        raise UserError(
+            "the reference network has no rotation classifier (heads.npz of its run folder); add "
+            "embedding to --layers"
+        )
+    for layer in wanted:
+        Maps(reference, layer, settings)
+
+
+def _has_layer(network: Subject, layer: str, settings: Settings) -> bool:
+    return layer != "rotation" or settings.map == "attention" or "rotation_head" in network.heads
 
 
 def _of_network(maps: Maps, layer: str, pictures: Pictures, progress: bool):

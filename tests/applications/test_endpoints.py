@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from rfd_tf import applications
 from rfd_tf.applications import (
     AlexNet,
     SixLayer,
@@ -11,6 +12,7 @@ from rfd_tf.applications import (
     feature_extractor,
     pooled_feature_model,
 )
+from rfd_tf.applications.endpoints import cut
 from rfd_tf.errors import UserError
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 16, 16, 3)).astype("float32")
@@ -82,3 +84,30 @@ def test_model_must_be_functional():
 def test_sequential_is_refused():
     with pytest.raises(UserError, match="functional Keras model is needed, not Sequential"):
         endpoints(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)]))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "name", "tensors"),
+    [
+        ("six_layer", {}, "block2", 1),
+        # Within a residual block the shortcut goes past the endpoint.
+        ("resnet18", {"width": 0.1}, "block2_unit1_conv1", 2),
+        ("mobilenet_v2", {"alpha": 0.35}, "block_6_expand_relu", 1),
+        ("alexnet", {"width": 0.05}, "fc7", 0),
+    ],
+)
+def test_a_cut_model_gives_what_the_whole_gives(backbone, arguments, name, tensors):
+    size = 67 if backbone == "alexnet" else 32
+    model = applications.build(backbone, size, **arguments)
+    first, rest = cut(model, name)
+    x = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype("float32")
+    between = first(x)
+    assert (rest is None) == (tensors == 0)
+    assert (len(between) if isinstance(between, list) else int(tensors > 0)) == tensors
+    found = between if rest is None else rest(between)
+    np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=1e-6)
+    later = set() if rest is None else {layer.name for layer in rest.layers if layer.weights}
+    assert not later & {layer.name for layer in first.layers}
+    assert first.count_params() + (rest.count_params() if rest else 0) == model.count_params()
+    with pytest.raises(UserError, match="unknown endpoint 'none'"):
+        cut(model, "none")

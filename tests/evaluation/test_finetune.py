@@ -58,6 +58,23 @@ def test_fine_tuning_learns_the_digits(rfd_subject):
     assert {r.feature for r in found.values()} == {"all layers"}
 
 
+def test_trained_networks_are_saved_and_load(rfd_subject, small_digits, tmp_path):
+    task = FineTuning(epochs=1, learning_rate=0.03, batch_size=100, save_dir=tmp_path / "trained")
+    twin = rfd_subject.random_twin(0)
+    for subject, name in ((rfd_subject, "fine_tuned"), (twin, "from_scratch")):
+        list(task.run(subject, small_digits, Settings()))
+        saved = Subject.pretrained(tmp_path / "trained" / f"{name}.weights.h5")
+        assert saved.record["method"] == "supervised" and saved.record["epoch"] == 1
+        assert "split" not in saved.record["feature"] and saved.image_size == 16
+        before, after = subject.network().weights, saved.network().weights
+        changed = [(np.array(a) != np.array(b)).any() for a, b in zip(before, after, strict=True)]
+        assert all(changed)
+    assert task.protocol(None)["saved_in"].endswith("trained")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        FineTuning(save_dir=tmp_path / "file" / "x")
+
+
 def test_mistakes_are_named(rfd_subject, small_digits):
     with pytest.raises(UserError, match="epochs are 1 or more; got 0"):
         FineTuning(epochs=0)

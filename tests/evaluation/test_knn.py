@@ -34,6 +34,32 @@ def test_equals_scikit_learn(k, temperature):
     assert 0.5 < accuracy < 1
 
 
+@pytest.mark.parametrize("k", [1, 5, 200])
+def test_euclidean_neighbours_equal_scikit_learn(k):
+    # Far from the origin, where |a|^2 - 2ab + |b|^2 in float32 would have no digits left.
+    train, train_labels = clusters(2000)
+    test, test_labels = clusters(300, seed=1)
+    scale = np.random.default_rng(2).uniform(0.2, 5, (2000, 1)).astype("float32")
+    train, test = train * scale + 3000, test + 3000
+    rows, queries = train.astype("float64"), test.astype("float64")
+    reference = KNeighborsClassifier(k, algorithm="brute").fit(rows, train_labels)
+    options = {"k": k, "distance": "euclidean"}
+    predictions = knn_predictions(train, train_labels, test, **options)
+    assert np.mean(predictions == reference.predict(queries)) > 0.99
+    for memory in (1 << 13, 1 << 16):
+        np.testing.assert_array_equal(
+            knn_predictions(train, train_labels, test, memory=memory, **options), predictions
+        )
+    accuracy = knn_accuracy(train, train_labels, test, test_labels, **options)
+    assert accuracy == np.mean(predictions == test_labels) > 0.5
+
+
+def test_euclidean_ties_go_to_the_first_rows_and_the_lowest_class():
+    train, labels = np.ones((64, 3)), np.array([3] * 2 + [1] * 62)
+    for k, expected in ((1, 3), (2, 3), (4, 1)):
+        assert knn_predictions(train, labels, np.zeros((1, 3)), k, distance="euclidean") == expected
+
+
 def test_neighbours_are_the_k_most_similar_ones():
     from rfd_tf.evaluation.knn import _largest
 
@@ -132,6 +158,8 @@ def test_evaluator_yields_names_and_values():
     [
         ({"k": 0}, "k is 1 or more"),
         ({"temperature": 0}, "temperature above 0"),
+        ({"distance": "l1"}, "unknown distance of nearest neighbours 'l1'; options: cosine, eucl"),
+        ({"distance": "euclidean", "test_features": np.full((2, 2), np.inf)}, "NaN"),
         ({"train_features": np.full((4, 2), np.nan)}, "NaN"),
         ({"test_features": np.zeros((2, 3))}, "one dim"),
         ({"train_labels": np.zeros(3)}, "3 train labels"),
@@ -165,3 +193,31 @@ def test_raw_pixels_stand_beside_the_features(tmp_path):
     assert found["pixels"]["value"] == found["pixels"]["random_init"]
     assert found["block6"]["value"] != found["pixels"]["value"]
     assert "pixels" not in KNearestNeighbours().settings(10)
+
+
+def test_both_distances_share_one_pass_and_raw_pixels_stand_beside(tmp_path):
+    record = {"format": 1, "backbone": "six_layer", "arguments": {"filters": [4] * 6}}
+    record["image_size"] = 8
+    network = applications.build("six_layer", 8, **record["arguments"])
+    path = applications.save_backbone(network, tmp_path / "backbone.weights.h5", record)
+    train, test = data.digits("train"), data.digits("test")
+    task = KNearestNeighbours(distances=["cosine", "euclidean"])
+    report = evaluate(path, [task], train, test, endpoints=["block6"])
+    found = {
+        (row["name"], row["metric"]): row for row in report["results"] if row["images"] == "upright"
+    }
+    assert set(found) == {
+        (name, metric)
+        for name in ("pixels", "block6")
+        for metric in ("accuracy", "accuracy (Euclidean)")
+    }
+    assert report["protocol"]["knn"]["euclidean"] == {"k": 1, "vote": "one of each neighbour"}
+    assert report["protocol"]["knn"]["k"] == 150
+    sets = [load_images(source, 8).reshape(-1, 8 * 8 * 3) / 255.0 for source in (train, test)]
+    reference = KNeighborsClassifier(1).fit(sets[0], train.labels).score(sets[1], test.labels)
+    row = found["pixels", "accuracy (Euclidean)"]
+    assert row["value"] == row["random_init"] == pytest.approx(reference, abs=0.004)
+    only = KNearestNeighbours(distances=["euclidean"], k=3).settings(1500)
+    assert only["euclidean"]["k"] == 3 and "similarity" not in only
+    with pytest.raises(UserError, match="unknown distance of nearest neighbours 'l2'"):
+        KNearestNeighbours(distances=["l2"])

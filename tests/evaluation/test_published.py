@@ -47,6 +47,11 @@ def protocol_of(entry, voc_protocols):
         return {**voc_protocols[entry.task], **counts}
     if entry.task == "knn":
         return TASKS["knn"](**entry.protocol).settings(50_000)
+    if entry.task == "retrain":
+        return TASKS["retrain"]().protocol(None)
+    if entry.task == "semi_supervised":
+        # (With the images, which None has not.)
+        return {**TASKS["semi_supervised"]().protocol(None), "epoch_images": 50_000}
     return TASKS[entry.task](protocol=entry.protocol["protocol"]).protocol(None)
 
 
@@ -72,7 +77,7 @@ def test_layers_are_those_of_the_network():
         if key not in layers:
             network = applications.build(entry.backbone, sizes[entry.backbone], **entry.arguments)
             layers[key] = {layer.name for layer in network.layers}
-        heads = {"fc6-8", "all layers", "embedding"}
+        heads = {"fc8", "fc6-8", "all layers", "embedding", "supervised"}
         values = {name.removeprefix("svm, ") for name in entry.values}
         assert values <= layers[key] | heads, entry
         assert set(entry.random_init) <= set(entry.values), entry

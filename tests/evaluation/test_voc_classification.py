@@ -3,12 +3,14 @@
 import re
 import shutil
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from rfd_tf import applications
 from rfd_tf.data import voc
+from rfd_tf.data.pipeline import load_images
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import Settings, Subject, multi_label, training_state, voc_classification
 from rfd_tf.evaluation.average_precision import ELEVEN_POINT, NON_INTERPOLATED
@@ -153,6 +155,35 @@ def test_an_interrupted_task_takes_up_what_it_finished(folder, subject, tmp_path
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.value == pytest.approx(theirs.value, abs=0.02)
     assert not (tmp_path / "cut").exists()
+
+
+def test_training_starts_from_rescaled_weights(folder, subject, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        multi_label, "train", lambda model, *_: built.append(model) or [(1, {ELEVEN_POINT: 0.5})]
+    )
+    for rescale in (False, True):
+        task = VocClassification(
+            folder, "trainval", "test", protocols=["all layers"], rescale=rescale
+        )
+        task.check(subject, None)
+        list(task.run(subject, None, Settings()))
+        assert ("rescaled" in task.protocol(None)["trained"]) == rescale
+    names = [layer.name for layer in built[1].layers]
+    last = next(name for name in reversed(names) if name.endswith("_bn"))
+    sources = voc_classification.Pictures.of(task.train_set).source
+    images = applications.preprocess_input(load_images(sources, 16, np.arange(32)))
+    stds = []
+    for model in built:
+        outputs = keras.Model(model.inputs[0], model.get_layer(last).output)(images)
+        stds.append(float(np.sqrt(np.array(outputs).reshape(-1, 16).var(axis=0).mean())))
+    assert stds[1] == pytest.approx(1, rel=0.02) and abs(stds[0] - 1) > 0.1
+    network = applications.build("resnet18", 16, width=0.1, cifar_stem=True)
+    record = {"format": 1, "backbone": "resnet18", "image_size": 16}
+    record["arguments"] = {"width": 0.1, "cifar_stem": True}
+    path = applications.save_backbone(network, tmp_path / "other.weights.h5", record)
+    with pytest.raises(UserError, match="form a chain"):
+        task.check(Subject.pretrained(path), None)
 
 
 def test_pictures_that_all_show_the_same_are_refused(folder, subject, tmp_path):

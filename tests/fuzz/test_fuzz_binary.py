@@ -5,6 +5,7 @@ import io
 import json
 import types
 
+import caffe_files
 import h5py
 import keras
 import numpy as np
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rfd_tf import applications
+from rfd_tf.applications import caffe_import
+from rfd_tf.applications.caffemodel import read_caffemodel
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.heads import load_heads
 from rfd_tf.training import checkpoint
@@ -58,6 +61,23 @@ def test_heads(run):
     def check(content):
         (target / "heads.npz").write_bytes(content)
         refused(lambda: load_heads(target))
+
+    check()
+
+
+def test_caffe_models(tmp_path):
+    rng = np.random.default_rng(0)
+    blobs = [rng.normal(size=(4, 3, 2, 2)), rng.normal(size=4)]
+    good = caffe_files.layer("conv1", "Convolution", "data", "conv1", blobs, stride=4)
+    sums = [np.zeros(4), np.ones(4), np.ones(1)]
+    good += caffe_files.layer("bn1", "BatchNorm", "conv1", "conv1", sums, epsilon=1e-3)
+    good += caffe_files.old_layer("conv2", 4, "conv1", "conv2", [rng.normal(size=(2, 2, 1, 1))])
+    path = tmp_path / "net.caffemodel"
+
+    @given(content=anything(good))
+    def check(content):
+        path.write_bytes(content)
+        refused(lambda: caffe_import.alexnet_from(read_caffemodel(path)))
 
     check()
 

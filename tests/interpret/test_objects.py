@@ -4,15 +4,17 @@ import csv
 import dataclasses
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf import data
+from rfd_tf import applications, data
 from rfd_tf.data.voc import VocImage, VocSet, voc_folder
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.subject import Subject
 from rfd_tf.interpret import objects, overlap, saliency_files
+from rfd_tf.interpret.activation import attention_map
 from rfd_tf.interpret.objects import Maps, Settings, judge, layer_model, read_pictures
 
 
@@ -119,6 +121,40 @@ def test_every_kind_of_map_is_judged_and_drawn(subject, pictures, kind, tmp_path
     assert len(found["rows"]) == 2 and 0 <= found["rows"][0]["q"] <= 1
     saliency_files.write(tmp_path, pictures, found, settings, 2)
     assert (tmp_path / "saliency.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_supervised_network_stands_beside(subject, pictures, tmp_path):
+    keras.utils.set_random_seed(9)
+    record = {**subject.record, "method": "supervised"}
+    network = applications.build("six_layer", 16, **record["arguments"])
+    path = applications.save_backbone(network, tmp_path / "other" / "x.weights.h5", record)
+    other = Subject.pretrained(path)
+    settings = Settings(map="attention", layer="block2", power=4)
+    beside = {"reference": other, "reference_title": "supervised"}
+    found = judge(subject, pictures, settings, ["rotation"], **beside)
+    names = ["pretrained", "random init", "supervised"]
+    assert [row["network"] for row in found["rows"]] == names
+    shown = found["shown"]["rotation"]["supervised"][1]
+    x = (pictures.images / 255.0 - np.array(other.mean)) / np.array(other.std)
+    maps = attention_map(network, x.astype("float32"), 4, "block2")
+    np.testing.assert_allclose(shown, maps, rtol=1e-3, atol=1e-6)
+    assert set(found["rotation_accuracy"]) == {"pretrained", "random init"}
+    figure = saliency_files.sheet(pictures, found["shown"], settings, 2)
+    assert figure.axes[5].get_title() == "rotation\nsupervised" and len(figure.axes) == 2 * 7
+    # Gradients of a classifier that it does not have are left out.
+    found = judge(subject, pictures, Settings(neurons=2), **beside)
+    assert [row["network"] for row in found["rows"]] == names[:2] + names
+    with pytest.raises(UserError, match="reference network has no rotation classifier"):
+        judge(subject, pictures, Settings(), ["rotation"], **beside)
+    with pytest.raises(UserError, match="unknown layer with a map 'fc7'"):
+        objects.check_reference(
+            subject, other, Settings(map="grad_cam", layer="fc7"), ["embedding"]
+        )
+    large = {**record, "image_size": 32}
+    applications.save_backbone(network, tmp_path / "large.weights.h5", large)
+    with pytest.raises(UserError, match="takes images of 32 pixels.*of 16"):
+        large = Subject.pretrained(tmp_path / "large.weights.h5")
+        judge(subject, pictures, settings, ["rotation"], reference=large)
 
 
 def test_tables_hold_what_was_measured(subject, pictures, tmp_path):

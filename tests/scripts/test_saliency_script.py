@@ -108,6 +108,12 @@ def test_mistakes_are_told_in_a_line(run_folder, voc, tmp_path):
             f"--coco_annotations={empty}",
             f"--coco_images={voc}",
         ],
+        "reference network has no rotation classifier": [
+            weights,
+            f"--voc_dir={voc}",
+            "--layers=rotation",
+            f"--reference_weights={run_folder.parent}/headless",
+        ],
         "go together": [weights, f"--coco_annotations={empty}"],
         "holds no .xml file": [weights, f"--voc_dir={without}"],
         "must be a number": [weights, f"--voc_dir={voc}", "--threshold=rotation:much"],
@@ -183,6 +189,7 @@ def test_real_photographs(run_folder, tmp_path):
         f"--voc_dir={annotations.parent}",
         "--max_images=20",
         "--map=attention",
+        f"--reference_weights={run_folder.parent}/headless",
         f"--output_dir={tmp_path}/out",
     ]
     ((code, out, err),) = run_many("saliency", [line])
