@@ -52,6 +52,9 @@ class Method(keras.Model):
 
     #: How many crops of an image a batch may hold.
     crops: tuple[int, ...] = (1,)
+    #: How many views of an image are examples of their own, shuffled over the batches of an epoch;
+    #: a batch then has `"view"`, integers `[batch]`, and `call` makes these views.
+    separate_views: int = 1
 
     def __init__(
         self,

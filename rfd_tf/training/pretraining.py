@@ -108,6 +108,24 @@ def dtype_policy(name: str):
         keras.config.set_dtype_policy(before)
 
 
+def set_batch_norm_momentum(backbone: keras.Model, momentum: float) -> None:
+    """Sets the share that moving statistics keep at a step, in every batch normalisation.
+
+    Args:
+        backbone: a Keras model, changed in place before its training step is traced.
+        momentum: from 0 to 1.
+
+    >>> from rfd_tf import applications
+    >>> backbone = applications.build("six_layer", 32)
+    >>> set_batch_norm_momentum(backbone, 0.99)
+    >>> backbone.get_layer("block1_conv_bn").momentum
+    0.99
+    """
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = momentum
+
+
 class Pretraining:
     """A method about to be trained on a source.
 
@@ -162,13 +180,15 @@ class Pretraining:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.policy = policy
         self.seed = seed
-        full_batches = pipeline.steps_per_epoch(source, optimization.batch_size)
-        self.steps_per_epoch = optimization.steps_per_epoch or full_batches
+        pipeline.steps_per_epoch(source, optimization.batch_size)  # refuses a batch too large
         keras.utils.set_random_seed(seed)
         with self.strategy.scope():
             with dtype_policy(policy):
                 backbone = build_backbone()
             self.method = build_method(backbone)
+            self.steps_per_epoch = optimization.steps_per_epoch or pipeline.steps_per_epoch(
+                source, optimization.batch_size, self.method.separate_views
+            )
             self.optimizer = optimizers.build(
                 optimization.optimizer,
                 schedules.build(
@@ -210,7 +230,8 @@ class Pretraining:
 
         Args:
             start_step: the step to begin at.
-            augmented: whether images are cropped and changed.
+            augmented: whether images are cropped and changed, and views that are examples of
+                their own are chosen; without, an epoch visits each image once.
             order, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is this worker's
                 when None.
         """
@@ -232,6 +253,7 @@ class Pretraining:
             start_step=start_step,
             shard=shard or strategies.worker(self.strategy),
             order=order,
+            views=self.method.separate_views if augmented else 1,
             **options,
         )
 
