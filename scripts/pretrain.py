@@ -17,6 +17,7 @@ import platform
 import sys
 
 import common
+import image_flags
 import photo_flags
 import pretrain_flags
 from absl import flags
@@ -26,26 +27,6 @@ IMAGENET_IMAGES = 1_281_167
 COLLAPSE_IMAGES = 256
 
 flags.adopt_module_key_flags(pretrain_flags)
-
-
-def channel_values(name: str, default) -> tuple[float, ...]:
-    """Three numbers of --mean or --std."""
-    from rfd_tf.errors import UserError
-
-    given = FLAGS[name].value
-    if given is None:
-        return tuple(default)
-    try:
-        values = tuple(float(value) for value in given)
-    except ValueError:
-        values = ()
-    if (
-        len(values) != 3
-        or not all(map(math.isfinite, values))
-        or (name == "std" and min(values) <= 0)
-    ):
-        raise UserError(f"--{name} needs three numbers such as 0.5,0.5,0.5; got {','.join(given)}")
-    return values
 
 
 def method_arguments(source) -> dict:
@@ -104,23 +85,14 @@ def main() -> None:
 
 def pretrain(strategy) -> None:
     """Everything after the choice of the devices."""
-    from rfd_tf import applications, data
+    from rfd_tf import applications
     from rfd_tf.evaluation.heads import save_heads
     from rfd_tf.training import run_folder
     from rfd_tf.training import strategy as strategies
 
     chief = strategies.worker(strategy)[0] == 0
     run = run_folder.RunFolder(FLAGS.output_dir, FLAGS.keep_checkpoints)
-    source = data.load(
-        FLAGS.dataset,
-        FLAGS.data_dir,
-        split=FLAGS.train_split,
-        tfds_dir=FLAGS.tfds_dir,
-        download=FLAGS.tfds_download,
-        max_skipped=FLAGS.max_skipped,
-        **photo_flags.load_arguments(side_of_images()),
-        classes=FLAGS.tfds_classes,
-    )
+    source = image_flags.load_source()
     say(f"{source.num_images} images of {source.name}")
     judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
     tasks = evaluation_tasks(*judged)
@@ -242,27 +214,16 @@ def check_names() -> None:
     common.backbone_options()
 
 
-def side_of_images() -> int:
-    """Of the training images, pixels."""
-    from rfd_tf import applications
-
-    return FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
-
-
 def make_session(source, strategy):
     """Source, method, optimizer and strategy, put together as the flags say."""
-    import keras
-
     from rfd_tf import applications, methods
     from rfd_tf.training import pretraining
     from rfd_tf.training import strategy as strategies
 
-    image_size = side_of_images()
+    image_size = image_flags.image_size()
     options = {field.name for field in dataclasses.fields(pretraining.Optimization)}
-    augmentation = {field.name for field in dataclasses.fields(pretraining.Augmentation)}
     common_arguments = {
-        "mean": channel_values("mean", applications.IMAGENET_MEAN),
-        "std": channel_values("std", applications.IMAGENET_STD),
+        **image_flags.normalization(),
         "feature_endpoint": FLAGS.feature_endpoint,
         "gradient_accumulation": FLAGS.gradient_accumulation,
         "seed": FLAGS.seed,
@@ -276,9 +237,7 @@ def make_session(source, strategy):
 
             fidelity.apply_batch_normalization(backbone)
         if FLAGS.batch_norm_momentum is not None:
-            for layer in backbone.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.momentum = FLAGS.batch_norm_momentum
+            pretraining.set_batch_norm_momentum(backbone, FLAGS.batch_norm_momentum)
         return backbone
 
     return pretraining.Pretraining(
@@ -287,10 +246,7 @@ def make_session(source, strategy):
         source=source,
         image_size=image_size,
         optimization=pretraining.Optimization(**{name: FLAGS[name].value for name in options}),
-        augmentation=pretraining.Augmentation(
-            crop_area=(FLAGS.crop_area_min, 1.0),
-            **{name: FLAGS[name].value for name in augmentation - {"crop_area"}},
-        ),
+        augmentation=image_flags.augmentation(),
         strategy=strategy,
         policy=strategies.precision_policy(FLAGS.mixed_precision),
         seed=FLAGS.seed,
