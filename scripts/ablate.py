@@ -74,7 +74,7 @@ def shared_arguments() -> list[str]:
         if FLAGS[name].value is not None:
             arguments.append(f"--{name}={FLAGS[name].value}")
     arguments = [*arguments, "--export=", "--evaluate=", *FLAGS.pretrain_flag]
-    return FLAGS.read_flags_from_files(arguments)
+    return image_flags.expanded(arguments)
 
 
 def setting(arguments: list[str], name: str, default: str | None = None) -> str | None:

@@ -155,6 +155,20 @@ def augmentation():
     )
 
 
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """Returns arguments with those of flag files in the place of `--flagfile=FILE`.
+
+    Raises:
+        UserError: a flag file that cannot be read.
+    """
+    from rfd_tf.errors import UserError
+
+    try:
+        return FLAGS.read_flags_from_files(list(arguments))
+    except (flags.Error, OSError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"the flag file cannot be read: {error}") from None
+
+
 def settings(arguments: Sequence[str]) -> dict[str, Any]:
     """Reads these flags from the arguments of another script, such as scripts/pretrain.py.
 
@@ -178,7 +192,7 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
         values[name].unparse()
     flags.DEFINE_bool("fidelity", False, "", flag_values=values)
     try:
-        values(["", *FLAGS.read_flags_from_files(list(arguments))], known_only=True)
+        values(["", *expanded(arguments)], known_only=True)
     except flags.Error as error:
         raise UserError(str(error)) from None
     found = {name: values[name].value for name in shared if values[name].present}

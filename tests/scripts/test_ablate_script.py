@@ -236,8 +236,11 @@ def test_what_cannot_be_ablated_is_named(tmp_path):
     config.write_text("--method=pirl\n--backbone=six_layer\n")
     wrong = tmp_path / "wrong.cfg"
     wrong.write_text("--crop=sideways\n")
+    binary = tmp_path / "binary.cfg"
+    binary.write_bytes(b"\xff\xfe\x00")
     output = f"--output_dir={tmp_path}/out"
     lines = {
+        "the flag file cannot be read": [f"--config={binary}"],
         "those of --method=rfd, not of 'pirl'": [f"--config={config}"],
         "unknown endpoint 'conv5'": ["--backbone=six_layer", "--split_endpoints=conv5"],
         "sideways": [f"--config={wrong}"],
