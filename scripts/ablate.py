@@ -4,9 +4,12 @@
     python scripts/ablate.py --config=configs/cifar10_rfd_six_layer.cfg --data_dir=PATH/train \\
         --eval_dir=PATH/test --seeds=0,1,2 --task=knn,linear --output_dir=runs/ablations
 
-Each variant and seed is a run of scripts/pretrain.py in its own folder, judged by
+Each variant and seed is a run of scripts/pretrain.py in its own folder, evaluated by
 scripts/evaluate.py. The same command again takes up what is missing. ablations.md, .csv and .json
 hold the table (Feng et al., CVPR 2019, table 4); over several seeds, means and their spread.
+
+Flags of images, augmentation and network are those of scripts/pretrain.py; where a variant needs PU
+weights and no file is given, scripts/estimate_pu.py estimates them with the same.
 """
 
 from __future__ import annotations
@@ -20,35 +23,25 @@ import sys
 from pathlib import Path
 
 import common
+import image_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(image_flags)
 SCRIPTS = Path(__file__).resolve().parent
 
-#: Variant -> what it is, and its flags for scripts/pretrain.py.
-VARIANTS = {
-    "rotation": (
-        "rotation only",
-        ["--lambda_distance=0", "--lambda_instance=0", "--lambda_contrast=0"],
-    ),
-    "instance": ("instance only", ["--lambda_rotation=0", "--lambda_distance=0"]),
-    "coupled": (
-        "rotation + instance, not decoupled",
-        ["--decoupled=false", "--lambda_distance=0"],
-    ),
-    "decoupled": ("decoupled, without PU weights", []),
-    "full": ("decoupled, with PU weights", []),
-}
-
 flags.DEFINE_string("config", None, "Flag file of scripts/pretrain.py that all variants share.")
-flags.DEFINE_list("variants", list(VARIANTS), "Which to train: " + ", ".join(VARIANTS) + ".")
 flags.DEFINE_list(
-    "split_endpoints",
-    [],
-    "Layers at which the full variant is split besides the last one, such as conv5,fc6,fc7.",
+    "variants",
+    ["rotation", "f1", "instance", "f2", "coupled", "decoupled", "full_conv5", "full_fc6", "full"],
+    "Which to train. rotation: RotNet. f1: rotation on f1 alone. instance: upright views. f2: "
+    "losses of f2 alone. coupled: one feature for all losses. decoupled: without PU weights. full: "
+    "with PU weights; full_conv5, full_fc6: split at the third or second last endpoint, AlexNet's "
+    "conv5 and fc6.",
 )
-flags.DEFINE_string("dataset", None, "As for scripts/pretrain.py; the config's if not given.")
-flags.DEFINE_string("data_dir", None, "As for scripts/pretrain.py.")
+flags.DEFINE_list(
+    "split_endpoints", [], "Further layers at which the full variant is split, such as conv4."
+)
 flags.DEFINE_string("eval_dir", None, "As for scripts/pretrain.py.")
 flags.DEFINE_integer("epochs", None, "As for scripts/pretrain.py.")
 flags.DEFINE_string("pu_weights", None, "PU weights; estimated on the dataset if not given.")
@@ -73,56 +66,86 @@ def run(script: str, *arguments: str) -> None:
         raise SystemExit(done.returncode)
 
 
-def shared_flags() -> list[str]:
-    """Flags of scripts/pretrain.py that are the same for all variants."""
-    given = [f"--flagfile={FLAGS.config}"] if FLAGS.config else []
-    for name in ("dataset", "data_dir", "eval_dir", "epochs"):
+def shared_arguments() -> list[str]:
+    """Returns the arguments of scripts/pretrain.py that are the same for all variants."""
+    arguments = [f"--flagfile={FLAGS.config}"] if FLAGS.config else []
+    arguments += image_flags.arguments(image_flags.given())
+    for name in ("eval_dir", "epochs"):
         if FLAGS[name].value is not None:
-            given.append(f"--{name}={FLAGS[name].value}")
-    return [*given, "--export=", "--evaluate=", *FLAGS.pretrain_flag]
+            arguments.append(f"--{name}={FLAGS[name].value}")
+    arguments = [*arguments, "--export=", "--evaluate=", *FLAGS.pretrain_flag]
+    return image_flags.expanded(arguments)
 
 
-def setting(arguments: list[str], name: str) -> list[str]:
-    """The values that a flag is given among expanded arguments, in order."""
+def setting(arguments: list[str], name: str, default: str | None = None) -> str | None:
+    """Returns the last value that a flag is given among expanded arguments."""
     prefix = f"--{name}="
-    return [item[len(prefix) :] for item in arguments if item.startswith(prefix)]
+    return next((a[len(prefix) :] for a in reversed(arguments) if a.startswith(prefix)), default)
 
 
-def estimate_pu_weights(arguments: list[str], output: Path) -> str:
-    """Trains the networks that tell how upright a view looks, on the variants' own images."""
+def suited(arguments: list[str], method: str) -> list[str]:
+    """Returns the arguments that a method takes, without those of PU weights."""
+    from rfd_tf import methods
+
+    accepted = methods.arguments(method)
+    unsuited = {name for name in methods.all_arguments() if name not in accepted}
+    unsuited |= {"method", "pu_weights", "pu_start_epoch"}
+    kept = []
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        option = name == "method_option" and value.partition("=")[0] not in accepted
+        if not (option or name in unsuited or name.removeprefix("no") in unsuited):
+            kept.append(argument)
+    return kept
+
+
+def plan(shared: list[str], pu_weights: str) -> list[tuple[str, str, bool, list[str]]]:
+    """Returns name, description, whether PU weights are needed, and arguments of every variant."""
+    from rfd_tf import applications
+    from rfd_tf.errors import UserError, unknown
+    from rfd_tf.training import ablation
+
+    method = setting(shared, "method", "rfd")
+    if method != "rfd":
+        raise UserError(f"the ablations are those of --method=rfd, not of '{method}'")
+    chosen = {}
+    for name in FLAGS.variants:
+        if name not in ablation.VARIANTS:
+            raise unknown("variant", name, ablation.VARIANTS)
+        chosen[name] = ablation.VARIANTS[name]
+    chosen.update({f"full_{name}": ablation.split_at(name) for name in FLAGS.split_endpoints})
+    if any(each.from_end or "feature_endpoint" in each.settings for each in chosen.values()):
+        backbone = applications.build(
+            FLAGS.backbone, image_flags.image_size(), **common.backbone_options()
+        )
+        chosen = {name: ablation.resolve(each, backbone) for name, each in chosen.items()}
+    epochs = setting(shared, "epochs", "100")
+    if not epochs.isdigit():
+        raise UserError(f"--epochs '{epochs}' must be a whole number")
+    epochs = int(epochs)
+    start = setting(shared, "pu_start_epoch", str(epochs - max(1, epochs // 7)))
+    if FLAGS.pu_start_epoch is not None:
+        start = FLAGS.pu_start_epoch
+    rows = []
+    for name, variant in chosen.items():
+        arguments = [*suited(shared, variant.method), f"--method={variant.method}"]
+        for key, value in variant.settings.items():
+            arguments.append(f"--{key}={str(value).lower() if isinstance(value, bool) else value}")
+        if variant.pu:
+            arguments += [f"--pu_weights={pu_weights}", f"--pu_start_epoch={start}"]
+        rows.append((name, variant.description, variant.pu, arguments))
+    return rows
+
+
+def estimate_pu_weights(output: Path) -> None:
+    """Estimates the PU weights with the images, augmentation and network of the variants."""
     if output.exists():
-        return str(output)
-    passed = [f"--output={output}"]
-    for name in ("dataset", "data_dir", "tfds_dir", "backbone", "image_size", "batch_size"):
-        passed += [f"--{name}={value}" for value in setting(arguments, name)[-1:]]
-    for name, own in (("train_split", "split"), ("tfds_classes", "tfds_classes")):
-        passed += [f"--{own}={value}" for value in setting(arguments, name)[-1:]]
-    passed += [f"--backbone_option={value}" for value in setting(arguments, "backbone_option")]
+        return
+    arguments = [f"--output={output}"]
     for name, value in (("epochs", FLAGS.pu_epochs), ("folds", FLAGS.pu_folds)):
         if value is not None:
-            passed.append(f"--{name}={value}")
-    run("estimate_pu.py", *passed)
-    return str(output)
-
-
-def variants() -> list[tuple[str, str, list[str]]]:
-    """(folder, description, flags) of every run."""
-    from rfd_tf.errors import unknown
-
-    chosen = []
-    for name in FLAGS.variants:
-        if name not in VARIANTS:
-            raise unknown("variant", name, VARIANTS)
-        chosen.append((name, *VARIANTS[name]))
-    for endpoint in FLAGS.split_endpoints:
-        chosen.append(
-            (
-                f"full_{endpoint}",
-                f"decoupled at {endpoint}, with PU weights",
-                [f"--feature_endpoint={endpoint}"],
-            )
-        )
-    return chosen
+            arguments.append(f"--{name}={value}")
+    run("estimate_pu.py", *image_flags.arguments(image_flags.given()), *arguments)
 
 
 def figures_of(folder: Path) -> dict[str, float]:
@@ -145,6 +168,17 @@ def training_minutes(folder: Path, epochs: list[dict]) -> float:
     for before, after, epoch in zip([0, *steps], steps, epochs, strict=False):
         seconds += batch_size * (after - before) / float(epoch["images_per_second"])
     return seconds / 60
+
+
+def trained(folder: Path) -> dict[str, str]:
+    """Returns what a run trained: its losses, and the feature with its parts' dimensions."""
+    with open(folder / "metrics.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    feature = json.loads((folder / "run.json").read_text())["record"]["feature"]
+    split = feature.get("split")
+    parts = f" ({' + '.join(str(size) for size in split)})" if split else ""
+    losses = [name.removesuffix("_loss") for name in last if name.endswith("_loss") and last[name]]
+    return {"losses": ", ".join(losses), "feature": feature["endpoint"] + parts}
 
 
 def random_figures(folder: Path) -> dict[str, float]:
@@ -174,12 +208,18 @@ def row(name: str, description: str, runs: list[dict[str, float]]) -> dict:
 
 def write_tables(rows: list[dict], output: Path) -> str:
     """Writes the table as Markdown, CSV and JSON; returns the Markdown, a column a variant."""
-    columns = list(dict.fromkeys(name for figures in rows for name in figures))
-    names = ["variant", "description", "runs"]
+    names, texts = ["variant", "description", "runs"], ["losses", "feature"]
+    found = {name for figures in rows for name in figures}
+    texts = [name for name in texts if name in found]
+    columns = list(dict.fromkeys([*names, *texts, *(name for one in rows for name in one)]))
     lines = ["| | " + " | ".join(figures["description"] for figures in rows) + " |"]
     lines.append("|---|" + "---:|" * len(rows))
     for column in columns:
         if column in names or column.endswith(" spread"):
+            continue
+        if column in texts:
+            cells = [figures.get(column, "") for figures in rows]
+            lines.append(f"| {column} | " + " | ".join(cells) + " |")
             continue
         cells = []
         for figures in rows:
@@ -208,17 +248,18 @@ def main() -> None:
             raise UserError(f"seeds are whole numbers of at least 0, not '{seed}'")
     if FLAGS.config and not os.path.exists(FLAGS.config):
         raise UserError(f"no such flag file: '{FLAGS.config}'")
-    chosen = variants()
-    output = RunFolder(FLAGS.output_dir).directory
-    shared = shared_flags()
-    expanded = FLAGS.read_flags_from_files(shared)
-    epochs = int((setting(expanded, "epochs") or ["100"])[-1])
-    start = epochs - max(1, epochs // 7) if FLAGS.pu_start_epoch is None else FLAGS.pu_start_epoch
-    rows, random = [], None
-    for name, description, own in chosen:
-        if name.startswith("full"):
-            weights = FLAGS.pu_weights or estimate_pu_weights(expanded, output / "pu_weights.npz")
-            own = [*own, f"--pu_weights={weights}", f"--pu_start_epoch={start}"]
+    output = Path(FLAGS.output_dir).expanduser()
+    shared = shared_arguments()
+    # From here on, these flags are the runs' own.
+    image_flags.adopt(image_flags.settings(shared))
+    given = FLAGS.pu_weights or setting(shared, "pu_weights")
+    pu_weights = given or str(output / "pu_weights.npz")
+    planned = plan(shared, pu_weights)
+    RunFolder(output)
+    rows, random = [], {}
+    for name, description, pu, arguments in planned:
+        if pu and not given:
+            estimate_pu_weights(Path(pu_weights))
         folders = [output / name]
         if FLAGS.seeds:
             folders = [output / f"{name}_seed{seed}" for seed in FLAGS.seeds]
@@ -226,12 +267,14 @@ def main() -> None:
             if (folder / "evaluation.json").exists():
                 continue
             seeded = [] if seed is None else [f"--seed={seed}"]
-            run("pretrain.py", *shared, *own, *seeded, f"--output_dir={folder}")
+            run("pretrain.py", *arguments, *seeded, f"--output_dir={folder}")
             task = f"--task={','.join(FLAGS.task)}"
             run("evaluate.py", f"--weights={folder}", task, *seeded, *FLAGS.evaluate_flag)
-        rows.append(row(name, description, [figures_of(folder) for folder in folders]))
-        if not random:
-            random = row("random_init", "random init", [random_figures(one) for one in folders])
+        figures = row(name, description, [figures_of(folder) for folder in folders])
+        rows.append({**figures, **trained(folders[0])})
+        # A feature that several variants have is that of the first of them.
+        twin = row("random_init", "random init", [random_figures(one) for one in folders])
+        random = {**twin, **random}
         table = write_tables([random, *rows], output)
     print(f"\n{table}\nwritten: {output / 'ablations.md'}, .csv and .json")
 

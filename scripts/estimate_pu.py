@@ -1,7 +1,8 @@
 """Estimates PU weights: how probable it is that each rotated view of an image looks upright.
 
+    python scripts/estimate_pu.py --config=configs/quickstart.cfg --output=pu.npz
+    python scripts/pretrain.py --flagfile=configs/quickstart.cfg --pu_weights=pu.npz ...
     python scripts/estimate_pu.py --data_dir=photos --backbone=resnet18 --output=photos_pu.npz
-    python scripts/pretrain.py --data_dir=photos ... --pu_weights=photos_pu.npz
 
 A rotation network is trained on all folds of the images but one and judges the one left out, for
 each fold in turn. Finished folds are kept beside the output until all are done: after an
@@ -16,21 +17,20 @@ import dataclasses
 from pathlib import Path
 
 import common
-import photo_flags
+import image_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
 
-flags.adopt_module_key_flags(photo_flags)
+flags.adopt_module_key_flags(image_flags)
 
-# Images.
-flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
-flags.DEFINE_string("data_dir", None, "Folder of images, flat or nested.")
-flags.DEFINE_string("split", "train", "Split of --dataset; pretrain.py trains on 'train'.")
-flags.DEFINE_list("tfds_classes", [], "As of pretrain.py.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
-flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
-flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
+flags.DEFINE_alias("split", "train_split")
+flags.DEFINE_string(
+    "config",
+    None,
+    "Flag file of scripts/pretrain.py, or the folder of a run: its images, augmentation, network "
+    "and batch are used, except where flags give others.",
+)
 
 # Files.
 flags.DEFINE_string("output", None, "PU weights to write: .npz, or .dat for the original's text.")
@@ -52,34 +52,14 @@ flags.DEFINE_float(
     "For non_negative_pu: share of rotated views that look upright. A well-trained rotation "
     "network errs on about a tenth of the views.",
 )
-flags.DEFINE_string("backbone", "network_in_network", "As of pretrain.py.")
-flags.DEFINE_multi_string(
-    "backbone_option", [], "Constructor option as name=value, such as width=0.5; may be repeated."
-)
-flags.DEFINE_integer("image_size", None, "Side of the images; the backbone's own if not given.")
-
-# Augmentation, while training only.
-flags.DEFINE_enum(
-    "crop", "pad", ["pad", "resized", "window", "stretch", "none"], "As of pretrain.py."
-)
-flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
-flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
-flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images; not for text.")
 
 # Optimization of each fold's network.
 flags.DEFINE_integer("epochs", 30, "Passes over the other folds' images.")
 flags.DEFINE_integer("steps_per_epoch", None, "Steps an epoch; all full batches if not given.")
-flags.DEFINE_integer("batch_size", 128, "Original images in a batch; the views are four times so.")
 flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate; it follows a cosine.")
 flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.")
 flags.DEFINE_float("weight_decay", 5e-4, "Coupled weight decay, on every weight.")
 flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation; not of the folds.")
-flags.DEFINE_enum(
-    "mixed_precision",
-    "auto",
-    ["auto", "float32", "bfloat16"],
-    "auto: bfloat16 where the hardware has it.",
-)
 
 
 def say(text: str) -> None:
@@ -111,7 +91,6 @@ def check_files() -> None:
 
 def estimation():
     """How to estimate, as the flags say."""
-    from rfd_tf import applications
     from rfd_tf.training import pretraining, pu_estimation
     from rfd_tf.training import strategy as strategies
 
@@ -119,38 +98,23 @@ def estimation():
     return pu_estimation.Estimation(
         backbone=FLAGS.backbone,
         backbone_options=common.backbone_options(),
-        image_size=FLAGS.image_size or applications.default_image_size(FLAGS.backbone),
+        image_size=image_flags.image_size(),
+        **image_flags.normalization(),
+        batch_norm_momentum=FLAGS.batch_norm_momentum,
         classifier=FLAGS.classifier,
         num_folds=FLAGS.folds,
         positive_prior=FLAGS.positive_prior,
         optimization=pretraining.Optimization(
             **{name: FLAGS[name].value for name in options if name in FLAGS}
         ),
-        augmentation=pretraining.Augmentation(
-            crop=FLAGS.crop,
-            crop_area=(FLAGS.crop_area_min, 1.0),
-            padding=FLAGS.padding,
-            horizontal_flip=FLAGS.horizontal_flip,
-        ),
+        augmentation=image_flags.augmentation(),
         policy=strategies.precision_policy(FLAGS.mixed_precision),
         seed=FLAGS.seed,
     )
 
 
 def load_source():
-    from rfd_tf import applications, data
-
-    image_size = FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
-    source = data.load(
-        FLAGS.dataset,
-        FLAGS.data_dir,
-        split=FLAGS.split,
-        tfds_dir=FLAGS.tfds_dir,
-        download=FLAGS.tfds_download,
-        max_skipped=FLAGS.max_skipped,
-        **photo_flags.load_arguments(image_size),
-        classes=FLAGS.tfds_classes,
-    )
+    source = image_flags.load_source()
     say(f"{source.num_images} images of {source.name}")
     if source.skipped:
         say(f"{len(source.skipped)} images cannot be decoded and are left out")
@@ -167,7 +131,6 @@ def draw(source, probability, image_size: int, without=None) -> None:
 
 def convert() -> None:
     """Rewrites or draws the weights of --input."""
-    from rfd_tf import applications
     from rfd_tf.data import pu_weights
 
     source = load_source()
@@ -179,7 +142,7 @@ def convert() -> None:
             about = {name: found[name] for name in about}
         pu_weights.write(FLAGS.output, probability, source, overwrite=FLAGS.overwrite, **about)
         say(f"PU weights: {FLAGS.output}")
-    draw(source, probability, FLAGS.image_size or applications.default_image_size(FLAGS.backbone))
+    draw(source, probability, image_flags.image_size())
 
 
 def train() -> None:
@@ -221,6 +184,8 @@ def estimate(source, how, output: Path) -> None:
 
 
 def main() -> None:
+    if FLAGS.config:
+        image_flags.adopt({**image_flags.settings_of(FLAGS.config), **image_flags.given()})
     check_files()
     if FLAGS.input:
         convert()

@@ -89,7 +89,7 @@ flags.DEFINE_string(
     "protocol",
     "cached",
     "Of linear. cached: probes on features taken once; or as published: rfd_imagenet, "
-    "rotnet_imagenet, goyal_imagenet, goyal_places205, rotnet_cifar10.",
+    "rotnet_imagenet, goyal_imagenet, goyal_places205, goyal_inaturalist2018, rotnet_cifar10.",
 )
 flags.DEFINE_string(
     "nonlinear_protocol",

@@ -19,6 +19,7 @@ import platform
 import sys
 
 import common
+import image_flags
 import photo_flags
 import pretrain_flags
 from absl import flags
@@ -28,26 +29,6 @@ IMAGENET_IMAGES = 1_281_167
 COLLAPSE_IMAGES = 256
 
 flags.adopt_module_key_flags(pretrain_flags)
-
-
-def channel_values(name: str, default) -> tuple[float, ...]:
-    """Three numbers of --mean or --std."""
-    from rfd_tf.errors import UserError
-
-    given = FLAGS[name].value
-    if given is None:
-        return tuple(default)
-    try:
-        values = tuple(float(value) for value in given)
-    except ValueError:
-        values = ()
-    if (
-        len(values) != 3
-        or not all(map(math.isfinite, values))
-        or (name == "std" and min(values) <= 0)
-    ):
-        raise UserError(f"--{name} needs three numbers such as 0.5,0.5,0.5; got {','.join(given)}")
-    return values
 
 
 def method_arguments(source) -> dict:
@@ -293,15 +274,8 @@ def starting_weights(run) -> tuple[str | None, dict | None]:
         if started.get("weights") in (weights, path, os.path.join(path, RUN_FILE)):
             return None, started
     # Built once before images are read, which may take long: weights may not fit.
-    applications.build(FLAGS.backbone, side_of_images(), weights=weights, **own)
+    applications.build(FLAGS.backbone, image_flags.image_size(), weights=weights, **own)
     return weights, origin(weights, FLAGS.backbone)
-
-
-def side_of_images() -> int:
-    """Of the training images, pixels."""
-    from rfd_tf import applications
-
-    return FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
 
 
 def random_init_accuracy(monitor, backbone, started: dict | None) -> float:
@@ -320,7 +294,7 @@ def random_init_accuracy(monitor, backbone, started: dict | None) -> float:
         return monitor()
     kept = backbone.get_weights()
     keras.utils.set_random_seed(FLAGS.seed)
-    random = applications.build(FLAGS.backbone, side_of_images(), **backbone_arguments()[0])
+    random = applications.build(FLAGS.backbone, image_flags.image_size(), **backbone_arguments()[0])
     backbone.set_weights(random.get_weights())
     accuracy = monitor()
     backbone.set_weights(kept)
@@ -336,16 +310,13 @@ def make_session(source, strategy, weights: str | None = None):
         weights: those that the backbone starts from, or None.
     """
     from rfd_tf import applications, methods
-    from rfd_tf.layers.batch_norm import batch_normalizations
     from rfd_tf.training import fidelity, pretraining
     from rfd_tf.training import strategy as strategies
 
-    image_size = side_of_images()
+    image_size = image_flags.image_size()
     options = {field.name for field in dataclasses.fields(pretraining.Optimization)}
-    augmentation = {field.name for field in dataclasses.fields(pretraining.Augmentation)}
     common_arguments = {
-        "mean": channel_values("mean", applications.IMAGENET_MEAN),
-        "std": channel_values("std", applications.IMAGENET_STD),
+        **image_flags.normalization(),
         "feature_endpoint": FLAGS.feature_endpoint,
         "gradient_accumulation": FLAGS.gradient_accumulation,
         "seed": FLAGS.seed,
@@ -362,8 +333,7 @@ def make_session(source, strategy, weights: str | None = None):
             epsilon = own.get("batch_norm_epsilon")
             backbone = fidelity.apply_batch_normalization(backbone, epsilon)
         if FLAGS.batch_norm_momentum is not None:
-            for layer in batch_normalizations(backbone):
-                layer.momentum = FLAGS.batch_norm_momentum
+            pretraining.set_batch_norm_momentum(backbone, FLAGS.batch_norm_momentum)
         return backbone
 
     def build_method(backbone):
@@ -378,10 +348,7 @@ def make_session(source, strategy, weights: str | None = None):
         source=source,
         image_size=image_size,
         optimization=pretraining.Optimization(**{name: FLAGS[name].value for name in options}),
-        augmentation=pretraining.Augmentation(
-            crop_area=(FLAGS.crop_area_min, 1.0),
-            **{name: FLAGS[name].value for name in augmentation - {"crop_area"}},
-        ),
+        augmentation=image_flags.augmentation(),
         strategy=strategy,
         policy=strategies.precision_policy(FLAGS.mixed_precision),
         seed=FLAGS.seed,
@@ -612,7 +579,7 @@ def run_images():
 
     names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
     given = {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
-    photos = photo_flags.load_arguments(side_of_images())
+    photos = photo_flags.load_arguments(image_flags.image_size())
     return RunImages(**{**given, **photos, "tfds_classes": tuple(FLAGS.tfds_classes)})
 
 

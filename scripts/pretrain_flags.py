@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import photo_flags
+import image_flags
 from absl import flags
 
-flags.adopt_module_key_flags(photo_flags)
+flags.adopt_module_key_flags(image_flags)
 
 flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
 
@@ -22,73 +22,15 @@ flags.DEFINE_bool(
     "them.",
 )
 
-# Images.
-flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
-flags.DEFINE_string("data_dir", None, "Folder of training images, flat or nested.")
+# Images to evaluate on.
 flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
-flags.DEFINE_string(
-    "train_split", "train", "Split of --dataset to train on, such as train or train[:60%]."
-)
 flags.DEFINE_string(
     "eval_split",
     None,
     "Split of --dataset to evaluate on. Default: test, validation, or a part of --train_split.",
 )
-flags.DEFINE_list(
-    "tfds_classes",
-    [],
-    "Only the images of a TFDS --dataset that show an object of one of these classes, such as "
-    "cat,dog of coco/2017.",
-)
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
-flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
-flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
-flags.DEFINE_integer(
-    "image_size", None, "Side of the training images, pixels; the backbone's own size if not given."
-)
-flags.DEFINE_enum(
-    "crop",
-    "pad",
-    ["pad", "resized", "window", "stretch", "none"],
-    "pad: zero border, random crop. resized: random resized crop. window: a square at a random "
-    "place, its side 7/8 of the image's. stretch: the whole image, its sides made equal.",
-)
-flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
-flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
-flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images.")
-flags.DEFINE_float("color_jitter", 0.0, "Strength of brightness, contrast, saturation changes.")
-flags.DEFINE_float("hue", 0.0, "Largest turn of the colours, a share of the circle up to 0.5.")
-flags.DEFINE_float("grayscale", 0.0, "Share of images made grey.")
-flags.DEFINE_integer(
-    "crops",
-    1,
-    "Crops of an image a step. rfd, rotation: 1 for all rotations, or one each. "
-    "pirl: 2, and the transformed version has its own.",
-)
-flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if not given.")
-flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")
 
 # Network.
-flags.DEFINE_string(
-    "backbone",
-    "network_in_network",
-    "six_layer, network_in_network, alexnet, resnet18, or a keras.applications "
-    "name such as mobilenet_v2.",
-)
-flags.DEFINE_multi_string(
-    "backbone_option",
-    [],
-    "Constructor option as name=value, such as width=0.5; may be repeated. weights=PLACE starts "
-    "from a .weights.h5 file, a run folder or shipped weights.",
-)
-flags.DEFINE_float(
-    "batch_norm_momentum",
-    None,
-    "Share that batch normalisation's moving statistics keep at a step; the network's own if not "
-    "given. Some networks of Keras have 0.999, which takes thousands of steps to settle.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
 flags.DEFINE_string(
     "feature_endpoint", None, "Layer whose output is the feature; the last one if not given."
 )
@@ -155,9 +97,6 @@ flags.DEFINE_integer("epochs", 100, "Passes over the images.")
 flags.DEFINE_integer(
     "steps_per_epoch", None, "Steps an epoch; as many as full batches if not given."
 )
-flags.DEFINE_integer(
-    "batch_size", 128, "Original images in a batch; the views are four times as many."
-)
 flags.DEFINE_enum(
     "optimizer",
     "sgd",
@@ -204,12 +143,6 @@ flags.DEFINE_enum(
     "Devices and machines to train on.",
 )
 flags.DEFINE_integer("logical_devices", 0, "Split the CPU into so many devices.")
-flags.DEFINE_enum(
-    "mixed_precision",
-    "auto",
-    ["auto", "float32", "bfloat16"],
-    "auto: bfloat16 where the hardware has it.",
-)
 flags.DEFINE_bool("deterministic", False, "Bit-identical repetition, slower.")
 
 # Run folder.

@@ -43,6 +43,12 @@ flags.DEFINE_integer(
     "neurons", 64, "Neurons of the embedding, evenly spread; 0 for all, which takes long."
 )
 flags.DEFINE_integer("max_images", None, "Judge at most so many pictures.")
+flags.DEFINE_bool(
+    "shuffle_rotations",
+    False,
+    "Shuffle the four rotations of an image over the batches of an epoch, as the report does, "
+    "instead of training on all four in one batch.",
+)
 flags.DEFINE_integer("seed", 0, "Of training, the random networks and random pixels.")
 flags.DEFINE_multi_string("pretrain_flag", [], "Further flag for scripts/pretrain.py, repeatable.")
 flags.DEFINE_multi_string("saliency_flag", [], "Further flag for scripts/saliency.py, repeatable.")
@@ -123,6 +129,8 @@ def main() -> None:
                 for flag in ("epochs", "batch_size", "seed")
                 if FLAGS[flag].value is not None
             ]
+            if FLAGS.shuffle_rotations:
+                given.append("--method_option=shuffle_rotations=true")
             run(
                 "pretrain.py",
                 [

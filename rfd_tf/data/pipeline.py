@@ -18,8 +18,16 @@ from rfd_tf.errors import UserError, unknown
 CROPS = ("pad", "resized", "window", "stretch", "none")
 
 
-def steps_per_epoch(source: Source, batch_size: int) -> int:
+def steps_per_epoch(source: Source, batch_size: int, views: int = 1) -> int:
     """Returns how many full batches an epoch has; the images left over sit this epoch out.
+
+    Args:
+        source: the images.
+        batch_size: images in a batch.
+        views: see `training_dataset`.
+
+    Raises:
+        UserError: a batch of no image, or of more than the source has.
 
     >>> from rfd_tf.data import digits
     >>> steps_per_epoch(digits("train"), 128)
@@ -31,7 +39,7 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
             f"batch_size {batch_size} is more than the {source.num_images} images of "
             f"'{source.name}'; give --batch_size={source.num_images} or less"
         )
-    return source.num_images // batch_size
+    return source.num_images * views // batch_size
 
 
 def training_dataset(
@@ -54,6 +62,7 @@ def training_dataset(
     deterministic: bool = True,
     order: np.ndarray | None = None,
     order_step: int | None = None,
+    views: int = 1,
 ) -> tf.data.Dataset:
     """Returns the endless stream of augmented training batches.
 
@@ -93,10 +102,14 @@ def training_dataset(
             that is not kept in memory gives out each image as often as that, in an order that
             follows from `seed` and `order_step`.
         order_step: the step that `order` begins at, `start_step` or before; `start_step` if None.
+        views: how many views of an image are examples of their own: an epoch then visits each
+            pair of image and view, in a fresh permutation of all pairs. Images are given out as
+            they are; making the view is up to whoever reads its number.
 
     Returns:
         A `tf.data.Dataset` of `{"image": uint8 [batch_size / n, S, S, 3], "index": int64
-        [batch_size / n]}`; with several crops the image is `[batch_size / n, crops, S, S, 3]`.
+        [batch_size / n]}`; with several crops the image is `[batch_size / n, crops, S, S, 3]`,
+        with several views there is also `"view"`, int64 `[batch_size / n]`, from 0.
 
     Raises:
         UserError: an argument is out of its range, or the batch is larger than the source.
@@ -107,7 +120,8 @@ def training_dataset(
     TensorShape([64, 32, 32, 3])
     """
     _check_positive("image_size", image_size)
-    steps = steps_per_epoch(source, batch_size)
+    _check_positive("views", views)
+    steps = steps_per_epoch(source, batch_size, views)
     if start_step < 0:
         raise UserError(f"start_step must be 0 or more, got {start_step}")
     if crop not in CROPS:
@@ -132,6 +146,8 @@ def training_dataset(
             f"batch_size {batch_size} cannot be divided by the {workers} shards; give a multiple "
             f"of {workers}"
         )
+    if order is not None and views > 1:
+        raise UserError(f"an order of images cannot be combined with {views} views of each")
     order_step = start_step if order_step is None else order_step
     if order is not None:
         order = _checked_order(order, source, batch_size)
@@ -160,6 +176,7 @@ def training_dataset(
         deterministic=deterministic,
         order=order,
         order_step=order_step,
+        views=views,
     )
     return _with_options(_by_source(source, streams.TRAIN)(source, recipe), deterministic)
 

@@ -43,6 +43,7 @@ class Recipe:
     deterministic: bool
     order: tf.Tensor | None = None
     order_step: int = 0
+    views: int = 1
 
     @property
     def ordered_steps(self) -> int:
@@ -58,8 +59,16 @@ class Recipe:
         start, count = self.shard[0] * self.local_size, self.local_size
         return whole[start * each : (start + count) * each]
 
-    def indices(self, step: tf.Tensor, num_images: int) -> tf.Tensor:
-        """Returns which images this shard sees in a step: int64 `[local_size]`."""
+    def examples(self, step: tf.Tensor, num_images: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns which images this shard sees in a step, and which view of each: `split`."""
+        return self.split(self.indices(step, num_images * self.views))
+
+    def split(self, numbers: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images and the views that have these numbers, both int64 `[local_size]`."""
+        return numbers // self.views, numbers % self.views
+
+    def indices(self, step: tf.Tensor, count: int) -> tf.Tensor:
+        """Returns the numbers, out of `count`, that this shard sees in a step."""
         if self.order is not None:
             first = (step - self.order_step) * self.batch_size
             return self.local(tf.slice(self.order, [first], [self.batch_size]))
@@ -68,7 +77,7 @@ class Recipe:
         return tf.raw_ops.RandomIndexShuffle(
             index=self.local(positions),
             seed=tf.stack([tf.constant(_SHUFFLE_KEY, tf.int64), self.seed, epoch]),
-            max_index=tf.constant(num_images - 1, tf.int64),
+            max_index=tf.constant(count - 1, tf.int64),
             rounds=_SHUFFLE_ROUNDS,
         )
 
@@ -127,12 +136,15 @@ class Recipe:
             images = augment.grayscale(images, draws["grey"])
         return images
 
-    def batch(self, images: tf.Tensor, index: tf.Tensor) -> Batch:
+    def batch(self, images: tf.Tensor, index: tf.Tensor, view: tf.Tensor) -> Batch:
         """Makes the batch of augmented images `[local_size * crops, S, S, 3]`."""
         shape = [self.image_size, self.image_size, 3]
         if self.crops > 1:
             shape = [self.crops, *shape]
-        return {
+        batch = {
             "image": tf.reshape(images, [self.local_size, *shape]),
             "index": tf.ensure_shape(index, [self.local_size]),
         }
+        if self.views > 1:
+            batch["view"] = tf.ensure_shape(view, [self.local_size])
+        return batch

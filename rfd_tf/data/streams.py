@@ -162,10 +162,10 @@ def train_on_array(source: ArraySource, recipe: Recipe) -> tf.data.Dataset:
     images = tensor_of(source)
 
     def make(step: tf.Tensor) -> Batch:
-        index = recipe.indices(step, source.num_images)
+        index, view = recipe.examples(step, source.num_images)
         draws = recipe.draws(step)
         batch = tf.gather(images, recipe.each_crop(index))
-        return recipe.batch(_augmented(batch, draws, recipe), index)
+        return recipe.batch(_augmented(batch, draws, recipe), index, view)
 
     return _steps(recipe).map(
         make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=recipe.deterministic
@@ -212,10 +212,11 @@ def train_on_photos(source: PhotoSource, recipe: Recipe) -> tf.data.Dataset:
 
     def make(step: tf.Tensor) -> tf.data.Dataset:
         draws = recipe.draws(step)
-        index = tf.data.Dataset.from_tensor_slices(recipe.indices(step, source.num_images))
+        index, view = recipe.examples(step, source.num_images)
+        index = tf.data.Dataset.from_tensor_slices(index)
 
         def finish(index: tf.Tensor, images: tf.Tensor) -> Batch:
-            return recipe.batch(_augmented(recipe.each_crop(images), draws, recipe), index)
+            return recipe.batch(_augmented(recipe.each_crop(images), draws, recipe), index, view)
 
         return _cut(source, index).batch(recipe.local_size, drop_remainder=True).map(finish)
 
@@ -346,7 +347,7 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
         files, failures = _Files(source), Failures(source)
 
     def make(step: tf.Tensor) -> tf.data.Dataset:
-        index = recipe.indices(step, source.num_images)
+        index, view = recipe.examples(step, source.num_images)
         draws = recipe.draws(step)
         rows = (index,)
         if "window" in draws:
@@ -354,7 +355,7 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
             images = files.upright(_crops(images, recipe), recipe.each_crop(index))
-            return recipe.batch(recipe.finish(images, draws), index)
+            return recipe.batch(recipe.finish(images, draws), index, view)
 
         load = functools.partial(files.load, recipe.image_size, transform=recipe.whole)
         return _one_step(step, index, rows, load, finish, failures)
@@ -415,7 +416,8 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
 
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
         seed = tf.stack([tf.constant(recipe.seed, tf.int64), epoch])
-        batches = source.records(seed, times).batch(recipe.batch_size, drop_remainder=True)
+        records = source.records(seed, times, recipe.views)
+        batches = records.batch(recipe.batch_size, drop_remainder=True)
         # Steps before the one to begin at are read past, not decoded.
         if times is not None:
             steps = tf.data.Dataset.counter(recipe.order_step, dtype=tf.int64)
@@ -425,7 +427,8 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
         return tf.data.Dataset.zip(steps, batches).skip(skipped)
 
     def make(step: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tf.data.Dataset:
-        index, contents = (recipe.local(part) for part in batch)
+        numbers, contents = (recipe.local(part) for part in batch)
+        index, view = recipe.split(numbers)
         draws = recipe.draws(step)
         rows = (contents,)
         if "window" in draws:
@@ -433,7 +436,7 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
             rows = (contents, _by_image(draws["window"], recipe), _by_image(mirrored, recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
-            return recipe.batch(recipe.finish(_crops(images, recipe), draws), index)
+            return recipe.batch(recipe.finish(_crops(images, recipe), draws), index, view)
 
         load = functools.partial(_load_record, source, recipe)
         return _one_step(step, index, rows, load, finish, failures)

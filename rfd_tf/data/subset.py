@@ -153,7 +153,7 @@ class _TfdsPart(_Part, TfdsSource):
         labels = self.whole.labels
         return None if labels is None else labels[self.indices]
 
-    def records(self, seed: Any = None, times: Any = None) -> Any:
+    def records(self, seed: Any = None, times: Any = None, views: int = 1) -> Any:
         import tensorflow as tf
 
         place = np.full(self.whole.num_images, -1, np.int64)
@@ -163,7 +163,10 @@ class _TfdsPart(_Part, TfdsSource):
             if times is not None:
                 whole = tf.zeros([self.whole.num_images], times.dtype)
                 times = tf.tensor_scatter_nd_update(whole, self.indices[:, None], times)
-        records = self.whole.records(seed, times).map(
-            lambda index, contents: (tf.gather(place, index), contents)
-        )
+
+        def renumber(number: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            index = tf.gather(place, number // views)
+            return tf.where(index < 0, index, index * views + number % views), contents
+
+        records = self.whole.records(seed, times, views).map(renumber)
         return records.filter(lambda index, _: index >= 0)

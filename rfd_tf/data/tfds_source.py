@@ -116,7 +116,7 @@ class TfdsSource(Source):
             ]
         return np.sort(np.array(found, np.int64))
 
-    def records(self, seed: Any = None, times: Any = None) -> Any:
+    def records(self, seed: Any = None, times: Any = None, views: int = 1) -> Any:
         """Returns one pass over the records: a `tf.data.Dataset` of `(index, encoded image)`.
 
         Args:
@@ -124,6 +124,8 @@ class TfdsSource(Source):
                 files, interleaves them and shuffles the records within `shuffle_buffer`.
             times: with a seed: integer tensor `[num_images]`, how often each record comes; once
                 if None.
+            views: with a seed and without `times`: how often each record comes, numbered
+                `index * views + view`.
 
         Returns:
             A dataset of (int64 scalar, string scalar).
@@ -133,11 +135,11 @@ class TfdsSource(Source):
         key = self._image_key
         reader = tensorflow_datasets.features.FeaturesDict({key: self._features[key]})
         encoded = {key: tensorflow_datasets.decode.SkipDecoding()}
-        return self._serialized(seed, times).map(
+        return self._serialized(seed, times, views).map(
             lambda index, record: (index, reader.deserialize_example(record, decoders=encoded)[key])
         )
 
-    def _serialized(self, seed: Any, times: Any = None) -> Any:
+    def _serialized(self, seed: Any, times: Any = None, views: int = 1) -> Any:
         import tensorflow as tf
 
         def read(position: tf.Tensor) -> tf.data.Dataset:
@@ -165,12 +167,21 @@ class TfdsSource(Source):
                 return tf.data.Dataset.from_tensors((index, record)).repeat(count)
 
             records = records.flat_map(repeat)
+        if views > 1:
+
+            def number(index: tf.Tensor, record: tf.Tensor) -> tf.data.Dataset:
+                return tf.data.Dataset.range(views).map(lambda view: (index * views + view, record))
+
+            records = records.flat_map(number)
         single = tf.random.stateless_uniform([], seed, minval=None, maxval=None, dtype=tf.int64)
         graph = tf.compat.v1.get_default_graph()
         global_seed, graph.seed = graph.seed, None
         try:
             # Under a global seed of 0, TensorFlow would ask in Python whether this one is 0 too.
-            return records.shuffle(self.shuffle_buffer, seed=single, reshuffle_each_iteration=False)
+            # (The views of a record share its bytes.)
+            return records.shuffle(
+                self.shuffle_buffer * views, seed=single, reshuffle_each_iteration=False
+            )
         finally:
             graph.seed = global_seed
 

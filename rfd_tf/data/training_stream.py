@@ -35,7 +35,7 @@ class TrainingStream:
 
     >>> from rfd_tf.data import digits
     >>> stream = TrainingStream(digits(), image_size=32, batch_size=64)
-    >>> stream.steps_per_epoch, next(iter(stream.batches()))["image"].shape
+    >>> stream.steps_per_epoch(), next(iter(stream.batches()))["image"].shape
     (23, TensorShape([64, 32, 32, 3]))
     """
 
@@ -45,10 +45,17 @@ class TrainingStream:
     seed: int = 0
     augmentation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        self.steps_per_epoch()  # refuses a batch that is too large
+
+    def steps_per_epoch(self, views: int = 1) -> int:
+        """Returns the full batches in one pass over the images, or over their separate views."""
+        return pipeline.steps_per_epoch(self.source, self.batch_size, views)
+
     @property
-    def steps_per_epoch(self) -> int:
-        """Full batches in one pass over the images."""
-        return pipeline.steps_per_epoch(self.source, self.batch_size)
+    def stretched(self) -> bool:
+        """Whether images that are not augmented are stretched to squares, not centre crops."""
+        return self.augmentation.get("crop") == "stretch"
 
     def batches(
         self,
@@ -56,19 +63,21 @@ class TrainingStream:
         *,
         augmented: bool = True,
         order: np.ndarray | None = None,
+        order_step: int | None = None,
         shard: tuple[int, int] = (0, 1),
+        views: int = 1,
     ) -> tf.data.Dataset:
         """Returns the endless stream of batches, the first being that of step `start_step`.
 
         Args:
             start_step: the step to begin at.
-            augmented: whether images are cropped and changed.
-            order, shard: see `rfd_tf.data.training_dataset`.
+            augmented: whether images are cropped and changed, and views that are examples of
+                their own are chosen; without, an epoch visits each image once.
+            order, order_step, shard, views: see `rfd_tf.data.training_dataset`.
         """
         options = dict(self.augmentation)
         if not augmented:
-            crop = "stretch" if options.get("crop") == "stretch" else "none"
-            options.update(_PLAIN, crop=crop)
+            options.update(_PLAIN, crop="stretch" if self.stretched else "none")
         return pipeline.training_dataset(
             self.source,
             image_size=self.image_size,
@@ -76,7 +85,9 @@ class TrainingStream:
             seed=self.seed,
             start_step=start_step,
             order=order,
+            order_step=order_step,
             shard=shard,
+            views=views if augmented else 1,
             **options,
         )
 
@@ -91,7 +102,7 @@ class TrainingStream:
             image_size=self.image_size,
             batch_size=2 * self.batch_size,
             indices=indices,
-            stretch=self.augmentation.get("crop") == "stretch",
+            stretch=self.stretched,
         )
 
 

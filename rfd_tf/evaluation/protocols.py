@@ -107,6 +107,14 @@ LINEAR: dict[str, Training] = {
         pooling="average",
         source="Goyal et al., ICCV 2019, in VISSL; of PIRL",
     ),
+    "goyal_inaturalist2018": Training(
+        84,
+        ((24, 0.01), (48, 0.001), (72, 0.0001), (84, 0.00001)),
+        256,
+        crop="resized",
+        pooling="average",
+        source="Goyal et al., ICCV 2019, in VISSL; of PIRL",
+    ),
     "rotnet_cifar10": Training(
         100,
         ((20, 0.1), (40, 0.02), (45, 0.004), (50, 0.0008)),

@@ -20,6 +20,7 @@ from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH
 CIFAR10 = {"num_classes": 10, "num_train": 50_000, "num_test": 10_000}
 IMAGENET = {"num_classes": 1000, "num_train": 1_281_167, "num_test": 50_000}
 PLACES205 = {"num_classes": 205}
+INATURALIST2018 = {"num_classes": 8142, "num_train": 437_513, "num_test": 24_426}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ _AET_HIDDEN = {"protocol": "aet_cifar10_hidden", "epochs": 200, "hidden": None}
 _AET_CONV = {"protocol": "aet_cifar10_conv", "epochs": 200}
 _GOYAL = {"protocol": "goyal_imagenet", "epochs": 28}
 _GOYAL_PLACES = {"protocol": "goyal_places205", "epochs": 14}
+_GOYAL_INATURALIST = {"protocol": "goyal_inaturalist2018", "epochs": 84}
 _LINEAR = {"protocol": "rfd_imagenet", "epochs": 65}
 _VOC2007 = {"num_train": 5011, "num_test": 4952, "classes": list(VOC_CLASSES)}
 _VOC2012 = {"num_test": 1449, "classes": ["background", *VOC_CLASSES]}
@@ -224,19 +226,28 @@ def _resnet50_voc(method: str, svm: float, *coco: float) -> Iterator[Published]:
         )
 
 
-def _places_resnet50(method: str, percent: float) -> Published:
-    return Published(
-        method,
-        "ResNet-50",
-        f"{_PIRL}, linear classifiers on Places205",
-        "linear",
-        _GOYAL_PLACES,
-        PLACES205,
-        "resnet50",
-        {"conv5_block3_out": round(percent / 100, 6)},
-        when=None,
-        differs=_ONE_LAYER,
-    )
+def _pirl_table(
+    method: str, voc: float, places: float, inaturalist: float | None, *coco: float
+) -> Iterator[Published]:
+    """A row of PIRL's table of ResNet-50s on other data than ImageNet; last, detection on VOC07."""
+    for percent, data, protocol, name in (
+        (places, PLACES205, _GOYAL_PLACES, "Places205"),
+        (inaturalist, INATURALIST2018, _GOYAL_INATURALIST, "iNaturalist 2018"),
+    ):
+        if percent is not None:
+            yield Published(
+                method,
+                "ResNet-50",
+                f"{_PIRL}, linear classifiers on {name}",
+                "linear",
+                protocol,
+                data,
+                "resnet50",
+                {"conv5_block3_out": round(percent / 100, 6)},
+                when=None,
+                differs=_ONE_LAYER,
+            )
+    yield from _resnet50_voc(method, voc, *coco)
 
 
 def _neighbours(
@@ -402,6 +413,16 @@ PUBLISHED: tuple[Published, ...] = (
         bigger=True,
         images="10 crops",
     ),
+    *(
+        _alexnet_linear(f"RFD, {variant}", f"{_RFD}, table 4", *percent)
+        for variant, percent in (
+            ("rotation only", (18.8, 31.7, 38.7, 38.2, 36.5)),
+            ("instance only", (18.3, 28.6, 33.0, 32.7, 32.9)),
+            ("without PU weights", (19.3, 33.0, 40.7, 41.6, 44.0)),
+            ("split at conv5", (19.6, 33.4, 40.2, 40.4, 41.0)),
+            ("split at fc6", (19.4, 33.5, 40.8, 41.5, 42.6)),
+        )
+    ),
     _alexnet_linear(
         "RFD",
         f"{_RFD}, linear classifiers on Places205",
@@ -535,12 +556,15 @@ PUBLISHED: tuple[Published, ...] = (
     _few_labels(400, 85, 78.7),
     _few_labels(1000, 86.5, 85.7),
     _few_labels(5000, 91.2, 92.8),
-    *_resnet50_voc("PIRL (Jigsaw)", 81.1, 44.7, 73.4, 47.0),
-    *_resnet50_voc("NPID++", 76.6),
-    *_resnet50_voc("ImageNet labels", 87.5, 43.8, 74.5, 45.9),
-    _places_resnet50("PIRL (Jigsaw)", 49.8),
-    _places_resnet50("NPID++", 46.4),
-    _places_resnet50("ImageNet labels", 51.5),
+    *_pirl_table("ImageNet labels", 87.5, 51.5, 45.4, 43.8, 74.5, 45.9),
+    *_pirl_table("Colorization", 55.6, 37.5, None),
+    *_pirl_table("Rotation prediction", 63.9, 41.4, 23.0),
+    *_pirl_table("Jigsaw", 64.5, 41.2, 21.3),
+    *_pirl_table("NPID++", 76.6, 46.4, 32.4),
+    *_pirl_table("PIRL (Rotation)", 77.1, 47.6, 31.2),
+    *_pirl_table("PIRL (Jigsaw, 400 epochs)", 79.8, 48.5, 31.2),
+    *_pirl_table("PIRL (Rotation + Jigsaw)", 80.3, 49.7, 33.6),
+    *_pirl_table("PIRL (Jigsaw)", 81.1, 49.8, 34.1, 44.7, 73.4, 47.0),
     _neighbours("ResNet-18", "resnet18", 80.4, CIFAR10, 0.1, {"cifar_stem": True}),
     _neighbours("ResNet-18", "resnet18", 41.0, IMAGENET, 0.07),
     _neighbours("ResNet-50", "resnet50", 46.8, IMAGENET, 0.07),

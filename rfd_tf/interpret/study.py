@@ -98,8 +98,8 @@ def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
         networks: names.
 
     Returns:
-        "networks": name -> its report, and its run's "epochs"; "rows": those of all, each with
-        its "backbone".
+        "networks": name -> its report, with the run's "training" settings, "shuffled_rotations" and
+        "parameters"; "rows": those of all, each with its "backbone".
     """
     reports, rows = {}, []
     for name in networks:
@@ -110,10 +110,17 @@ def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
             key: flags[key]
             for key in ("epochs", "batch_size", "learning_rate", "decay_rate", "decay_epochs")
         }
+        report["shuffled_rotations"] = _shuffled(flags)
         report["parameters"] = _parameters(run)
         reports[name] = report
         rows += [{"backbone": name, **row} for row in report["rows"]]
     return {"networks": reports, "rows": rows}
+
+
+def _shuffled(flags: Mapping[str, Any]) -> bool:
+    """Whether a run's rotations were shuffled, by its flags as scripts/pretrain.py read them."""
+    options = dict(one.split("=", 1) for one in flags.get("method_option") or ())
+    return options.get("shuffle_rotations", "").lower() == "true"
 
 
 def _parameters(run: Path) -> int:
@@ -154,8 +161,10 @@ def write(output: Path, report: Mapping[str, Any]) -> str:
     training = ", ".join(f"{name} {value:g}" for name, value in first["training"].items())
     settings = first["settings"]
     neurons = settings["neurons"] or "all"
+    place = "shuffled over an epoch" if first["shuffled_rotations"] else "in one batch"
     lines = [
         f"Rotation prediction, {first['image_size']} x {first['image_size']} pixels; {training}.",
+        f"The four rotations of an image are {place}.",
         f"Judged on {first['num_images']} pictures of {first['pictures']}, not trained on.",
         "",
         "Rotation accuracy on the four rotations of every picture, percent (chance 25):",

@@ -85,6 +85,9 @@ class Method(keras.Model):
     crops: tuple[int, ...] = (1,)
     #: Views of an image that pass through the backbone together.
     views = 1
+    #: How many views of an image are examples of their own, shuffled over the batches of an epoch;
+    #: a batch then has `"view"`, integers `[batch]`, and `call` makes these views.
+    separate_views: int = 1
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

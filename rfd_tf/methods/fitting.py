@@ -171,13 +171,13 @@ def batches_of(
         stream = _stream_of_array(method, x, batch_size)
     if stream is not None:
         check_images(method, stream.image_size, stream.source.num_images)
-        steps = steps_per_epoch or stream.steps_per_epoch
-        full = stream.steps_per_epoch
+        views = method.separate_views
+        steps = steps_per_epoch or stream.steps_per_epoch(views)
 
         def plain():
-            return stream.batches(augmented=False).take(full)
+            return stream.batches(augmented=False).take(stream.steps_per_epoch())
 
-        return Batches(stream.batches(epoch * steps), None, steps, plain, stream)
+        return Batches(stream.batches(epoch * steps, views=views), None, steps, plain, stream)
     if _is_images(x):
         x = {"image": x, "index": np.arange(len(x))}
     if isinstance(x, Mapping):

@@ -46,6 +46,7 @@ class UprightClassifier(Method):
     """
 
     views = views.NUM_ROTATIONS
+    crops = (1, views.NUM_ROTATIONS)
 
     def __init__(
         self,
@@ -68,7 +69,10 @@ class UprightClassifier(Method):
         self.built = True
 
     def view_logits(self, images, training=False):
-        """Logits `[batch, 4]`, float32, of the four rotations of pixels `[batch, S, S, 3]`."""
+        """Logits `[batch, 4]`, float32, of the four rotations of pixels.
+
+        Pixels are `[batch, S, S, 3]`, or `[batch, 4, S, S, 3]` with a crop for every rotation.
+        """
         turned = views.flatten_views(views.rotate(self.preprocess(images)))
         logits = self.upright_head(self.features(turned, training=training))
         return ops.reshape(logits, (-1, views.NUM_ROTATIONS))

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data import pipeline
 from rfd_tf.data.base import Source, fingerprint
+from rfd_tf.data.training_stream import TrainingStream
 from rfd_tf.errors import UserError
 from rfd_tf.layers import dropout
 from rfd_tf.layers.batch_norm import batch_normalizations
@@ -158,6 +158,23 @@ def dtype_policy(name: str):
         keras.config.set_dtype_policy(before)
 
 
+def set_batch_norm_momentum(backbone: keras.Model, momentum: float) -> None:
+    """Sets the share that moving statistics keep at a step, in every batch normalisation.
+
+    Args:
+        backbone: a Keras model, changed in place before its training step is traced.
+        momentum: from 0 to 1.
+
+    >>> from rfd_tf import applications
+    >>> backbone = applications.build("six_layer", 32)
+    >>> set_batch_norm_momentum(backbone, 0.99)
+    >>> backbone.get_layer("block1_conv_bn").momentum
+    0.99
+    """
+    for layer in batch_normalizations(backbone):
+        layer.momentum = momentum
+
+
 class Pretraining:
     """A method about to be trained on a source.
 
@@ -212,13 +229,17 @@ class Pretraining:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.policy = policy
         self.seed = seed
-        full_batches = pipeline.steps_per_epoch(source, optimization.batch_size)
-        self.steps_per_epoch = optimization.steps_per_epoch or full_batches
+        self.stream = TrainingStream(
+            source, image_size, optimization.batch_size, seed, dataclasses.asdict(augmentation)
+        )
         keras.utils.set_random_seed(seed)
         with self.strategy.scope():
             with dtype_policy(policy):
                 backbone = build_backbone()
             self.method = build_method(backbone)
+            self.steps_per_epoch = optimization.steps_per_epoch or self.stream.steps_per_epoch(
+                self.method.separate_views
+            )
             self.optimizer = optimizers.build(
                 optimization.optimizer,
                 schedules.build(
@@ -310,30 +331,18 @@ class Pretraining:
 
         Args:
             start_step: the step to begin at.
-            augmented: whether images are cropped and changed.
+            augmented: whether images are cropped and changed, and views that are examples of
+                their own are chosen; without, an epoch visits each image once.
             order, order_step, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is
                 this worker's when None.
         """
-        options = dataclasses.asdict(self.augmentation)
-        if not augmented:
-            options.update(
-                crop="stretch" if self.augmentation.stretched else "none",
-                horizontal_flip=False,
-                color_jitter=0.0,
-                hue=0.0,
-                grayscale=0.0,
-                crops=1,
-            )
-        return pipeline.training_dataset(
-            self.source,
-            image_size=self.image_size,
-            batch_size=self.optimization.batch_size,
-            seed=self.seed,
-            start_step=start_step,
-            shard=shard or strategies.worker(self.strategy),
+        return self.stream.batches(
+            start_step,
+            augmented=augmented,
             order=order,
             order_step=order_step,
-            **options,
+            shard=shard or strategies.worker(self.strategy),
+            views=self.method.separate_views,
         )
 
     def epoch_dataset(self, epoch: int, step: int) -> tf.data.Dataset | None:
@@ -365,13 +374,13 @@ class Pretraining:
             uint8 `[count, size, size, 3]`.
         """
         size = self.optimization.batch_size
-        wanted = min(pipeline.steps_per_epoch(self.source, size), -(-count // size))
+        wanted = min(self.stream.steps_per_epoch(), -(-count // size))
         taken = self.dataset(augmented=False, shard=(0, 1)).take(wanted)
         return np.concatenate([batch["image"].numpy() for batch in taken])[:count]
 
     def fill_memory_bank(self) -> None:
         """Fills the memory bank by one forward pass over the images, not augmented."""
-        steps = pipeline.steps_per_epoch(self.source, self.optimization.batch_size)
+        steps = self.stream.steps_per_epoch()
         loop.fill_memory_bank(self.method, self.dataset(augmented=False), steps, self.strategy)
 
     def train(self, start_step: int = 0, callbacks: Sequence[keras.callbacks.Callback] = ()):
@@ -385,12 +394,6 @@ class Pretraining:
             strategy=self.strategy,
             callbacks=callbacks,
             steps_per_execution=self.optimization.steps_per_execution,
-            images=lambda indices=None: pipeline.evaluation_dataset(
-                self.source,
-                image_size=self.image_size,
-                batch_size=2 * self.optimization.batch_size,
-                indices=indices,
-                stretch=self.augmentation.stretched,
-            ),
+            images=self.stream.images,
             epoch_dataset=self.epoch_dataset,
         )

@@ -31,7 +31,12 @@ from rfd_tf.errors import UserError, unknown
 from rfd_tf.losses.non_negative_pu import check_prior
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 from rfd_tf.methods.upright_classifier import UprightClassifier, upright_found
-from rfd_tf.training.pretraining import Augmentation, Optimization, Pretraining
+from rfd_tf.training.pretraining import (
+    Augmentation,
+    Optimization,
+    Pretraining,
+    set_batch_norm_momentum,
+)
 
 #: How P(looks upright) is estimated, by name.
 CLASSIFIERS = {
@@ -48,6 +53,9 @@ class Estimation:
     Args:
         backbone, backbone_options: as of `rfd_tf.applications.build`.
         image_size: side of the images in pixels; the backbone's own when None.
+        mean, std: channel means and standard deviations of the pixels / 255.
+        batch_norm_momentum: share that moving statistics keep at a step; the backbone's own when
+            None.
         classifier: a name in `CLASSIFIERS`. With `softmax` and `binary` a view that cannot be told
             from the upright one gets 1/2, or 1/4 where all four look alike; `non_negative_pu`
             pushes such views to 1, and its values rank better than they are calibrated.
@@ -64,6 +72,9 @@ class Estimation:
     backbone: str
     backbone_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_size: int | None = None
+    mean: tuple[float, ...] = applications.IMAGENET_MEAN
+    std: tuple[float, ...] = applications.IMAGENET_STD
+    batch_norm_momentum: float | None = None
     classifier: str = "softmax"
     num_folds: int = 5
     positive_prior: float = 0.1
@@ -173,6 +184,15 @@ def estimate_fold(
     """
     training = training_part(source, fold, number)
     seed = estimation.seed + number
+    normalization = {"mean": estimation.mean, "std": estimation.std}
+
+    def build_backbone() -> keras.Model:
+        backbone = applications.build(
+            estimation.backbone, estimation.image_size, **estimation.backbone_options
+        )
+        if estimation.batch_norm_momentum is not None:
+            set_batch_norm_momentum(backbone, estimation.batch_norm_momentum)
+        return backbone
 
     def build_method(backbone: keras.Model):
         if estimation.classifier == "softmax":
@@ -183,18 +203,18 @@ def estimate_fold(
                 lambda_instance=0.0,
                 decoupled=False,
                 seed=seed,
+                **normalization,
             )
         return UprightClassifier(
             backbone,
             loss=estimation.classifier,
             positive_prior=estimation.positive_prior,
             seed=seed,
+            **normalization,
         )
 
     session = Pretraining(
-        build_backbone=lambda: applications.build(
-            estimation.backbone, estimation.image_size, **estimation.backbone_options
-        ),
+        build_backbone=build_backbone,
         build_method=build_method,
         source=training,
         image_size=estimation.image_size,

@@ -134,6 +134,35 @@ def test_an_order_given_is_followed_and_ends(source):
         np.testing.assert_array_equal(both, batches[step]["image"])
 
 
+def test_separate_views_are_shuffled_over_an_epoch(source):
+    kind = "none" if isinstance(source, ArraySource) else "resized"
+    settings = {**SETTINGS[kind], "views": 4, "batch_size": 8}
+    steps = steps_per_epoch(source, 8, views=4)
+    assert steps == COUNT * 4 // 8
+    batches = _batches(source, 2 * steps, **settings)
+    epochs = [batches[:steps], batches[steps:]]
+    orders = []
+    for epoch in epochs:
+        pairs = [pair for b in epoch for pair in zip(b["index"], b["view"], strict=True)]
+        assert sorted(pairs) == [(index, view) for index in range(COUNT) for view in range(4)]
+        orders.append(pairs)
+        # An image's views are apart: far fewer are together than with all four in one batch.
+        alone = [len(set(b["index"].tolist())) for b in epoch]
+        assert np.mean(alone) > 6
+    assert orders[0] != orders[1]
+    if settings["crop"] == "none":
+        images = load_images(source, 16)
+        for batch in batches[:3]:
+            np.testing.assert_array_equal(batch["image"], images[batch["index"]])
+    later = _batches(source, 2, start_step=steps + 1, **settings)
+    parts = [_batches(source, 2, shard=(i, 2), start_step=steps + 1, **settings) for i in range(2)]
+    for step, whole in enumerate(batches[steps + 1 : steps + 3]):
+        for key in ("image", "index", "view"):
+            np.testing.assert_array_equal(later[step][key], whole[key])
+            halves = np.concatenate([part[step][key] for part in parts])
+            np.testing.assert_array_equal(halves, whole[key])
+
+
 def test_the_seed_decides(array):
     for settings in (SETTINGS["pad"], SETTINGS["colours"]):
         one = _batches(array, 2, **settings)

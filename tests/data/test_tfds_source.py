@@ -17,6 +17,7 @@ from rfd_tf.data import (
     tfds,
     training_dataset,
 )
+from rfd_tf.data.subset import subset
 from rfd_tf.errors import UserError
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
@@ -196,6 +197,26 @@ def test_a_stream_can_be_entered_at_any_step_and_divided(folder):
     for left, right, both in zip(*halves, whole[:3], strict=True):
         for key in ("index", "image"):
             np.testing.assert_array_equal(np.concatenate([left[key], right[key]]), both[key])
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_separate_views_of_records_are_shuffled_over_an_epoch(folder, part):
+    source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
+    if part:
+        source = subset(source, np.arange(3, 43, 2))
+    count = source.num_images
+    settings = {"views": 4, "batch_size": 4, "horizontal_flip": False}
+    batches = _batches(source, count, **settings)
+    pairs = [pair for b in batches for pair in zip(b["index"], b["view"], strict=True)]
+    assert sorted(pairs) == [(index, view) for index in range(count) for view in range(4)]
+    assert np.mean([len(set(b["index"].tolist())) for b in batches]) > 2.5
+    images = load_images(source, 12)
+    np.testing.assert_array_equal(batches[5]["image"], images[batches[5]["index"]])
+    later = _batches(source, 2, start_step=5, **settings)
+    right = _batches(source, 2, shard=(1, 2), start_step=5, **settings)
+    for key in ("image", "index", "view"):
+        np.testing.assert_array_equal(later[1][key], batches[6][key])
+        np.testing.assert_array_equal(right[1][key], batches[6][key][2:])
 
 
 def test_images_come_as_often_as_they_stand_in_an_order(folder, truth):

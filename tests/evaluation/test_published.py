@@ -106,6 +106,44 @@ def test_rfds_tables():
     assert detection.random_init == {"all layers": 0.434}
 
 
+def test_rfds_table_4():
+    rows = {
+        entry.method.removeprefix("RFD, "): [round(100 * v, 1) for v in entry.values.values()]
+        for entry in PUBLISHED
+        if entry.source.endswith("table 4")
+    }
+    assert rows == {
+        "rotation only": [18.8, 31.7, 38.7, 38.2, 36.5],
+        "instance only": [18.3, 28.6, 33.0, 32.7, 32.9],
+        "without PU weights": [19.3, 33.0, 40.7, 41.6, 44.0],
+        "split at conv5": [19.6, 33.4, 40.2, 40.4, 41.0],
+        "split at fc6": [19.4, 33.5, 40.8, 41.5, 42.6],
+    }
+
+
+def test_pirls_probes_on_inaturalist_2018():
+    protocol = TASKS["linear"](protocol="goyal_inaturalist2018").protocol(None)
+    assert protocol["epochs"] == 84 and protocol["batch_size"] == 256
+    assert protocol["learning_rate"] == [[24, 0.01], [48, 0.001], [72, 1e-4], [84, 1e-5]]
+    assert protocol["crop"] == "resized" and "average-pooled" in protocol["features"]
+    data = {"num_classes": 8142, "num_train": 437_513, "num_test": 24_426}
+    network = {"backbone": "resnet50", "arguments": {}}
+    percent = {
+        entry.method: round(100 * entry.values["conv5_block3_out"], 1)
+        for entry in found("linear", protocol, data, network)
+    }
+    assert percent == {
+        "ImageNet labels": 45.4,
+        "Rotation prediction": 23.0,
+        "Jigsaw": 21.3,
+        "NPID++": 32.4,
+        "PIRL (Rotation)": 31.2,
+        "PIRL (Jigsaw, 400 epochs)": 31.2,
+        "PIRL (Rotation + Jigsaw)": 33.6,
+        "PIRL (Jigsaw)": 34.1,
+    }
+
+
 def test_rotnets_table_1():
     (entry,) = [entry for entry in found() if entry.method == "RotNet"]
     assert entry.network == "NIN, 4 blocks"

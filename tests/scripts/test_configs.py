@@ -1,5 +1,6 @@
 """Every configuration names flags and options that exist, and a network that its method takes."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,17 +8,19 @@ import pretrain
 import pytest
 import tensorflow as tf
 from absl import flags
+from script_driver import run_many
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @pytest.fixture
 def parse():
-    def parsed(name):
+    def parsed(name, *further):
         flags.FLAGS.unparse_flags()
         for flag in flags.FLAGS:
             flags.FLAGS[flag].unparse()
-        flags.FLAGS(["pretrain.py", f"--flagfile={CONFIGS / name}.cfg", "--output_dir=x"])
+        config = f"--flagfile={CONFIGS / name}.cfg"
+        flags.FLAGS(["pretrain.py", config, "--output_dir=x", *further])
 
     yield parsed
     for flag in flags.FLAGS:
@@ -78,3 +81,73 @@ def test_the_schedule_that_a_header_offers_is_taken(parse):
     )
     assert session.optimization.epochs == 200
     assert float(session.optimizer.learning_rate) == pytest.approx(0.1)
+
+
+#: What headers offer besides the configuration, as it stands there.
+OFFERED = {
+    "cifar10_instance_resnet18": [
+        "--instance_loss=nce --negatives=per_image --num_negatives=4096 --normalizer=first_batch "
+        "--exclude_positive=false"
+    ],
+    "cifar10_pirl_six_layer": [
+        "--method_option=transform=rotation",
+        "--method_option=transform=both",
+    ],
+    "cifar10_rfd_nin": ["--schedule=step --lr_table=rotnet_cifar10 --epochs=200"],
+    "cifar10_rotation_nin": [
+        "--epochs=20 --schedule=cosine --lr_table= --learning_rate=0.1 --warmup_epochs=0.1",
+        "--method_option=rotations=[0,180]",
+    ],
+    "imagenet_bigan_alexnet": ["--image_size=112 --method_option=generated_size=64"],
+    "imagenet_pirl_resnet50": ["--method_option=nce_form=constant --normalizer=first_batch"],
+    "study_folder_six_layer": ["--method_option=shuffle_rotations=true"],
+}
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_what_a_header_offers_builds(parse, name):
+    comments = [
+        line.lstrip("# ").rstrip()
+        for line in (CONFIGS / f"{name}.cfg").read_text().splitlines()
+        if line.startswith("#")
+    ]
+    text = " ".join(comments).replace(" \\", "")
+    for offered in OFFERED[name]:
+        assert offered in text
+        parse(name, *offered.split())
+        source = SimpleNamespace(num_images=40_000, name="images")
+        session = pretrain.make_session(source, tf.distribute.get_strategy())
+        views = {"study_folder_six_layer": 4}.get(name, 1)
+        assert session.steps_per_epoch == 40_000 * views // session.optimization.batch_size
+
+
+def commands():
+    """Returns script -> the arguments of each command in a header."""
+    found = {}
+    for path in sorted(CONFIGS.glob("*.cfg")):
+        lines = [line[1:].strip() for line in path.read_text().splitlines() if line[:1] == "#"]
+        text = "\n".join(lines).replace("\\\n", " ")
+        for command in re.findall(r"python scripts/(\w+)\.py(.*)", text):
+            found.setdefault(command[0], []).append(command[1].split())
+    return found
+
+
+@pytest.mark.parametrize("script", ["evaluate", "pretrain", "study"])
+def test_commands_of_headers_have_the_scripts_flags(script):
+    assert set(commands()) <= {"estimate_pu", "evaluate", "pretrain", "study"}
+    lines = commands()[script]
+    found = run_many(script, lines, "script.main = lambda: None")
+    for line, (code, _, error) in zip(lines, found, strict=True):
+        assert code == 0, (line, error)
+
+
+def test_published_pixels_are_normalised_as_published(parse):
+    published = {
+        "cifar10_aet_nin": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        "cifar10_instance_resnet18": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        # 125.3, 123.0, 113.9 and 63.0, 62.1, 66.7 of 255.
+        "cifar10_rotation_nin": ((0.4914, 0.4824, 0.4467), (0.2471, 0.2435, 0.2616)),
+    }
+    for name, (mean, std) in published.items():
+        parse(name)
+        assert pretrain.image_flags.normalization() == {"mean": mean, "std": std}

@@ -83,6 +83,17 @@ def test_a_run_with_drawn_views_resumes_bit_for_bit(tmp_path):
     assert any("place_seed" in name or "seed_generator" in name for name in names)
 
 
+def test_a_run_of_shuffled_rotations_resumes_bit_for_bit(tmp_path):
+    common = [
+        "--method=rotation",
+        *[flag for flag in TINY if not flag.startswith(("--epochs", "--evaluate", "--export"))],
+        "--method_option=shuffle_rotations=true",
+        "--schedule=constant",
+        "--notensorboard",
+    ]
+    check_resuming(common, tmp_path)
+
+
 def test_flags_of_other_methods_are_refused(tmp_path):
     mistakes = {
         "--split has no meaning for method rotation": ["--method=rotation", "--split=0.3"],
