@@ -617,7 +617,7 @@ def make_monitor(session, source, test):
         method.mean,
         method.std,
         max_train=FLAGS.monitor_images,
-        stretch=session.augmentation.stretched,
+        stretch=session.stream.stretched,
     )
 
 

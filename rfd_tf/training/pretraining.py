@@ -64,11 +64,6 @@ class Augmentation:
         values["crop_area"] = list(self.crop_area) if self.crop == "resized" else None
         return values
 
-    @property
-    def stretched(self) -> bool:
-        """Whether images that are not augmented are stretched to squares, not centre crops."""
-        return self.crop == "stretch"
-
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:

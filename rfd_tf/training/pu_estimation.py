@@ -230,7 +230,7 @@ def estimate_fold(
         image_size=estimation.image_size,
         batch_size=estimation.optimization.batch_size,
         indices=held_out,
-        stretch=estimation.augmentation.stretched,
+        stretch=session.stream.stretched,
     )
     return _judge(session.method, batches)
 

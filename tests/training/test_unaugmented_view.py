@@ -69,7 +69,7 @@ def test_deepcluster_clusters_what_training_shows_unaugmented(source, crop):
 def test_the_monitor_and_pu_estimation_see_the_same(source, crop, monkeypatch):
     augmentation = Augmentation(crop=crop)
     network = applications.build("six_layer", SIZE, pooling="avg")
-    monitor = NeighbourMonitor(network, source, source, SIZE, stretch=augmentation.stretched)
+    monitor = NeighbourMonitor(network, source, source, SIZE, stretch=crop == "stretch")
     np.testing.assert_array_equal(monitor.train[0], wanted(source, crop))
     evaluated = []
 
