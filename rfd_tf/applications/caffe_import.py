@@ -68,7 +68,7 @@ def import_caffe(
 
     Raises:
         UserError: a file that cannot be read or is another network (local response normalisation
-            and leaky ReLUs, which AlexNet here does not have, are named); an output that exists.
+            and leaky ReLUs are refused: AlexNet here lacks them); an output that exists.
     """
     for kind, value, options in (
         ("method", method, METHODS),
@@ -202,8 +202,8 @@ def _units(layers: Sequence[CaffeLayer]) -> tuple[dict[str, dict[str, Any]], lis
         owner = made.get(layer.bottoms[0]) if layer.bottoms else last
         if layer.type == "LRN":
             raise UserError(
-                f"it has local response normalisation ('{layer.name}'), which AlexNet here does "
-                "not have: its features would be others"
+                f"it has local response normalisation ('{layer.name}'), which AlexNet here lacks: "
+                "the features would differ"
             )
         if layer.negative_slope:
             raise UserError(f"'{layer.name}' is a leaky ReLU; AlexNet here has plain ones")
