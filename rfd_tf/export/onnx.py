@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.export.runtime import onnxruntime
 
 if TYPE_CHECKING:
     import keras
@@ -37,8 +38,9 @@ def check_packages() -> None:
     """Raises `UserError` where the packages that write and check ONNX are not installed."""
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
         import tf2onnx  # noqa: F401
+
+        onnxruntime()
     except ImportError as error:
         raise UserError(
             f"ONNX export needs the package '{error.name}'; "
