@@ -256,6 +256,7 @@ class _Job:
         from rfd_tf.data.pipeline import load_images
         from rfd_tf.export.accuracy_lost import accuracy_lost, divide, on_pixels
         from rfd_tf.export.onnx_model import OnnxModel
+        from rfd_tf.export.runtime import description
 
         source, size = self.work / FILES["onnx"], self.model.input_shape[1]
         division = None if calibration is None else divide(calibration, calibration_images)
@@ -279,6 +280,7 @@ class _Job:
             card["quantization"][kind] = {
                 "file": paths[kind].name,
                 "judged_on": calibration.name if calibration else "made-up images",
+                "measured_with": description(),
                 **found[kind],
             }
         if "int8" in kinds:
