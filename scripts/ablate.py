@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 
 import common
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -40,7 +41,7 @@ VARIANTS = {
     "full": ("decoupled, with PU weights", []),
 }
 
-flags.DEFINE_string("config", None, "Flag file of scripts/pretrain.py that all variants share.")
+path_flags.DEFINE_path("config", None, "Flag file of scripts/pretrain.py that all variants share.")
 flags.DEFINE_list("variants", list(VARIANTS), "Which to train: " + ", ".join(VARIANTS) + ".")
 flags.DEFINE_list(
     "split_endpoints",
@@ -48,10 +49,10 @@ flags.DEFINE_list(
     "Layers at which the full variant is split besides the last one, such as conv5,fc6,fc7.",
 )
 flags.DEFINE_string("dataset", None, "As for scripts/pretrain.py; the config's if not given.")
-flags.DEFINE_string("data_dir", None, "As for scripts/pretrain.py.")
-flags.DEFINE_string("eval_dir", None, "As for scripts/pretrain.py.")
+path_flags.DEFINE_path("data_dir", None, "As for scripts/pretrain.py.")
+path_flags.DEFINE_path("eval_dir", None, "As for scripts/pretrain.py.")
 flags.DEFINE_integer("epochs", None, "As for scripts/pretrain.py.")
-flags.DEFINE_string("pu_weights", None, "PU weights; estimated on the dataset if not given.")
+path_flags.DEFINE_path("pu_weights", None, "PU weights; estimated on the dataset if not given.")
 flags.DEFINE_integer("pu_epochs", None, "Epochs of each PU network; estimate_pu.py's if not given.")
 flags.DEFINE_integer("pu_folds", None, "Parts of the images for PU; estimate_pu.py's if not given.")
 flags.DEFINE_list("seeds", [], "Seeds to train every variant with; the config's own if not given.")
@@ -61,7 +62,7 @@ flags.DEFINE_integer(
 flags.DEFINE_multi_string("pretrain_flag", [], "Further flag for scripts/pretrain.py, repeatable.")
 flags.DEFINE_multi_string("evaluate_flag", [], "Further flag for scripts/evaluate.py, repeatable.")
 flags.DEFINE_list("task", ["linear"], "Tasks of scripts/evaluate.py.")
-flags.DEFINE_string("output_dir", None, "Folder of the runs and the table.")
+path_flags.DEFINE_path("output_dir", None, "Folder of the runs and the table.")
 
 
 def run(script: str, *arguments: str) -> None:

@@ -13,10 +13,13 @@ import types
 import warnings
 from pathlib import Path
 
+import path_flags
 from absl import flags
 from common import run
 
-flags.DEFINE_string("output_dir", "site", "Where the pages go; files of the same name are replaced")
+path_flags.DEFINE_path(
+    "output_dir", "site", "Where the pages go; files of the same name are replaced"
+)
 
 FLAGS = flags.FLAGS
 

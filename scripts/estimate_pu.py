@@ -16,6 +16,7 @@ import dataclasses
 from pathlib import Path
 
 import common
+import path_flags
 import photo_flags
 from absl import flags
 
@@ -25,16 +26,18 @@ flags.adopt_module_key_flags(photo_flags)
 
 # Images.
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
-flags.DEFINE_string("data_dir", None, "Folder of images, flat or nested.")
+path_flags.DEFINE_path("data_dir", None, "Folder of images, flat or nested.")
 flags.DEFINE_string("split", "train", "Split of --dataset; pretrain.py trains on 'train'.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
 
 # Files.
-flags.DEFINE_string("output", None, "PU weights to write: .npz, or .dat for the original's text.")
-flags.DEFINE_string("input", None, "PU weights to convert or draw, instead of training.")
-flags.DEFINE_string("grid", None, "PNG of the most and the least upright-looking rotated views.")
+path_flags.DEFINE_path(
+    "output", None, "PU weights to write: .npz, or .dat for the original's text."
+)
+path_flags.DEFINE_path("input", None, "PU weights to convert or draw, instead of training.")
+path_flags.DEFINE_path("grid", None, "PNG of the most and the least upright-looking rotated views.")
 flags.DEFINE_bool("overwrite", False, "Replace existing files.")
 
 # Classifier.

@@ -13,22 +13,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import path_flags
 from absl import flags
 from common import run
 
-flags.DEFINE_string("run", None, "A run folder, or another folder with backbone.weights.h5.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
+path_flags.DEFINE_path(
     "data_dir", None, "A folder of images; by default those that the run was judged or trained on."
 )
 flags.DEFINE_string("dataset", None, "Or a dataset: digits, or a TFDS image dataset by name.")
 flags.DEFINE_string("split", "test", "Which part of --dataset.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
 flags.DEFINE_integer(
     "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
 )
 flags.DEFINE_integer("neighbours", 12, "Nearest images shown for each feature.")
-flags.DEFINE_string("cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore.")
+path_flags.DEFINE_path(
+    "cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore."
+)
 
 FLAGS = flags.FLAGS
 

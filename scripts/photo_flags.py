@@ -6,11 +6,12 @@ import dataclasses
 import os
 from pathlib import Path
 
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_list(
+path_flags.DEFINE_path_list(
     "source_images",
     None,
     "One or a few photographs: the images are crops of them. Files, or sklearn:china.jpg and "

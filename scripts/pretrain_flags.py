@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import path_flags
 import photo_flags
 from absl import flags
 
@@ -23,8 +24,8 @@ flags.DEFINE_bool(
 
 # Images.
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
-flags.DEFINE_string("data_dir", None, "Folder of training images, flat or nested.")
-flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
+path_flags.DEFINE_path("data_dir", None, "Folder of training images, flat or nested.")
+path_flags.DEFINE_path("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
 flags.DEFINE_string(
     "train_split", "train", "Split of --dataset to train on, such as train or train[:60%]."
 )
@@ -35,7 +36,7 @@ flags.DEFINE_list(
     "Only the images of a TFDS --dataset that show an object of one of these classes, such as "
     "cat,dog of coco/2017.",
 )
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
 flags.DEFINE_integer(
@@ -134,7 +135,7 @@ flags.DEFINE_enum(
     "distance", "mean_squared", ["mean_squared", "euclidean"], "Form of the distance loss."
 )
 
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "pu_weights",
     None,
     "File of P(looks upright) per image and rotation, by scripts/estimate_pu.py, or prob.dat.",
@@ -200,7 +201,7 @@ flags.DEFINE_enum(
 flags.DEFINE_bool("deterministic", False, "Bit-identical repetition, slower.")
 
 # Run folder.
-flags.DEFINE_string("output_dir", None, "Folder of the run.")
+path_flags.DEFINE_path("output_dir", None, "Folder of the run.")
 flags.DEFINE_enum("resume", "auto", ["auto", "never"], "auto: continue the run in --output_dir.")
 flags.DEFINE_bool("overwrite", False, "Remove the run in --output_dir first.")
 flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.")

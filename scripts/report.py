@@ -14,11 +14,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import path_flags
 from absl import flags
 from common import run
 
-flags.DEFINE_string("run", None, "Run folder, as scripts/pretrain.py writes it; finished or not.")
-flags.DEFINE_string("output", None, "HTML file. Default: report.html in the run folder.")
+path_flags.DEFINE_path(
+    "run", None, "Run folder, as scripts/pretrain.py writes it; finished or not."
+)
+path_flags.DEFINE_path("output", None, "HTML file. Default: report.html in the run folder.")
 flags.DEFINE_list(
     "sections",
     None,
@@ -34,13 +37,13 @@ flags.DEFINE_boolean(
 
 # Images.
 flags.DEFINE_string("dataset", None, "digits, or a TFDS name. Default: the run's.")
-flags.DEFINE_string("data_dir", None, "Folder of training images. Default: the run's.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("data_dir", None, "Folder of training images. Default: the run's.")
+path_flags.DEFINE_path(
     "eval_dir", None, "Folder of images to look at. Default: the run's, or a fifth of the others."
 )
 flags.DEFINE_string("train_split", "train", "Split of --dataset that was trained on.")
 flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default: the run's, test.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
 flags.DEFINE_integer(
@@ -50,7 +53,7 @@ flags.DEFINE_integer(
     "0 leaves out all that needs images.",
     0,
 )
-flags.DEFINE_string("pu_weights", None, "PU weights of the run, where the file has moved.")
+path_flags.DEFINE_path("pu_weights", None, "PU weights of the run, where the file has moved.")
 flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
 flags.DEFINE_integer("seed", 0, "Of the random-init network, the map and what is drawn.", 0)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import path_flags
 import saliency_flags
 from absl import flags
 from common import run
@@ -22,8 +23,8 @@ from common import run
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(saliency_flags)
 
-flags.DEFINE_string("weights", None, "Run folder, weights file or shipped name.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("weights", None, "Run folder, weights file or shipped name.")
+path_flags.DEFINE_path(
     "output_dir",
     None,
     "Where tables and figure go; saliency/, in the run folder if there is one, if not given.",

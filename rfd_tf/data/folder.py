@@ -24,6 +24,7 @@ from rfd_tf.data import image_files
 from rfd_tf.data.base import ArraySource, Source, fingerprint
 from rfd_tf.data.image_files import Header
 from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.paths import absolute, expanded
 
 _FULL_CHECK_LIMIT = 200_000
 _CACHED_SIDE = 256  # larger images stay on disk, however few they are
@@ -120,9 +121,10 @@ def image_folder(
     ...
     rfd_tf.errors.UserError: no such folder: 'no/such/folder'; give --data_dir an existing folder
     """
-    root = os.fspath(directory)
+    root = os.fspath(expanded(directory))
     _check_options(max_skipped, verify)
-    return read_files(root, _scan(root), max_skipped, verify, cache_bytes)
+    files = _scan(root)
+    return read_files(os.fspath(absolute(root)), files, max_skipped, verify, cache_bytes)
 
 
 def read_files(

@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import rfd_tf
@@ -19,6 +18,7 @@ from rfd_tf.evaluation import frozen
 from rfd_tf.evaluation.base import Data, Evaluator, Result, Settings, Subject, Task
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.table import table
+from rfd_tf.paths import absolute
 
 __all__ = ["evaluate", "table", "with_earlier"]
 
@@ -80,7 +80,7 @@ def evaluate(
     ('block6', ['features', 'k', 'similarity', 'temperature', 'vote'])
     """
     start = time.monotonic()
-    output = None if output is None else Path(output)
+    output = None if output is None else absolute(output)
     if cache_features and output is None:
         raise UserError("features can be kept on disk only where there is an output folder")
     subject = Subject.pretrained(weights)

@@ -18,6 +18,7 @@ from rfd_tf.evaluation.base import Data, Evaluator, Subject, Task
 from rfd_tf.evaluation.invariance import RATIO
 from rfd_tf.evaluation.rotation import ALL
 from rfd_tf.evaluation.runner import evaluate
+from rfd_tf.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ def recorded_data(name: str, runs: Sequence[str | os.PathLike]) -> dict[str, Any
     found = []
     for run in runs:
         try:
-            flags = json.loads((Path(run).expanduser() / "run.json").read_text())["flags"]
+            flags = json.loads((expanded(run) / "run.json").read_text())["flags"]
             found.append({key: flags.get(key) for key in names})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found.append(None)
@@ -292,7 +293,7 @@ def _subjects(runs: Sequence[str | os.PathLike]) -> dict[str, tuple[str, Subject
         raise UserError("give --runs, one run folder or more, separated by commas")
     found: dict[str, tuple[str, Subject]] = {}
     for run in runs:
-        name = Path(run).expanduser().resolve().name.removesuffix(".weights.h5")
+        name = expanded(run).resolve().name.removesuffix(".weights.h5")
         name = title = re.sub(r"[^\w.+-]", "_", name)
         number = 1
         while title in found:

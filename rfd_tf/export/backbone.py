@@ -14,6 +14,7 @@ from rfd_tf.errors import UserError, chosen
 from rfd_tf.export import onnx as onnx_format
 from rfd_tf.export import quantize as smaller_files
 from rfd_tf.export import verify
+from rfd_tf.paths import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -124,7 +125,7 @@ def export_backbone(
         )
     if not tolerance > 0:
         raise UserError(f"tolerance must be above 0, not {tolerance!r}")
-    output_dir = Path(output_dir).expanduser()
+    output_dir = expanded(output_dir)
     _check_output(output_dir, overwrite)
 
     from rfd_tf.applications import pretrained

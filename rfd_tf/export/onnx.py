@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.export.runtime import onnxruntime
+from rfd_tf.paths import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -111,7 +112,7 @@ def write_onnx(
     onnx.helper.set_model_props(proto, entries)
     check_graph(proto, outputs)
     onnx.checker.check_model(proto, full_check=True)
-    onnx.save_model(proto, str(path))
+    onnx.save_model(proto, str(expanded(path)))
 
 
 def check_graph(proto: onnx.ModelProto, outputs: Iterable[str]) -> None:

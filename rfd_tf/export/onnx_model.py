@@ -10,6 +10,7 @@ import numpy as np
 
 from rfd_tf.errors import UserError
 from rfd_tf.export.runtime import session
+from rfd_tf.paths import expanded
 
 
 class OnnxModel:
@@ -42,7 +43,7 @@ class OnnxModel:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         if not self.path.is_file():
             raise UserError(f"no such ONNX file: '{path}'")
         try:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rfd_tf.errors import UserError, chosen
 from rfd_tf.export.runtime import onnxruntime
+from rfd_tf.paths import expanded
 
 QUANTIZATIONS = ("int8", "float16")
 FILES = {kind: f"model.{kind}.onnx" for kind in QUANTIZATIONS}
@@ -66,6 +67,7 @@ def quantize_int8(source: str | Path, target: str | Path, images: np.ndarray) ->
 
     from rfd_tf.export.onnx_model import OnnxModel
 
+    source, target = expanded(source), expanded(target)
     model = OnnxModel(source)
     side = model.image_size
     if len(images) == 0 or images.shape[1:] != (side, side, 3):
@@ -81,7 +83,7 @@ def quantize_int8(source: str | Path, target: str | Path, images: np.ndarray) ->
         def get_next(self):
             return next(batches, None)
 
-    with _quietly(), tempfile.TemporaryDirectory(dir=Path(target).parent) as folder:
+    with _quietly(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -119,11 +121,12 @@ def convert_float16(source: str | Path, target: str | Path) -> None:
     True
     """
     onnxruntime()
+    source, target = expanded(source), expanded(target)
     import onnx
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    with _quietly(), tempfile.TemporaryDirectory(dir=Path(target).parent) as folder:
+    with _quietly(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / "float16.onnx"
         proto = convert_float_to_float16(onnx.load(str(source)), keep_io_types=True)
         model = ONNXModel(proto)

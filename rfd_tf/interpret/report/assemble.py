@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from rfd_tf.errors import UserError, unknown
@@ -19,6 +18,7 @@ from rfd_tf.interpret.report import embedding_map, network, progress
 from rfd_tf.interpret.report.blocks import LeftOut, Section, Text
 from rfd_tf.interpret.report.images import ReportImages
 from rfd_tf.interpret.report.run_record import RunRecord
+from rfd_tf.paths import expanded
 
 #: Section -> (what makes it, whether it needs the network and images), in the page's order.
 SECTIONS: dict[str, tuple[Callable[..., Section], bool]] = {
@@ -75,7 +75,7 @@ def check_output(path: str | os.PathLike) -> None:
     ...
     rfd_tf.errors.UserError: '...' is a folder; give --output a file name
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; give --output a file name")
     folder(path.parent)
@@ -200,7 +200,7 @@ def write(
     """
     made, left_out = build(run, images, sections, no_images, say)
     text = render(run, made, left_out)
-    with write_text(Path(path).expanduser()) as file:
+    with write_text(expanded(path)) as file:
         file.write(text)
     return left_out
 
