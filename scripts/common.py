@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from collections.abc import Callable
 # TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import path_flags
 from absl import app, flags, logging
 
 USER_MISTAKE = 2
@@ -57,6 +59,46 @@ def named_values(flag: str) -> dict:
     return options
 
 
+# Flags that stand for one another where a command has but one of them.
+_RELATED = {
+    "output_dir": ("output", "cache_dir"),
+    "output": ("output_dir",),
+    "data_dir": ("calibration_dir", "photos_dir"),
+    "weights": ("run",),
+    "run": ("weights",),
+}
+_OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|tfds build)\b[^;]*$")
+
+
+def in_own_flags(message: str) -> str:
+    """Returns an error's message with the flags of this command.
+
+    The library names the flag that usually has the argument. If the message quotes a path that
+    another flag was given, that flag is named; a flag that this command lacks becomes the related
+    one that it has, or the plain name of the argument.
+    """
+    paths = path_flags.paths_given()
+    quoted = [
+        name for name, given in paths.items() if any(f"'{path}'" in message for path in given)
+    ]
+
+    def own(match: re.Match) -> str:
+        name = match.group(1)
+        if _OTHER_PROGRAM.search(message[: match.start()]):
+            return match.group()
+        is_path = name in paths or name in _RELATED or name.endswith("_dir")
+        if is_path and len(quoted) == 1 and name not in quoted:
+            return f"--{quoted[0]}"
+        if name in flags.FLAGS or name.removeprefix("no") in flags.FLAGS:
+            return match.group()
+        for related in _RELATED.get(name, ()):
+            if related in flags.FLAGS:
+                return f"--{related}"
+        return name
+
+    return re.sub(r"(?<![\w-])--(\w+)", own, message)
+
+
 def be_quiet() -> None:
     """Keeps TensorFlow from telling of every step of saving, unless --verbosity asks for it."""
     if not flags.FLAGS["verbosity"].present:
@@ -83,7 +125,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {in_own_flags(str(error))}", file=sys.stderr)
             raise SystemExit(USER_MISTAKE) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
