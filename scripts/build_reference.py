@@ -55,7 +55,7 @@ def main() -> None:
         import pdoc.render
     except ImportError as error:
         raise UserError(f"the reference is made by pdoc ({error}); pip install '.[docs]'") from None
-    target = Path(FLAGS.output_dir).expanduser()
+    target = Path(FLAGS.output_dir)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

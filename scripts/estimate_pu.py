@@ -182,7 +182,7 @@ def train() -> None:
 
     how = estimation()
     source = load_source()
-    output = Path(FLAGS.output).expanduser()
+    output = Path(FLAGS.output)
     keep_dir = output.with_name(output.name + ".folds")
     result = pu_estimation.estimate(source, how, keep_dir=keep_dir, progress=True, report=say)
     pu_weights.write(

@@ -60,7 +60,7 @@ def place() -> tuple[Path | None, dict]:
 
     if not FLAGS.weights:
         raise UserError("give --weights a run folder, a .weights.h5 file or a shipped name")
-    folder = Path(FLAGS.weights).expanduser()
+    folder = Path(FLAGS.weights)
     if not folder.is_dir():
         return None, {}
     try:
@@ -156,7 +156,7 @@ def compare() -> None:
         raise UserError("give --runs, one run folder or more, separated by commas")
     for run_folder in FLAGS.runs:
         read_record(run_folder)
-    output = Path(FLAGS.output or f"suites/{FLAGS.suite}").expanduser()
+    output = Path(FLAGS.output or f"suites/{FLAGS.suite}")
     train = test = None
     if suite.find(FLAGS.suite).needs_images:
         train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
@@ -194,7 +194,7 @@ def main() -> None:
         raise UserError("--runs goes with --suite; one run is judged by --weights")
     chosen = tasks()
     folder, recorded = place()
-    output = Path(FLAGS.output).expanduser() if FLAGS.output else None
+    output = Path(FLAGS.output) if FLAGS.output else None
     if output is None and folder is not None:
         output = folder / "evaluation.json"
     earlier = None

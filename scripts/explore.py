@@ -71,11 +71,11 @@ def server():
         raise UserError("give --run a run folder")
     if FLAGS.max_images < 0:
         raise UserError(f"--max_images is 0 or more; got {FLAGS.max_images}")
-    folder = Path(FLAGS.run).expanduser()
+    folder = Path(FLAGS.run)
     if not folder.is_dir():
         raise UserError(f"no such run folder: '{folder}'")
     source = images_of(folder)
-    kept = made(Path(FLAGS.cache_dir).expanduser() if FLAGS.cache_dir else folder / "explore")
+    kept = made(Path(FLAGS.cache_dir) if FLAGS.cache_dir else folder / "explore")
     network = OnnxNetwork(exported(folder, kept))
     rows = subset(np.arange(source.num_images), FLAGS.max_images or source.num_images)
     images = ImageSet(source, rows, network.image_size)

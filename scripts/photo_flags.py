@@ -84,10 +84,7 @@ def resolved(images: list[str] | None) -> list[str] | None:
 
     if not images:
         return images
-    return [
-        one if one.startswith(SAMPLE) else os.path.abspath(os.path.expanduser(one))
-        for one in images
-    ]
+    return [one if one.startswith(SAMPLE) else os.path.abspath(one) for one in images]
 
 
 def draw(source, image_size: int, folder: Path) -> None:

@@ -327,7 +327,7 @@ def open_run(run, session, record: dict, chief: bool) -> tuple[int, float | None
     resolved = {flag.name: flag.value for flag in own_flags}
     for name in ("data_dir", "eval_dir", "tfds_dir"):
         # Whoever reads the run later may stand in another folder.
-        resolved[name] = resolved[name] and os.path.abspath(os.path.expanduser(resolved[name]))
+        resolved[name] = resolved[name] and os.path.abspath(resolved[name])
     resolved["source_images"] = photo_flags.resolved(FLAGS.source_images)
     step = 0
     if chief:

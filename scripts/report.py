@@ -12,6 +12,7 @@ the data are in it, some hundred, scaled down.
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import path_flags
@@ -103,7 +104,7 @@ def main() -> None:
     record = report.read_run(FLAGS.run)
     if FLAGS.pu_weights:
         record.flags["pu_weights"] = FLAGS.pu_weights
-    output = Path(FLAGS.output).expanduser() if FLAGS.output else record.folder / "report.html"
+    output = Path(FLAGS.output) if FLAGS.output else record.folder / "report.html"
     report.check_output(output)
     for name in FLAGS.sections or []:
         report.check_section(name)
@@ -137,7 +138,8 @@ def main() -> None:
 
         folder = record.folder / "tensorboard" / "report"
         projector.write(folder, images)
-        print(f"written: {folder}; see it by tensorboard --logdir={record.folder / 'tensorboard'}")
+        logs = shlex.quote(str(record.folder / "tensorboard"))
+        print(f"written: {folder}; see it by tensorboard --logdir={logs}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
     for layer in FLAGS.layers:
         objects.Maps(subject, layer, settings)  # tells what is missing before the pictures are read
     pictures = saliency_flags.pictures(subject.image_size)
-    output = Path(FLAGS.output_dir or (subject.folder or Path()) / "saliency").expanduser()
+    output = Path(FLAGS.output_dir or (subject.folder or Path()) / "saliency")
     saliency_files.folder(output)
     found = objects.judge(subject, pictures, settings, FLAGS.layers, progress=True)
     saliency_files.write(output, pictures, found, settings, FLAGS.sheet_images)

@@ -118,7 +118,7 @@ def main() -> None:
     from rfd_tf.evaluation.files import folder
     from rfd_tf.interpret import study
 
-    output = folder(Path(FLAGS.output_dir).expanduser())
+    output = folder(Path(FLAGS.output_dir))
     trained_on, judged_on = images(output)
     for name in FLAGS.networks:
         directory = output / name

@@ -112,6 +112,7 @@ def build(
 
     >>> import tempfile
     >>> from rfd_tf.interpret.report import read_run
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
     >>> made, left_out = build(read_run(folder), sections=["summary", "map"])
@@ -153,6 +154,7 @@ def render(
 
     >>> import tempfile
     >>> from rfd_tf.interpret.report import read_run
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
     >>> render(read_run(folder), []).splitlines()[0]
@@ -193,6 +195,7 @@ def write(
 
     >>> import tempfile
     >>> from rfd_tf.interpret.report import read_run
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
     >>> write(folder / "report.html", read_run(folder), sections=["summary"])
