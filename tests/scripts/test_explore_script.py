@@ -71,7 +71,7 @@ def test_the_page_is_served_until_ctrl_c(busy, run_folder):
     try:
         first = process.stdout.readline()
         assert first.startswith("20 of 297 images of digits/test: http://127.0.0.1:"), first
-        with urllib.request.urlopen(first.split()[-1] + "api/set", timeout=60) as answer:
+        with urllib.request.urlopen(first.split()[-1] + "api/set", timeout=240) as answer:
             told = json.load(answer)
         assert (told["run"], told["num_images"], told["rotation"]) == ("small", 20, "fitted")
         if busy:
