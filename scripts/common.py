@@ -59,11 +59,20 @@ def named_values(flag: str) -> dict:
     return options
 
 
-# Flags that stand for one another where a command has but one of them.
-_RELATED = {
+# Flags of like meaning. The library names the first ones; a command may have others.
+_FAMILIES = (
+    (
+        "data_dir", "eval_dir", "calibration_dir", "photos_dir", "test_dir", "voc_dir",
+        "voc_test_dir", "coco_images",
+    ),
+    ("output_dir", "output", "cache_dir"),
+    ("weights", "run", "runs", "reference_weights"),
+)  # fmt: skip
+# Where a command lacks the flag: those that take its place.
+_SUBSTITUTES = {
+    "data_dir": ("calibration_dir", "photos_dir"),
     "output_dir": ("output", "cache_dir"),
     "output": ("output_dir",),
-    "data_dir": ("calibration_dir", "photos_dir"),
     "weights": ("run",),
     "run": ("weights",),
 }
@@ -73,27 +82,26 @@ _OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|tfds build)\b[^;]*$")
 def in_own_flags(message: str) -> str:
     """Returns an error's message with the flags of this command.
 
-    The library names the flag that usually has the argument. If the message quotes a path that
-    another flag was given, that flag is named; a flag that this command lacks becomes the related
-    one that it has, or the plain name of the argument.
+    The library names the flag that usually has the argument. If the message quotes the path that
+    another flag of like meaning was given, that flag is named. A flag that this command lacks
+    becomes its substitute, or else the plain name of the argument.
     """
-    paths = path_flags.paths_given()
-    quoted = [
-        name for name, given in paths.items() if any(f"'{path}'" in message for path in given)
-    ]
+    given = path_flags.paths_given()
+    quoted = [name for name, paths in given.items() if any(f"'{p}'" in message for p in paths)]
 
     def own(match: re.Match) -> str:
         name = match.group(1)
         if _OTHER_PROGRAM.search(message[: match.start()]):
             return match.group()
-        is_path = name in paths or name in _RELATED or name.endswith("_dir")
-        if is_path and len(quoted) == 1 and name not in quoted:
-            return f"--{quoted[0]}"
+        family = next((family for family in _FAMILIES if name in family), ())
+        alike = [other for other in quoted if other in family]
+        if name in _SUBSTITUTES and len(alike) == 1:
+            return f"--{alike[0]}"
         if name in flags.FLAGS or name.removeprefix("no") in flags.FLAGS:
             return match.group()
-        for related in _RELATED.get(name, ()):
-            if related in flags.FLAGS:
-                return f"--{related}"
+        for substitute in _SUBSTITUTES.get(name, ()):
+            if substitute in flags.FLAGS:
+                return f"--{substitute}"
         return name
 
     return re.sub(r"(?<![\w-])--(\w+)", own, message)
