@@ -24,13 +24,14 @@ from pathlib import Path
 
 import common
 import image_flags
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(image_flags)
 SCRIPTS = Path(__file__).resolve().parent
 
-flags.DEFINE_string("config", None, "Flag file of scripts/pretrain.py that all variants share.")
+path_flags.DEFINE_path("config", None, "Flag file of scripts/pretrain.py that all variants share.")
 flags.DEFINE_list(
     "variants",
     ["rotation", "f1", "instance", "f2", "coupled", "decoupled", "full_conv5", "full_fc6", "full"],
@@ -42,9 +43,9 @@ flags.DEFINE_list(
 flags.DEFINE_list(
     "split_endpoints", [], "Further layers at which the full variant is split, such as conv4."
 )
-flags.DEFINE_string("eval_dir", None, "As for scripts/pretrain.py.")
+path_flags.DEFINE_path("eval_dir", None, "As for scripts/pretrain.py.")
 flags.DEFINE_integer("epochs", None, "As for scripts/pretrain.py.")
-flags.DEFINE_string("pu_weights", None, "PU weights; estimated on the dataset if not given.")
+path_flags.DEFINE_path("pu_weights", None, "PU weights; estimated on the dataset if not given.")
 flags.DEFINE_integer("pu_epochs", None, "Epochs of each PU network; estimate_pu.py's if not given.")
 flags.DEFINE_integer("pu_folds", None, "Parts of the images for PU; estimate_pu.py's if not given.")
 flags.DEFINE_list("seeds", [], "Seeds to train every variant with; the config's own if not given.")
@@ -54,7 +55,7 @@ flags.DEFINE_integer(
 flags.DEFINE_multi_string("pretrain_flag", [], "Further flag for scripts/pretrain.py, repeatable.")
 flags.DEFINE_multi_string("evaluate_flag", [], "Further flag for scripts/evaluate.py, repeatable.")
 flags.DEFINE_list("task", ["linear"], "Tasks of scripts/evaluate.py.")
-flags.DEFINE_string("output_dir", None, "Folder of the runs and the table.")
+path_flags.DEFINE_path("output_dir", None, "Folder of the runs and the table.")
 
 
 def run(script: str, *arguments: str) -> None:
@@ -248,7 +249,7 @@ def main() -> None:
             raise UserError(f"seeds are whole numbers of at least 0, not '{seed}'")
     if FLAGS.config and not os.path.exists(FLAGS.config):
         raise UserError(f"no such flag file: '{FLAGS.config}'")
-    output = Path(FLAGS.output_dir).expanduser()
+    output = Path(FLAGS.output_dir)
     shared = shared_arguments()
     # From here on, these flags are the runs' own.
     image_flags.adopt(image_flags.settings(shared))

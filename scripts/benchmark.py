@@ -16,15 +16,16 @@ import sys
 import time
 
 import common
+import path_flags
 from absl import flags
 
 BAR_MISSED = 1
 
 flags.DEFINE_list("only", [], "Benchmarks to run; all when empty. Names stand in the table.")
-flags.DEFINE_string("output", None, "A JSON file to write: a list of {name, value, bar, holds}.")
+path_flags.DEFINE_path("output", None, "A JSON file to write: a list of {name, value, bar, holds}.")
 flags.DEFINE_bool("markdown", False, "Print the table in Markdown.")
 flags.DEFINE_integer("rounds", None, "How often each thing is timed; each benchmark's own if None.")
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "photos_dir", None, "A folder of photographs for the pipeline; synthetic ones when None."
 )
 flags.DEFINE_list(

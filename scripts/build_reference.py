@@ -13,10 +13,13 @@ import types
 import warnings
 from pathlib import Path
 
+import path_flags
 from absl import flags
 from common import run
 
-flags.DEFINE_string("output_dir", "site", "Where the pages go; files of the same name are replaced")
+path_flags.DEFINE_path(
+    "output_dir", "site", "Where the pages go; files of the same name are replaced"
+)
 
 FLAGS = flags.FLAGS
 
@@ -52,7 +55,7 @@ def main() -> None:
         import pdoc.render
     except ImportError as error:
         raise UserError(f"the reference is made by pdoc ({error}); pip install '.[docs]'") from None
-    target = Path(FLAGS.output_dir).expanduser()
+    target = Path(FLAGS.output_dir)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

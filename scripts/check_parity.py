@@ -10,11 +10,12 @@ when all are within their bars, 1 when any is out, 2 for a folder that cannot be
 from __future__ import annotations
 
 import common
+import path_flags
 from absl import flags
 
 OUT = 1
 
-flags.DEFINE_string("vectors", None, "Folder of reference vectors, such as tests/data/parity.")
+path_flags.DEFINE_path("vectors", None, "Folder of reference vectors, such as tests/data/parity.")
 flags.DEFINE_bool(
     "strict", False, "Count what is within rounding but not within its bar as out, too."
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from collections.abc import Callable
 # TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import path_flags
 from absl import app, flags, logging
 
 USER_MISTAKE = 2
@@ -57,6 +59,54 @@ def named_values(flag: str) -> dict:
     return options
 
 
+# Flags of like meaning. The library names the first ones; a command may have others.
+_FAMILIES = (
+    (
+        "data_dir", "eval_dir", "calibration_dir", "photos_dir", "test_dir", "voc_dir",
+        "voc_test_dir", "coco_images",
+    ),
+    ("output_dir", "output", "cache_dir"),
+    ("weights", "run", "runs", "reference_weights"),
+)  # fmt: skip
+# Where a command lacks the flag: those that take its place.
+_SUBSTITUTES = {
+    "data_dir": ("calibration_dir", "photos_dir"),
+    "output_dir": ("output", "cache_dir"),
+    "output": ("output_dir",),
+    "weights": ("run",),
+    "run": ("weights",),
+}
+_OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|tfds build)\b[^;]*$")
+
+
+def in_own_flags(message: str) -> str:
+    """Returns an error's message with the flags of this command.
+
+    The library names the flag that usually has the argument. If the message quotes the path that
+    another flag of like meaning was given, that flag is named. A flag that this command lacks
+    becomes its substitute, or else the plain name of the argument.
+    """
+    given = path_flags.paths_given()
+    quoted = [name for name, paths in given.items() if any(f"'{p}'" in message for p in paths)]
+
+    def own(match: re.Match) -> str:
+        name = match.group(1)
+        if _OTHER_PROGRAM.search(message[: match.start()]):
+            return match.group()
+        family = next((family for family in _FAMILIES if name in family), ())
+        alike = [other for other in quoted if other in family]
+        if name in _SUBSTITUTES and len(alike) == 1:
+            return f"--{alike[0]}"
+        if name in flags.FLAGS or name.removeprefix("no") in flags.FLAGS:
+            return match.group()
+        for substitute in _SUBSTITUTES.get(name, ()):
+            if substitute in flags.FLAGS:
+                return f"--{substitute}"
+        return name
+
+    return re.sub(r"(?<![\w-])--(\w+)", own, message)
+
+
 def be_quiet() -> None:
     """Keeps TensorFlow from telling of every step of saving, unless --verbosity asks for it."""
     if not flags.FLAGS["verbosity"].present:
@@ -83,7 +133,7 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {in_own_flags(str(error))}", file=sys.stderr)
             raise SystemExit(USER_MISTAKE) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

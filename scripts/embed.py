@@ -11,17 +11,18 @@ interrupted one.
 
 from __future__ import annotations
 
+import path_flags
 from absl import flags
 from common import run
 
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
-flags.DEFINE_string("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
+path_flags.DEFINE_path(
     "data_dir", None, "The folder of images, flat or nested. Default: the run's training images."
 )
-flags.DEFINE_string("output_dir", None, "The folder to write.")
+path_flags.DEFINE_path("output_dir", None, "The folder to write.")
 flags.DEFINE_list(
     "features",
     [],

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import common
 import image_flags
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -25,7 +26,7 @@ FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(image_flags)
 
 flags.DEFINE_alias("split", "train_split")
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "config",
     None,
     "Flag file of scripts/pretrain.py, or the folder of a run: its images, augmentation, network "
@@ -33,9 +34,11 @@ flags.DEFINE_string(
 )
 
 # Files.
-flags.DEFINE_string("output", None, "PU weights to write: .npz, or .dat for the original's text.")
-flags.DEFINE_string("input", None, "PU weights to convert or draw, instead of training.")
-flags.DEFINE_string("grid", None, "PNG of the most and the least upright-looking rotated views.")
+path_flags.DEFINE_path(
+    "output", None, "PU weights to write: .npz, or .dat for the original's text."
+)
+path_flags.DEFINE_path("input", None, "PU weights to convert or draw, instead of training.")
+path_flags.DEFINE_path("grid", None, "PNG of the most and the least upright-looking rotated views.")
 flags.DEFINE_bool("overwrite", False, "Replace existing files.")
 
 # Classifier.
@@ -80,8 +83,8 @@ def check_files() -> None:
     if FLAGS.grid:
         if Path(FLAGS.grid).suffix.lower() != ".png":
             raise UserError(f"--grid '{FLAGS.grid}' must end in .png")
-        images = FLAGS.data_dir and Path(FLAGS.data_dir).expanduser().resolve()
-        if images and images in Path(FLAGS.grid).expanduser().resolve().parents:
+        images = FLAGS.data_dir and Path(FLAGS.data_dir).resolve()
+        if images and images in Path(FLAGS.grid).resolve().parents:
             raise UserError(
                 f"--grid '{FLAGS.grid}' lies in --data_dir '{FLAGS.data_dir}', where it would be "
                 "one of the images; give it another folder"
@@ -151,7 +154,7 @@ def train() -> None:
 
     how = estimation()
     source = load_source()
-    output = Path(FLAGS.output).expanduser()
+    output = Path(FLAGS.output)
     with FolderLock(output.parent, f".{output.name}.lock", "writes", output):
         estimate(source, how, output)
 

@@ -61,7 +61,7 @@ def place() -> Path | None:
 
     if not FLAGS.weights:
         raise UserError("give --weights a run folder, a .weights.h5 file or a shipped name")
-    folder = Path(FLAGS.weights).expanduser()
+    folder = Path(FLAGS.weights)
     return folder if folder.is_dir() else None
 
 
@@ -145,7 +145,7 @@ def compare() -> None:
         raise UserError("give --runs, one run folder or more, separated by commas")
     for run_folder in FLAGS.runs:
         read_record(run_folder)
-    output = Path(FLAGS.output or f"suites/{FLAGS.suite}").expanduser()
+    output = Path(FLAGS.output or f"suites/{FLAGS.suite}")
     train = test = None
     if suite.find(FLAGS.suite).needs_images:
         train, test = sources(suite.recorded_images(FLAGS.suite, FLAGS.runs))
@@ -183,7 +183,7 @@ def main() -> None:
         raise UserError("--runs goes with --suite; one run is judged by --weights")
     chosen = tasks()
     folder = place()
-    output = Path(FLAGS.output).expanduser() if FLAGS.output else None
+    output = Path(FLAGS.output) if FLAGS.output else None
     if output is None and folder is not None:
         output = folder / "evaluation.json"
     if output is not None:

@@ -5,33 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_list("task", ["knn", "linear"], "What to run, see README: knn, linear, ...")
-flags.DEFINE_string("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
+path_flags.DEFINE_path("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
 flags.DEFINE_string(
     "suite",
     None,
     "Evaluate several --runs by the same tasks and write one table: cifar10, imagenet, few_labels, "
     "retrained, features, voc.",
 )
-flags.DEFINE_list("runs", [], "Of --suite: run folders, .weights.h5 files or shipped names.")
+path_flags.DEFINE_path_list(
+    "runs", [], "Of --suite: run folders, .weights.h5 files or shipped names."
+)
 
 # Images.
 flags.DEFINE_string(
     "dataset", None, "Labelled dataset: digits, or a TFDS name. Default: the run folder's."
 )
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "data_dir", None, "Folder with one sub-folder a class, to learn from. Default: the run's."
 )
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "eval_dir", None, "Folder with the same classes, to judge. Without: a held-out fifth."
 )
-flags.DEFINE_string("train_list", None, "Text file to learn from, a path and a label a line.")
-flags.DEFINE_string("eval_list", None, "Text file to judge. Without: a held-out fifth.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("train_list", None, "Text file to learn from, a path and a label a line.")
+path_flags.DEFINE_path("eval_list", None, "Text file to judge. Without: a held-out fifth.")
+path_flags.DEFINE_path(
     "list_root", None, "Folder that the lists' paths are relative to. Default: the list's own."
 )
 flags.DEFINE_string(
@@ -45,7 +48,7 @@ flags.DEFINE_list(
     [],
     "Only the images of a TFDS --dataset that show one of these classes. Default: the run's.",
 )
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
 flags.DEFINE_float(
     "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
@@ -56,7 +59,7 @@ flags.DEFINE_integer("max_train_images", None, "Learn from at most so many image
 flags.DEFINE_list("endpoints", None, "Endpoints to judge. Default: all of the backbone's.")
 flags.DEFINE_integer("batch_size", 256, "Images a step while features are taken.", 1)
 flags.DEFINE_integer("seed", 0, "Of the random network, the turns, the probes and the draws.", 0)
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "output",
     None,
     "JSON file; default: evaluation.json in the run folder. Of --suite: a folder; default: "
@@ -142,7 +145,7 @@ flags.DEFINE_float(
 )
 flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
 flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune, retrain.", 0.0)
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "finetune_save_dir", None, "Folder for the weights that finetune trained. Default: not kept."
 )
 flags.DEFINE_string("finetune_endpoint", None, "Layer under the classifier. Default: the last.")
@@ -161,7 +164,7 @@ flags.DEFINE_integer("fit_images", 5000, "A head is fitted to at most so many tr
 flags.DEFINE_list(
     "transformations", ["rotation", "jigsaw", "affine"], "What invariance is measured against."
 )
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "reference_weights", None, "Of invariance: another network beside, such as a rotation-only one."
 )
 flags.DEFINE_string("reference_title", "reference", "What tables and figures call it.")
@@ -178,13 +181,15 @@ flags.DEFINE_list(
 )
 
 # voc_classification, rotated_voc, detection.
-flags.DEFINE_string("voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout.")
+path_flags.DEFINE_path(
+    "voc_dir", None, "Folder with pictures and annotations in PASCAL VOC's layout."
+)
 flags.DEFINE_string(
     "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to be written out into --voc_dir."
 )
 flags.DEFINE_string("voc_train_split", None, "List in ImageSets. Default: split by name.")
 flags.DEFINE_string("voc_test_split", None, "List in ImageSets. Default: split by name.")
-flags.DEFINE_string("voc_test_dir", None, "Folder of the test pictures, where it is another.")
+path_flags.DEFINE_path("voc_test_dir", None, "Folder of the test pictures, where it is another.")
 flags.DEFINE_list(
     "voc_protocols", None, "Of voc_classification: svm, fc8, fc6-8, all layers. Default: all."
 )

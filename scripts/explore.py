@@ -12,23 +12,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import path_flags
 from absl import flags
 from common import run
 
-flags.DEFINE_string("run", None, "A run folder, or another folder with backbone.weights.h5.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
+path_flags.DEFINE_path(
     "data_dir", None, "A folder of images; by default those that the run was judged or trained on."
 )
 flags.DEFINE_string("dataset", None, "Or a dataset: digits, or a TFDS image dataset by name.")
 flags.DEFINE_string("split", None, "Which part of --dataset. Default: the run's, test.")
 flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
 flags.DEFINE_integer(
     "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
 )
 flags.DEFINE_integer("neighbours", 12, "Nearest images shown for each feature.")
-flags.DEFINE_string("cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore.")
+path_flags.DEFINE_path(
+    "cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore."
+)
 
 FLAGS = flags.FLAGS
 
@@ -68,11 +71,11 @@ def server():
         raise UserError("give --run a run folder")
     if FLAGS.max_images < 0:
         raise UserError(f"--max_images is 0 or more; got {FLAGS.max_images}")
-    folder = Path(FLAGS.run).expanduser()
+    folder = Path(FLAGS.run)
     if not folder.is_dir():
         raise UserError(f"no such run folder: '{folder}'")
     source = images_of(folder)
-    kept = made(Path(FLAGS.cache_dir).expanduser() if FLAGS.cache_dir else folder / "explore")
+    kept = made(Path(FLAGS.cache_dir) if FLAGS.cache_dir else folder / "explore")
     network = OnnxNetwork(exported(folder, kept))
     rows = subset(np.arange(source.num_images), FLAGS.max_images or source.num_images)
     images = ImageSet(source, rows, network.image_size)

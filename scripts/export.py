@@ -11,15 +11,16 @@ from __future__ import annotations
 import sys
 
 import common
+import path_flags
 from absl import flags
 
 MISMATCH = 1
 
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
 flags.DEFINE_list("format", ["saved_model", "onnx"], "Formats to write: saved_model, onnx, keras.")
-flags.DEFINE_string("output_dir", None, "The folder to write.")
+path_flags.DEFINE_path("output_dir", None, "The folder to write.")
 flags.DEFINE_string(
     "feature", "f", "What `embedding` is: f (the pooled feature) or its half f1 or f2."
 )
@@ -42,7 +43,7 @@ flags.DEFINE_list(
     "Smaller ONNX files as well: int8 (model.int8.onnx, static quantisation) and float16 "
     "(model.float16.onnx). What they lose is printed and on the card.",
 )
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "calibration_dir",
     None,
     "A folder of images like those the model will see: they set the scales of int8, and the loss "

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import path_flags
 import photo_flags
 from absl import flags
 
@@ -24,7 +25,7 @@ flags.adopt_module_key_flags(photo_flags)
 
 # Images.
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
-flags.DEFINE_string("data_dir", None, "Folder of training images, flat or nested.")
+path_flags.DEFINE_path("data_dir", None, "Folder of training images, flat or nested.")
 flags.DEFINE_string(
     "train_split", "train", "Split of --dataset to train on, such as train or train[:60%]."
 )
@@ -34,7 +35,7 @@ flags.DEFINE_list(
     "Only the images of a TFDS --dataset that show an object of one of these classes, such as "
     "cat,dog of coco/2017.",
 )
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
 flags.DEFINE_integer(
@@ -213,7 +214,7 @@ def settings_of(run: str) -> dict[str, Any]:
     """
     from rfd_tf.errors import UserError
 
-    path = Path(run).expanduser()
+    path = Path(run)
     if path.is_file():
         return settings([f"--flagfile={path}"])
     try:

@@ -12,10 +12,11 @@ scripts/evaluate.py and scripts/export.py take it.
 from __future__ import annotations
 
 import common
+import path_flags
 from absl import flags
 
-flags.DEFINE_string("caffemodel", None, "The .caffemodel file.")
-flags.DEFINE_string("output", None, "The file to write, ending in .weights.h5.")
+path_flags.DEFINE_path("caffemodel", None, "The .caffemodel file.")
+path_flags.DEFINE_path("output", None, "The file to write, ending in .weights.h5.")
 flags.DEFINE_string(
     "method",
     None,

@@ -10,13 +10,14 @@ scripts/export.py. Needs PyTorch: pip install 'rfd_tf[torch]'.
 from __future__ import annotations
 
 import common
+import path_flags
 from absl import flags
 
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "checkpoint", None, "The PyTorch file: a dict with `epoch` and `network`, or a state dict."
 )
 flags.DEFINE_string("architecture", None, "alexnet or network_in_network.")
-flags.DEFINE_string("output", None, "The file to write, ending in .weights.h5.")
+path_flags.DEFINE_path("output", None, "The file to write, ending in .weights.h5.")
 flags.DEFINE_string(
     "method",
     None,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
 
-flags.DEFINE_list(
+path_flags.DEFINE_path_list(
     "source_images",
     None,
     "One or a few photographs: the images are crops of them. Files, or sklearn:china.jpg and "
@@ -81,8 +82,7 @@ def resolved(image_size: int) -> dict:
         return dict.fromkeys(values)
     values["source_size"] = load_arguments(image_size)["photo_options"]["size"]
     values["source_images"] = [
-        one if one.startswith(SAMPLE) else os.path.abspath(os.path.expanduser(one))
-        for one in FLAGS.source_images
+        one if one.startswith(SAMPLE) else os.path.abspath(one) for one in FLAGS.source_images
     ]
     return values
 

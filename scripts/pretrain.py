@@ -427,7 +427,7 @@ def recorded_flags(session, record: dict) -> dict:
     values = {name: flag.value for name, flag in own_flags().items()}
     for name in ("data_dir", "eval_dir", "tfds_dir", "pu_weights"):
         # Whoever reads the run later may stand in another folder.
-        values[name] = values[name] and os.path.abspath(os.path.expanduser(values[name]))
+        values[name] = values[name] and os.path.abspath(values[name])
     values.update(photo_flags.resolved(session.image_size))
     settings = settings_by_flag(session)
     options = {name: value for name, value in settings.items() if name not in values}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import image_flags
+import path_flags
 from absl import flags
 
 flags.adopt_module_key_flags(image_flags)
@@ -23,7 +24,7 @@ flags.DEFINE_bool(
 )
 
 # Images to evaluate on.
-flags.DEFINE_string("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
+path_flags.DEFINE_path("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
 flags.DEFINE_string(
     "eval_split",
     None,
@@ -84,7 +85,7 @@ flags.DEFINE_enum(
     "distance", "mean_squared", ["mean_squared", "euclidean"], "Form of the distance loss."
 )
 
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "pu_weights",
     None,
     "File of P(looks upright) per image and rotation, by scripts/estimate_pu.py, or prob.dat.",
@@ -146,7 +147,7 @@ flags.DEFINE_integer("logical_devices", 0, "Split the CPU into so many devices."
 flags.DEFINE_bool("deterministic", False, "Bit-identical repetition, slower.")
 
 # Run folder.
-flags.DEFINE_string("output_dir", None, "Folder of the run.")
+path_flags.DEFINE_path("output_dir", None, "Folder of the run.")
 flags.DEFINE_enum("resume", "auto", ["auto", "never"], "auto: continue the run in --output_dir.")
 flags.DEFINE_bool("overwrite", False, "Remove the run in --output_dir first.")
 flags.DEFINE_integer("checkpoint_every", 1, "Epochs between checkpoints.")

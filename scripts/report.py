@@ -12,13 +12,17 @@ the data are in it, some hundred, scaled down.
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
+import path_flags
 from absl import flags
 from common import run
 
-flags.DEFINE_string("run", None, "Run folder, as scripts/pretrain.py writes it; finished or not.")
-flags.DEFINE_string("output", None, "HTML file. Default: report.html in the run folder.")
+path_flags.DEFINE_path(
+    "run", None, "Run folder, as scripts/pretrain.py writes it; finished or not."
+)
+path_flags.DEFINE_path("output", None, "HTML file. Default: report.html in the run folder.")
 flags.DEFINE_list(
     "sections",
     None,
@@ -34,8 +38,8 @@ flags.DEFINE_boolean(
 
 # Images.
 flags.DEFINE_string("dataset", None, "digits, or a TFDS name. Default: the run's.")
-flags.DEFINE_string("data_dir", None, "Folder of training images. Default: the run's.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("data_dir", None, "Folder of training images. Default: the run's.")
+path_flags.DEFINE_path(
     "eval_dir", None, "Folder of images to look at. Default: the run's, or a fifth of the others."
 )
 flags.DEFINE_string(
@@ -43,7 +47,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default: the run's, test.")
 flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
 flags.DEFINE_float(
     "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
@@ -55,7 +59,7 @@ flags.DEFINE_integer(
     "0 leaves out all that needs images.",
     0,
 )
-flags.DEFINE_string("pu_weights", None, "PU weights of the run, where the file has moved.")
+path_flags.DEFINE_path("pu_weights", None, "PU weights of the run, where the file has moved.")
 flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
 flags.DEFINE_integer("seed", 0, "Of the random-init network, the map and what is drawn.", 0)
 
@@ -96,7 +100,7 @@ def main() -> None:
     record = report.read_run(FLAGS.run)
     if FLAGS.pu_weights:
         record.flags["pu_weights"] = FLAGS.pu_weights
-    output = Path(FLAGS.output).expanduser() if FLAGS.output else record.folder / "report.html"
+    output = Path(FLAGS.output) if FLAGS.output else record.folder / "report.html"
     report.check_output(output)
     for name in FLAGS.sections or []:
         report.check_section(name)
@@ -130,7 +134,8 @@ def main() -> None:
 
         folder = record.folder / "tensorboard" / "report"
         projector.write(folder, images)
-        print(f"written: {folder}; see it by tensorboard --logdir={record.folder / 'tensorboard'}")
+        logs = shlex.quote(str(record.folder / "tensorboard"))
+        print(f"written: {folder}; see it by tensorboard --logdir={logs}")
 
 
 if __name__ == "__main__":

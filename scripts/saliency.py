@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import path_flags
 import saliency_flags
 from absl import flags
 from common import run
@@ -24,14 +25,14 @@ from common import run
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(saliency_flags)
 
-flags.DEFINE_string("weights", None, "Run folder, weights file or shipped name.")
-flags.DEFINE_string(
+path_flags.DEFINE_path("weights", None, "Run folder, weights file or shipped name.")
+path_flags.DEFINE_path(
     "reference_weights",
     None,
     "Another network beside it, such as a supervised one (evaluate.py --finetune_save_dir).",
 )
 flags.DEFINE_string("reference_title", "supervised", "What tables and figures call it.")
-flags.DEFINE_string(
+path_flags.DEFINE_path(
     "output_dir",
     None,
     "Where tables and figure go; saliency/, in the run folder if there is one, if not given.",
@@ -55,7 +56,7 @@ def main() -> None:
         reference = Subject.pretrained(FLAGS.reference_weights)
         objects.check_reference(subject, reference, settings, FLAGS.layers)
     pictures = saliency_flags.pictures(subject.image_size, subject.folder)
-    output = Path(FLAGS.output_dir or (subject.folder or Path()) / "saliency").expanduser()
+    output = Path(FLAGS.output_dir or (subject.folder or Path()) / "saliency")
     saliency_files.folder(output)
     found = objects.judge(
         subject,

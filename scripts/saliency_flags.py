@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
 
 # Pictures.
-flags.DEFINE_string("voc_dir", None, "Pictures with boxes in PASCAL VOC's layout.")
+path_flags.DEFINE_path("voc_dir", None, "Pictures with boxes in PASCAL VOC's layout.")
 flags.DEFINE_string("voc_split", None, "A list of --voc_dir; all annotated pictures if not given.")
 flags.DEFINE_bool("masks", False, "Judge against the masks of --voc_dir instead of boxes.")
 flags.DEFINE_string(
     "voc_tfds", None, "TFDS dataset with boxes (voc/2007, coco/2017), written out to --voc_dir."
 )
-flags.DEFINE_string("coco_annotations", None, "COCO's JSON of boxes; goes with --coco_images.")
-flags.DEFINE_string("coco_images", None, "The folder of its pictures.")
+path_flags.DEFINE_path("coco_annotations", None, "COCO's JSON of boxes; goes with --coco_images.")
+path_flags.DEFINE_path("coco_images", None, "The folder of its pictures.")
 flags.DEFINE_list(
     "classes", [], "Of COCO's and --voc_tfds' objects those of these classes; all if none."
 )
-flags.DEFINE_string("data_dir", None, "Folder of images without boxes: maps are drawn, no Q.")
+path_flags.DEFINE_path("data_dir", None, "Folder of images without boxes: maps are drawn, no Q.")
 flags.DEFINE_string("dataset", None, "TFDS image dataset, or digits, without boxes.")
 flags.DEFINE_string("eval_split", None, "Split of --dataset. Default: test, validation, train.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS keeps its datasets.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS keeps its datasets.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_integer("max_images", None, "Judge at most so many pictures; all if not given.")
 

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 import common
+import path_flags
 from absl import flags
 
 FLAGS = flags.FLAGS
@@ -28,14 +29,18 @@ flags.DEFINE_string("study", "folder", "folder, lfw, coco_cats_dogs or cityscape
 flags.DEFINE_list(
     "networks", ["six_layer", "mobilenet_v2", "efficientnet_b0"], "Networks to train and judge."
 )
-flags.DEFINE_string("output_dir", None, "Folder of the runs and tables.")
-flags.DEFINE_string("data_dir", None, "Of --study=folder: the pictures to train on.")
-flags.DEFINE_string("voc_dir", None, "Of --study=folder: pictures with boxes to judge, as VOC's.")
+path_flags.DEFINE_path("output_dir", None, "Folder of the runs and tables.")
+path_flags.DEFINE_path("data_dir", None, "Of --study=folder: the pictures to train on.")
+path_flags.DEFINE_path(
+    "voc_dir", None, "Of --study=folder: pictures with boxes to judge, as VOC's."
+)
 flags.DEFINE_string("voc_split", None, "A list of --voc_dir.")
-flags.DEFINE_string("coco_annotations", None, "Of --study=folder: COCO's JSON of boxes to judge.")
-flags.DEFINE_string("coco_images", None, "The folder of its pictures.")
-flags.DEFINE_string("test_dir", None, "Of --study=folder: images without boxes to judge.")
-flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
+path_flags.DEFINE_path(
+    "coco_annotations", None, "Of --study=folder: COCO's JSON of boxes to judge."
+)
+path_flags.DEFINE_path("coco_images", None, "The folder of its pictures.")
+path_flags.DEFINE_path("test_dir", None, "Of --study=folder: images without boxes to judge.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_integer("epochs", None, "Epochs of training; the configuration's if not given.")
 flags.DEFINE_integer("batch_size", None, "Images in a batch; the configuration's if not given.")
@@ -119,7 +124,7 @@ def main() -> None:
     from rfd_tf.evaluation.files import folder
     from rfd_tf.interpret import study
 
-    output = folder(Path(FLAGS.output_dir).expanduser())
+    output = folder(Path(FLAGS.output_dir))
     trained_on, judged_on = images(output)
     for name in FLAGS.networks:
         directory = output / name

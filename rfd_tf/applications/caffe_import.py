@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from rfd_tf.applications.caffemodel import CaffeLayer, read_caffemodel
 from rfd_tf.applications.endpoints import endpoints
 from rfd_tf.applications.weights import SUFFIX, save_backbone
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.paths import expanded
 
 METHODS = ("rfd", "rotation", "bigan", "deepcluster", "jigsaw", "supervised")
 COLOR_ORDERS = ("bgr", "rgb")
@@ -84,7 +84,7 @@ def import_caffe(
         )
     if (std <= 0).any():
         raise UserError(f"pixel_std is above 0; got {list(pixel_std)}")
-    output = Path(output).expanduser()
+    output = expanded(output)
     if not output.name.endswith(SUFFIX):
         raise UserError(f"the output is a file ending in {SUFFIX}, not '{output}'")
     if output.exists() and not overwrite:

@@ -11,12 +11,12 @@ import math
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rfd_tf.errors import UserError, shown
+from rfd_tf.paths import expanded
 
 # Protocol buffers cannot be larger.
 _LARGEST = 1 << 31
@@ -63,7 +63,7 @@ def read_caffemodel(path: str | os.PathLike) -> list[CaffeLayer]:
 
     Source: `caffe.proto` of BVLC Caffe; the encoding of protocol buffers.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UserError(f"no such Caffe file: '{path}'")
     try:

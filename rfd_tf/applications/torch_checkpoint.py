@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from rfd_tf.applications import preprocessing, torch_import
 from rfd_tf.applications.endpoints import endpoints
 from rfd_tf.applications.weights import SUFFIX, save_backbone
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.paths import expanded
 
 METHODS = ("rfd", "rotation")
 # Earlier versions can be made to run code even when asked for weights only.
@@ -38,7 +38,7 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], int
             other things than tensors and plain values, or no network.
     """
     torch = _torch()
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UserError(f"no such checkpoint file: '{path}'")
     try:
@@ -105,7 +105,7 @@ def import_checkpoint(
         raise unknown("architecture", architecture, torch_import.ENTRY_PLACES)
     if method is not None and method not in METHODS:
         raise unknown("method", method, METHODS)
-    output = Path(output).expanduser()
+    output = expanded(output)
     if not output.name.endswith(SUFFIX):
         raise UserError(f"the output is a file ending in {SUFFIX}, not '{output}'")
     if output.exists() and not overwrite:

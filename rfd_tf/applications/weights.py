@@ -16,6 +16,7 @@ import keras
 from rfd_tf.applications import pretrained
 from rfd_tf.applications import record as records
 from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.paths import expanded
 
 SUFFIX = ".weights.h5"
 RUN_FILE = "backbone.weights.h5"
@@ -55,7 +56,7 @@ def save_backbone(model: keras.Model, path: str | os.PathLike, record: dict[str,
     """
     import h5py
 
-    path = Path(path)
+    path = expanded(path)
     if not path.name.endswith(SUFFIX):
         raise UserError(f"weights are written to a file ending in {SUFFIX}, not '{path}'")
     text = records.encode(record)
@@ -219,7 +220,7 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
         return path
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights must be None, a path or a name, not {type(weights).__name__}")
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if path.is_dir():
         if not (path / RUN_FILE).is_file():
             raise UserError(f"folder '{path}' holds no {RUN_FILE}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -37,6 +36,7 @@ def inference(
     from rfd_tf.export import deployable
     from rfd_tf.export.onnx import write_onnx
     from rfd_tf.export.quantize import quantize_int8
+    from rfd_tf.export.runtime import session
     from rfd_tf.export.saved_model import write_saved_model
 
     network = applications.build(backbone, image_size)
@@ -84,13 +84,6 @@ def inference(
                         "cosine_to_predict": round(_cosine(runs[form](), expected), 5),
                     },
                 )
-
-
-def session(path: Path) -> Any:
-    """An onnxruntime session with its default settings, on the CPU."""
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

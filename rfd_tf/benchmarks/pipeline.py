@@ -16,6 +16,7 @@ from rfd_tf import data
 from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 from rfd_tf.benchmarks.photographs import write_photographs
 from rfd_tf.benchmarks.steps import MethodStep
+from rfd_tf.paths import expanded
 
 BAR = 0.9
 WAITING_BAR = 0.05
@@ -160,7 +161,7 @@ def _waiting(step: MethodStep, stream: tf.data.Dataset, steps: int, setting: str
 @contextlib.contextmanager
 def _photographs(folder: str | os.PathLike | None, count: int) -> Iterator[Path]:
     if folder is not None:
-        yield Path(folder).expanduser()
+        yield expanded(folder)
         return
     with tempfile.TemporaryDirectory() as made:
         write_photographs(Path(made), count)

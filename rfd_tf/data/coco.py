@@ -11,6 +11,7 @@ import numpy as np
 
 from rfd_tf.data.voc import VocImage, VocSet, is_file
 from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.paths import absolute, expanded
 
 _MOST_SIDE = 1_000_000  # pixels, more than any picture format but one allows
 
@@ -37,7 +38,7 @@ def coco_file(
     Source: the COCO data format (cocodataset.org), object detection: `bbox` is left, top, width,
     height in pixels, counted from 0.
     """
-    path, folder = Path(annotations).expanduser(), Path(images).expanduser()
+    path, folder = expanded(annotations), absolute(images)
     if not folder.is_dir():
         raise UserError(f"no such folder: '{folder}'")
     content = _read(path)

@@ -11,6 +11,7 @@ import numpy as np
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import read_files
 from rfd_tf.errors import UserError, shown
+from rfd_tf.paths import absolute, expanded
 
 
 def image_list(
@@ -48,8 +49,8 @@ def image_list(
     >>> image_list(folder / "train.txt").labels.tolist()
     [1, 0]
     """
-    path = Path(path).expanduser()
-    root = path.parent if root is None else Path(root).expanduser()
+    path = expanded(path)
+    root = absolute(path.parent if root is None else root)
     entries = list(_entries(path))
     if not entries:
         raise UserError(f"the image list '{path}' names no images")

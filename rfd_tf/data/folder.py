@@ -26,6 +26,7 @@ from rfd_tf.data import image_files, results_folders
 from rfd_tf.data.base import ArraySource, Source, fingerprint
 from rfd_tf.data.image_files import Header
 from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.paths import absolute, expanded
 
 _FULL_CHECK_LIMIT = 200_000
 _CACHED_SIDE = 256  # larger images stay on disk, however few they are
@@ -126,9 +127,10 @@ def image_folder(
     ...
     rfd_tf.errors.UserError: no such folder: 'no/such/folder'; give --data_dir an existing folder
     """
-    root = os.fspath(directory)
+    root = os.fspath(expanded(directory))
     _check_options(max_skipped, verify)
-    return read_files(root, _scan(root, leave_out), max_skipped, verify, cache_bytes)
+    files = _scan(root, leave_out)
+    return read_files(os.fspath(absolute(root)), files, max_skipped, verify, cache_bytes)
 
 
 def read_files(

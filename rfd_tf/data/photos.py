@@ -21,6 +21,7 @@ from rfd_tf.data import image_files
 from rfd_tf.data.base import ArraySource, Source, fingerprint
 from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.paths import absolute
 
 #: What a name begins with that stands for one of scikit-learn's sample photographs.
 SAMPLE = "sklearn:"
@@ -335,7 +336,7 @@ def sheet(source: Source, size: int, rows: int = 8, columns: int = 8) -> np.ndar
 
 def _path(name: str) -> Path:
     if not name.startswith(SAMPLE):
-        return Path(name).expanduser()
+        return absolute(name)
     sample = name.removeprefix(SAMPLE)
     if sample not in SAMPLES:
         raise unknown("sample photograph of scikit-learn", sample, SAMPLES)

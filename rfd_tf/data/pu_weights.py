@@ -25,6 +25,7 @@ import numpy as np
 from rfd_tf.data.base import Source
 from rfd_tf.data.views import NUM_ROTATIONS
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
+from rfd_tf.paths import expanded
 
 EXTENSIONS = (".npz", ".dat")
 _FORMAT = 1
@@ -51,7 +52,7 @@ def read(path: str | os.PathLike, source: Source) -> np.ndarray:
     >>> read(path, digits("test")).shape
     (297, 4)
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     extension = _extension(path)
     if not path.is_file():
         raise UserError(f"no such PU weights file: '{path}'; {_AGAIN}")
@@ -81,7 +82,7 @@ def read_description(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read.
     """
-    content = _read_npz(Path(path).expanduser())
+    content = _read_npz(expanded(path))
     del content["upright_probability"]
     return content
 
@@ -109,7 +110,7 @@ def write(
         UserError: values that are no probabilities, another shape, a file that exists or cannot
             be written.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     extension = _extension(path)
     probability = np.asarray(upright_probability, np.float32)
     if probability.shape != (source.num_images, NUM_ROTATIONS):
@@ -144,7 +145,7 @@ def check_output(path: str | os.PathLike, overwrite: bool = False, flag: str = "
     Raises:
         UserError: the file exists and `overwrite` is not given, or it cannot be written.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     with _clear_message(path, flag):
         if path.is_dir():
             raise UserError(f"'{path}' is a folder; give {flag} a file name")
@@ -168,7 +169,7 @@ def replace_file(
     Raises:
         UserError: the file cannot be written.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     with _clear_message(path, flag):
         try:

@@ -7,7 +7,6 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from rfd_tf.data.photos import CropSettings
 from rfd_tf.data.sources import DATASETS, load, splits
 from rfd_tf.data.tfds_source import tfds
 from rfd_tf.errors import UserError
+from rfd_tf.paths import expanded
 
 _FILE = "run.json"
 _PLACES = ("dataset", "data_dir")
@@ -62,7 +62,7 @@ class RunImages:
         Raises:
             UserError: run.json cannot be read.
         """
-        path = Path(run).expanduser() / _FILE
+        path = expanded(run) / _FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             identity = content.get("identity") or {}

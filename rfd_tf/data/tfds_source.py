@@ -11,6 +11,7 @@ import numpy as np
 
 from rfd_tf.data.base import ArraySource, Source, fingerprint, image_ids
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.paths import absolute
 
 _INTERLEAVED_FILES = 16
 _BLOCK = 16
@@ -305,7 +306,8 @@ def open_builder(
 
 def _builder(library: Any, name: str, tfds_dir: str | None, embedded: Iterable[str]) -> Any:
     try:
-        return library.builder(name, data_dir=tfds_dir)
+        place = None if tfds_dir is None else os.fspath(absolute(tfds_dir))
+        return library.builder(name, data_dir=place)
     except library.core.DatasetNotFoundError:
         options = [*embedded, *library.list_builders(with_community_datasets=False)]
         near = unknown("dataset", name, options)

@@ -12,6 +12,7 @@ import numpy as np
 
 from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.paths import absolute
 
 #: The classes of PASCAL VOC, in the order of its palette masks (background, 0, comes before them).
 VOC_CLASSES = (
@@ -118,7 +119,7 @@ def voc_folder(
     Source: the PASCAL VOC development kit, file formats of VOC2007 and VOC2012 (1-based boxes with
     inclusive corners).
     """
-    root = Path(root).expanduser()
+    root = absolute(root)
     if not root.is_dir():
         raise UserError(f"no such folder: '{root}'")
     pictures = _folder(root, ("JPEGImages", "images"), "pictures")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.paths import expanded
 
 _DONE = "complete"
 
@@ -45,7 +46,7 @@ def unpack(
 
     from rfd_tf.data.tfds_source import open_builder
 
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     lists = folder / "ImageSets" / "Main"
     if (lists / _DONE).is_file():
         return {

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rfd_tf.errors import UserError
+from rfd_tf.paths import expanded
 
 
 def folder(path: str | os.PathLike) -> Path:
@@ -22,7 +23,7 @@ def folder(path: str | os.PathLike) -> Path:
     >>> folder(Path(tempfile.mkdtemp()) / "figures").is_dir()
     True
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

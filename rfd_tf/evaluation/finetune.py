@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import keras
 from keras import ops
@@ -15,6 +14,7 @@ from rfd_tf.evaluation import files, supervised
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.protocols import Training
 from rfd_tf.layers import limit_momentum
+from rfd_tf.paths import expanded
 
 #: What a protocol says of batch normalisation where layers of the backbone are trained.
 BATCH_NORMALISATION = (
@@ -80,7 +80,7 @@ class FineTuning(Task):
     ):
         check_training(epochs, learning_rate, batch_size, weight_decay)
         self.endpoint = endpoint
-        self.save_dir = None if save_dir is None else files.folder(Path(save_dir).expanduser())
+        self.save_dir = None if save_dir is None else files.folder(expanded(save_dir))
         self.training = Training(
             epochs, float(learning_rate), batch_size, weight_decay=weight_decay
         )

@@ -13,6 +13,7 @@ from keras import ops
 from rfd_tf.applications import read_record
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
 from rfd_tf.evaluation.files import replacing
+from rfd_tf.paths import expanded
 
 FILE = "heads.npz"
 _EPOCH = "epoch"
@@ -54,7 +55,7 @@ def save_heads(
         bias = np.zeros(layer.units) if layer.bias is None else layer.bias.value
         for part, value in (("kernel", layer.kernel.value), ("bias", bias)):
             arrays[f"{name}/{part}"] = np.asarray(ops.convert_to_numpy(value), np.float32)
-    path = Path(folder) / FILE
+    path = expanded(folder) / FILE
     try:
         with replacing(path) as writing, open(writing, "wb") as file:
             np.savez(file, **arrays)
@@ -73,7 +74,7 @@ def load_heads(folder: str | os.PathLike) -> dict[str, Head]:
         UserError: there is no such file, it is damaged, or it belongs to another epoch than the
             `backbone.weights.h5` beside it.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     path = folder / FILE
     again = "scripts/pretrain.py, started again with the flags of the run, writes it"
     if not path.is_file():

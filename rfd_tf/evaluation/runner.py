@@ -9,7 +9,6 @@ import platform
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import rfd_tf
@@ -22,6 +21,7 @@ from rfd_tf.evaluation.base import Data, Evaluator, Result, Settings, Subject, T
 from rfd_tf.evaluation.image_set import NAMES
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.table import table
+from rfd_tf.paths import absolute, expanded
 from rfd_tf.training.folder_lock import FolderLock
 
 __all__ = ["evaluate", "output_locked", "table", "with_earlier"]
@@ -84,7 +84,7 @@ def evaluate(
     ('block6', ['features', 'k', 'similarity', 'temperature', 'vote'])
     """
     start = time.monotonic()
-    output = None if output is None else Path(output)
+    output = None if output is None else absolute(output)
     if cache_features and output is None:
         raise UserError("features can be kept on disk only where there is an output folder")
     subject = Subject.pretrained(weights)
@@ -153,7 +153,7 @@ def output_locked(path: str | os.PathLike) -> FolderLock:
     ...     lock.path.name
     '.evaluation.json.lock'
     """
-    path = Path(path)
+    path = expanded(path)
     return FolderLock(path.parent, f".{path.name}.lock", "writes", path)
 
 

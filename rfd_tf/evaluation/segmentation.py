@@ -24,6 +24,7 @@ from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Data, Result, Setting
 from rfd_tf.evaluation.files import folder, write_json
 from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_training
 from rfd_tf.layers import limit_momentum
+from rfd_tf.paths import absolute
 from rfd_tf.training import schedules
 from rfd_tf.training.optimizers import SGD
 
@@ -279,7 +280,7 @@ class Segmentation(Task):
             raise UserError(f"the image size is 1 or more; got {image_size}")
         if not 0 <= skips <= _MOST_SKIPS:
             raise UserError(f"skips are 0 to {_MOST_SKIPS}; got {skips}")
-        self.voc_dir = Path(voc_dir).expanduser()
+        self.voc_dir = absolute(voc_dir)
         self.train_split, self.test_split = train_split or None, test_split or None
         self.image_size, self.epochs, self.batch_size = image_size, epochs, batch_size
         self.learning_rate, self.skips = float(learning_rate), skips

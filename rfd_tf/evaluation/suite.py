@@ -19,6 +19,7 @@ from rfd_tf.evaluation.base import Data, Evaluator, Subject, Task
 from rfd_tf.evaluation.invariance import RATIO
 from rfd_tf.evaluation.rotation import ALL
 from rfd_tf.evaluation.runner import evaluate
+from rfd_tf.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +303,7 @@ def _subjects(runs: Sequence[str | os.PathLike]) -> dict[str, tuple[str, Subject
         raise UserError("give --runs, one run folder or more, separated by commas")
     found: dict[str, tuple[str, Subject]] = {}
     for run in runs:
-        name = Path(run).expanduser().resolve().name.removesuffix(".weights.h5")
+        name = expanded(run).resolve().name.removesuffix(".weights.h5")
         name = title = re.sub(r"[^\w.+-]", "_", name)
         number = 1
         while title in found:

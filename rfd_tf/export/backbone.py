@@ -14,6 +14,7 @@ from rfd_tf.errors import UserError, chosen
 from rfd_tf.export import onnx as onnx_format
 from rfd_tf.export import quantize as smaller_files
 from rfd_tf.export import verify
+from rfd_tf.paths import expanded
 from rfd_tf.training.folder_lock import FolderLock
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def export_backbone(
         )
     if not tolerance > 0:
         raise UserError(f"tolerance must be above 0, not {tolerance!r}")
-    output_dir = Path(output_dir).expanduser()
+    output_dir = expanded(output_dir)
     _check_output(output_dir, overwrite)
 
     from rfd_tf.applications import pretrained
@@ -257,6 +258,7 @@ class _Job:
         from rfd_tf.data.pipeline import load_images
         from rfd_tf.export.accuracy_lost import accuracy_lost, divide, on_pixels
         from rfd_tf.export.onnx_model import OnnxModel
+        from rfd_tf.export.runtime import description
 
         source, size = self.work / FILES["onnx"], self.model.input_shape[1]
         division = None if calibration is None else divide(calibration, calibration_images)
@@ -280,6 +282,7 @@ class _Job:
             card["quantization"][kind] = {
                 "file": paths[kind].name,
                 "judged_on": calibration.name if calibration else "made-up images",
+                "measured_with": description(),
                 **found[kind],
             }
         if "int8" in kinds:

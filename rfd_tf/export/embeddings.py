@@ -20,6 +20,7 @@ from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
 from rfd_tf.evaluation.files import replacing, write_json, write_text
 from rfd_tf.export.embedders import Embedder
+from rfd_tf.paths import expanded
 from rfd_tf.training.folder_lock import NAME, FolderLock
 
 FORMATS = ("parquet", "npy")
@@ -88,7 +89,7 @@ def embed_folder(
     for name, value in (("batch_size", batch_size), ("part_images", part_images)):
         if value < 1:
             raise UserError(f"{name} must be 1 or more, got {value}")
-    output = Path(output_dir).expanduser()
+    output = expanded(output_dir)
     _check_output(output)
     # (Headers alone: decoding everything twice would double the time.)
     source = image_folder(

@@ -32,6 +32,10 @@ FEATURES = {
     "f1": "rotation-related half of the pooled feature",
     "f2": "rotation-unrelated half of the pooled feature",
 }
+TELEMETRY = (
+    "onnxruntime 1.29 and later report their use to the vendor and keep an identifier under the "
+    "home folder, unless `ORT_DISABLE_TELEMETRY=1` is set before the import."
+)
 HEADS = {
     "rotation_logits": "rotation classifier, before the softmax: 0, 90, 180, 270 degrees "
     "counter-clockwise",
@@ -267,6 +271,7 @@ def _limits(
             "ONNX takes pixels: decoding and resizing is the caller's. Resizing without "
             "antialiasing gives other features."
         )
+        limits.append(TELEMETRY)
     if assumed & {"mean", "std"}:
         limits.append(
             "The weights did not say how their pixels were normalised; ImageNet's mean and "
@@ -379,6 +384,8 @@ def quantization_text(card: Card) -> str:
         text = f"`{found['file']}`: {found['images']:,} images ({found['judged_on']})"
         if "calibration" in found:
             text += f", calibrated with {found['calibration']['images']:,} others"
+        if "measured_with" in found:
+            text += f"; {found['measured_with']}"
         judged.append(text)
         for output, figures in found["outputs"].items():
             knn = found.get("knn") if output == "embedding" else None
@@ -398,7 +405,7 @@ def quantization_text(card: Card) -> str:
         "Against float32, on images that did not calibrate: cosine of the outputs, largest "
         "difference, also as a fraction of the largest value, and where the images have classes "
         f"the accuracy of a kNN vote in float32 -> in the file.\n\n{_table(header, rows)}\n\n"
-        + "; ".join(judged)
+        + ". ".join(judged)
         + "."
     )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.export.runtime import onnxruntime
+from rfd_tf.paths import expanded
 
 if TYPE_CHECKING:
     import keras
@@ -37,8 +39,9 @@ def check_packages() -> None:
     """Raises `UserError` where the packages that write and check ONNX are not installed."""
     try:
         import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
         import tf2onnx  # noqa: F401
+
+        onnxruntime()
     except ImportError as error:
         raise UserError(
             f"ONNX export needs the package '{error.name}'; "
@@ -109,7 +112,7 @@ def write_onnx(
     onnx.helper.set_model_props(proto, entries)
     check_graph(proto, outputs)
     onnx.checker.check_model(proto, full_check=True)
-    onnx.save_model(proto, str(path))
+    onnx.save_model(proto, str(expanded(path)))
 
 
 def check_graph(proto: onnx.ModelProto, outputs: Iterable[str]) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from rfd_tf.errors import UserError
+from rfd_tf.export.runtime import session
+from rfd_tf.paths import expanded
 
 
 class OnnxModel:
@@ -41,15 +43,11 @@ class OnnxModel:
     """
 
     def __init__(self, path: str | Path):
-        import onnxruntime
-
-        self.path = Path(path).expanduser()
+        self.path = expanded(path)
         if not self.path.is_file():
             raise UserError(f"no such ONNX file: '{path}'")
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(self.path), providers=["CPUExecutionProvider"]
-            )
+            self._session = session(self.path)
         except Exception as error:  # onnxruntime's own types, which its versions name differently
             reason = " ".join(str(error).split())
             raise UserError(f"'{path}' cannot be run as ONNX: {reason}") from None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -9,6 +13,7 @@ import tensorflow as tf
 
 from rfd_tf.errors import UserError
 from rfd_tf.export.decoding import pixels_from_bytes
+from rfd_tf.paths import expanded
 
 PIXELS = "serving_default"
 BYTES = "image_bytes"
@@ -34,7 +39,7 @@ def find_saved_model(directory: str | Path) -> Path:
     >>> find_saved_model(folder).relative_to(folder).as_posix()
     'saved_model/10'
     """
-    directory = Path(directory).expanduser()
+    directory = expanded(directory)
     for place in (directory, directory / FOLDER):
         if (place / _GRAPH).is_file():
             return place
@@ -46,6 +51,26 @@ def find_saved_model(directory: str | Path) -> Path:
         f"no SavedModel in '{directory}': neither {_GRAPH}, nor a version (1/{_GRAPH}), nor the "
         f"{FOLDER}/ of an export"
     )
+
+
+@contextlib.contextmanager
+def loadable(directory: Path) -> Iterator[Path]:
+    """Gives a path of a SavedModel that TensorFlow can load, whatever the folders are called.
+
+    TensorFlow looks for the variables by a pattern, in which `[`, `*`, `?` and a backslash have a
+    meaning: a path with one of them is given another name meanwhile.
+    """
+    directory = directory.resolve()
+    if not set(str(directory)) & set("[]*?\\"):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="saved_model_") as folder:
+        link = Path(folder) / "model"
+        try:
+            link.symlink_to(directory, target_is_directory=True)
+        except OSError:  # file systems without links
+            shutil.copytree(directory, link)
+        yield link
 
 
 def write_saved_model(model: keras.Model, directory: str | Path) -> None:
@@ -93,5 +118,5 @@ def write_saved_model(model: keras.Model, directory: str | Path) -> None:
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
     tf.saved_model.save(
-        module, str(directory), signatures={PIXELS: features, BYTES: features_of_files}
+        module, str(expanded(directory)), signatures={PIXELS: features, BYTES: features_of_files}
     )

@@ -47,6 +47,9 @@ def _onnx(card: dict[str, Any]) -> tuple[str, str]:
     if card["onnx"]["layout"] == "nchw":
         prepare += ".transpose(0, 3, 1, 2)"
     code = f"""\
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import: onnxruntime reports nothing
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps

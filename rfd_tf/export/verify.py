@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfd_tf.paths import expanded
+
 if TYPE_CHECKING:
     import keras
 
@@ -235,9 +237,10 @@ def verify_saved_model(
     """
     import tensorflow as tf
 
-    from rfd_tf.export.saved_model import find_saved_model
+    from rfd_tf.export.saved_model import find_saved_model, loadable
 
-    loaded = tf.saved_model.load(str(find_saved_model(directory)))
+    with loadable(find_saved_model(directory)) as place:
+        loaded = tf.saved_model.load(str(place))
 
     def run(signature: str) -> Callable[[Any], dict[str, np.ndarray]]:
         function = loaded.signatures[signature]
@@ -348,7 +351,7 @@ def verify_keras(
     """
     import keras
 
-    model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+    model = keras.models.load_model(str(expanded(path)), compile=False, safe_mode=True)
 
     def call(batch: Any) -> dict[str, np.ndarray]:
         return reference_features(

@@ -15,6 +15,7 @@ from rfd_tf.data.voc import split_by_name, voc_folder
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.files import folder, write_json, write_text
 from rfd_tf.interpret.saliency_files import table
+from rfd_tf.paths import expanded
 
 NETWORKS = ("six_layer", "mobilenet_v2", "efficientnet_b0")
 STUDIES = ("folder", "lfw", "coco_cats_dogs", "cityscapes")
@@ -45,7 +46,7 @@ def held_out(data_dir: str | os.PathLike, target: str | os.PathLike) -> tuple[Pa
     Raises:
         UserError: no such folder, too few images, or a folder that cannot be written.
     """
-    source, target = Path(data_dir).expanduser().resolve(), Path(target)
+    source, target = expanded(data_dir).resolve(), expanded(target)
     if not source.is_dir():
         raise UserError(f"no such folder: '{data_dir}'; give --data_dir an existing folder")
     boxes = any((source / name).is_dir() for name in ("Annotations", "annotations"))

@@ -7,11 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 
+from rfd_tf.paths import absolute
 from rfd_tf.training.optimizers import last_rate
 from rfd_tf.training.saving import BackgroundSaver
 from rfd_tf.training.stopping import StopRequest
@@ -100,7 +100,7 @@ class MetricsFile(keras.callbacks.Callback):
 
     def __init__(self, path: str | os.PathLike):
         super().__init__()
-        self.path = Path(path)
+        self.path = absolute(path)
         self.rows: list[dict] = []
 
     def on_train_begin(self, logs=None):
@@ -188,7 +188,7 @@ class TensorBoard(keras.callbacks.Callback):
         images: np.ndarray | None = None,
     ):
         super().__init__()
-        self.directory = str(directory)
+        self.directory = str(absolute(directory))
         self.chance_levels = chance_levels or {}
         self.images = images
         self.writer = None
@@ -236,7 +236,7 @@ class Figures(keras.callbacks.Callback):
     ):
         super().__init__()
         self.images = images
-        self.directory = Path(directory)
+        self.directory = absolute(directory)
         self.tensorboard = tensorboard
         self.every = max(1, every)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.errors import UserError
+from rfd_tf.paths import absolute, expanded
 
 FORMAT = 1
 _DESCRIPTION = "description"
@@ -118,7 +119,7 @@ def save(path: str | os.PathLike, method, optimizer, description: dict) -> Path:
 
 def write(path: str | os.PathLike, named: list[tuple[str, np.ndarray]], description: dict) -> Path:
     """Writes a snapshot; see `save`."""
-    path = Path(path)
+    path = expanded(path)
     temporary = path.with_suffix(_WRITING)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -301,7 +302,7 @@ class CheckpointFolder:
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
         if keep < 1:
             raise UserError(f"at least one checkpoint must be kept; got {keep}")
-        self.directory = Path(directory)
+        self.directory = absolute(directory)
         self.keep = int(keep)
 
     def path(self, step: int) -> Path:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from pathlib import Path
 
 from rfd_tf.data.base import Source
 from rfd_tf.errors import UserError
+from rfd_tf.paths import expanded
 
 #: In the run folder.
 FILE = "images.json.gz"
@@ -22,7 +22,7 @@ def write(path: str | os.PathLike, source: Source) -> None:
         path: gzipped JSON, `{"names": [...] or null, "lengths": [...] or null}`; appears whole.
         source: the images.
     """
-    path = Path(path)
+    path = expanded(path)
     lengths = None if source.lengths is None else [int(length) for length in source.lengths]
     names = None if source.names is None else list(source.names)
     temporary = path.with_name(path.name + ".writing")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.errors import UserError
+from rfd_tf.paths import expanded
 
 STATE_DICT = "state_dict.json"
 # Streams of the seed that give the images of `rfd_steps.npz` and of `nin.npz`.
@@ -108,7 +109,7 @@ def read(directory: str | os.PathLike) -> dict[str, Vectors]:
         UserError: no such folder; a file or an array that is missing, damaged, or does not
             belong there.
     """
-    directory = Path(directory).expanduser()
+    directory = expanded(directory)
     if not directory.is_dir():
         raise UserError(f"no such folder of reference vectors: '{directory}'")
     present = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
@@ -154,7 +155,7 @@ def read_state_dict(directory: str | os.PathLike) -> dict[str, list[tuple[str, t
     Raises:
         UserError: it cannot be read, or lacks a network.
     """
-    path = Path(directory).expanduser() / STATE_DICT
+    path = expanded(directory) / STATE_DICT
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         networks = {

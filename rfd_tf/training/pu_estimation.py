@@ -31,6 +31,7 @@ from rfd_tf.errors import UserError, unknown
 from rfd_tf.losses.non_negative_pu import check_prior
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 from rfd_tf.methods.upright_classifier import UprightClassifier, upright_found
+from rfd_tf.paths import absolute
 from rfd_tf.training.pretraining import (
     Augmentation,
     Optimization,
@@ -334,7 +335,7 @@ def estimate(
 
 def remove_kept(keep_dir: str | os.PathLike) -> None:
     """Removes the folds that `estimate` kept, and the folder where it holds nothing else."""
-    folder = Path(keep_dir)
+    folder = absolute(keep_dir)
     for path in [*folder.glob("fold_*.npz"), *folder.glob(".fold_*.writing")]:
         path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
@@ -345,7 +346,7 @@ class _Kept:
     """Finished folds on disk. What another dataset or other settings left there is ignored."""
 
     def __init__(self, directory: str | os.PathLike, source: Source, estimation: Estimation):
-        self.directory = Path(directory)
+        self.directory = absolute(directory)
         identity = {"fingerprint": source.fingerprint, **estimation.settings()}
         self.identity = json.dumps(identity, sort_keys=True)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rfd_tf.data.base import Source
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.paths import absolute
 from rfd_tf.training import image_list
 from rfd_tf.training.checkpoint import NO_SPACE, CheckpointFolder
 
@@ -83,7 +84,7 @@ class RunFolder:
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2):
-        self.directory = Path(directory)
+        self.directory = absolute(directory)
         self.checkpoints = CheckpointFolder(self.directory / "checkpoints", keep)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)

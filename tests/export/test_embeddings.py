@@ -155,7 +155,7 @@ def test_a_killed_process_is_taken_up_where_it_was(folder, run_folder, tmp_path)
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 280
     while len(list(out.glob("parts/*.npz"))) < 3:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)

@@ -1,7 +1,10 @@
 """Smaller ONNX files: they run, their loss is told, and calibration is what makes int8 work."""
 
+import hashlib
 import json
+from pathlib import Path
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 from rfd_tf.data import digits, image_folder
 from rfd_tf.errors import UserError
-from rfd_tf.export import ExportMismatch, OnnxModel, export_backbone, quantize_int8
+from rfd_tf.export import ExportMismatch, OnnxModel, export_backbone, quantize_int8, write_onnx
 from rfd_tf.export.accuracy_lost import divide
 from rfd_tf.export.backbone import LEAST_COSINE
 
@@ -79,6 +82,83 @@ def test_int8_means_integers_with_a_scale_for_each_channel(quantized):
     assert kernels == [onnx.TensorProto.INT8] * 6
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     assert opsets[""] == 17
+
+
+def int8_weights(path):
+    """The weights of the products in an int8 file: name of the operation -> int8 array."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    origin = {node.output[0]: node for node in graph.node}
+    found = {}
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            stored = origin.get(node.input[1])
+            assert stored is not None and stored.op_type == "DequantizeLinear", node.name
+            found[node.name] = constants[stored.input[0]]
+    return found
+
+
+def pairs_in_16_bits(activations, weights):
+    """Sums of products by row; pairs are added in 16 bits and saturate, as on x86 without VNNI."""
+    products = activations.astype(np.int64) * weights.astype(np.int64)
+    pairs = products[:, 0::2] + products[:, 1::2]
+    return np.clip(pairs, -(2**15), 2**15 - 1).sum(1)
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "exported").glob("*/model.int8.onnx"))
+
+
+@pytest.mark.parametrize("file", ["export", "dense", *SHIPPED], ids=lambda file: str(file)[-60:])
+def test_int8_products_are_exact_without_vnni(file, quantized, tmp_path):
+    if file == "export":
+        file = quantized[0] / "model.int8.onnx"
+    elif file == "dense":
+        file = dense_model_in_int8(tmp_path)
+    weights = int8_weights(file)
+    assert weights
+    rng = np.random.default_rng(0)
+    for name, values in weights.items():
+        assert values.dtype == np.int8, name
+        # No order of the weights, and no activations, reach 16 bits.
+        assert 2 * 255 * int(np.abs(values.astype(np.int64)).max()) < 2**15, name
+        flat = values.reshape(-1)[: values.size // 2 * 2]
+        activations = rng.choice([0, 254, 255], (8, flat.size))
+        exact = activations @ flat.astype(np.int64)
+        np.testing.assert_array_equal(pairs_in_16_bits(activations, flat[None]), exact)
+
+
+def dense_model_in_int8(folder):
+    """A file with a matrix product, which the backbones of the other files do not have."""
+    inputs = keras.Input((8, 8, 3))
+    values = keras.layers.Dense(6, activation="relu")(keras.layers.Flatten()(inputs / 255))
+    write_onnx(keras.Model(inputs, {"embedding": values}), folder / "dense.onnx")
+    images = np.random.default_rng(3).integers(0, 256, (8, 8, 8, 3), np.uint8)
+    quantize_int8(folder / "dense.onnx", folder / "int8.onnx", images)
+    return folder / "int8.onnx"
+
+
+def test_the_check_of_exact_products_finds_weights_of_8_bits():
+    activations, weights = np.full((1, 2), 255), np.array([[127, 127]])
+    assert pairs_in_16_bits(activations, weights) == 2**15 - 1 < (activations * weights).sum()
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.parent.name)
+def test_shipped_int8_files_give_the_scores_on_their_cards(file):
+    card = json.loads((file.parent / "card.json").read_text())
+    assert card["files"][file.name] == {
+        "bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    images = digits("test").images
+    images = np.stack([np.array(Image.fromarray(image).resize((32, 32))) for image in images[:64]])
+    a, b = (
+        OnnxModel(file.parent / name)(images)["embedding"] for name in ("model.onnx", file.name)
+    )
+    cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    stated = card["quantization"]["int8"]["outputs"]["embedding"]
+    assert stated["cosine"] > 0.999 and stated["lowest_cosine"] > 0.998
+    # (Digits are images of another kind than those that calibrated.)
+    assert cosine.mean() > 0.99
 
 
 def test_the_images_that_calibrate_matter(quantized, tmp_path):

@@ -184,7 +184,7 @@ def test_uploads_to_the_explore_page(run, tmp_path_factory):
         host, port = server.server_address[:2]
 
         def ask(method, path, body=None, **headers):
-            connection = http.client.HTTPConnection(host, port, timeout=30)
+            connection = http.client.HTTPConnection(host, port, timeout=240)
             try:
                 connection.request(method, path, body, headers)
                 answer = connection.getresponse()

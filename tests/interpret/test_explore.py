@@ -58,7 +58,7 @@ def ask(server, address, **options):
     """Status, headers and content of an answer."""
     request = urllib.request.Request(server.url + address, **options)
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()
@@ -303,7 +303,7 @@ def test_addresses_that_do_not_exist(server, address, status, message):
 
 
 def raw(server, lines, body=b""):
-    with socket.create_connection(server.server_address, timeout=30) as connection:
+    with socket.create_connection(server.server_address, timeout=240) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
         answer = http.client.HTTPResponse(connection)
         answer.begin()

@@ -329,7 +329,7 @@ def test_tensorboard_shows_embeddings_and_grids(images, tmp_path):
     address = board.launch()
 
     def get(path):
-        with urlopen(f"{address}data/plugin/{path}", timeout=60) as answer:
+        with urlopen(f"{address}data/plugin/{path}", timeout=240) as answer:
             return answer.read()
 
     assert "report" in json.loads(get("projector/runs"))

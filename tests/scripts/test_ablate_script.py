@@ -73,7 +73,7 @@ assert row["a"] == 53.0 and row["a spread"] == 3.0 and row["runs"] == 3
 random = ablate.row("random_init", "random init", [{{"a": 10.0}}])
 print(ablate.write_tables([random, row], pathlib.Path({str(tmp_path)!r})))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "| a | 10.0 | 53.0 ± 3.0 |"
 

@@ -1,8 +1,11 @@
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 
 import pytest
@@ -24,6 +27,11 @@ def run_folder(tmp_path_factory):
     applications.save_backbone(model, folder / "backbone.weights.h5", record)
     (folder / "run.json").write_text(json.dumps({"flags": {"dataset": "digits"}}))
     return folder
+
+
+def ask(url):
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=240) as answer:
+        answer.read()
 
 
 def test_mistakes_are_told_in_one_line(run_folder, tmp_path):
@@ -51,8 +59,9 @@ def test_mistakes_are_told_in_one_line(run_folder, tmp_path):
     assert not (run_folder / "explore").exists()
 
 
-def test_the_page_is_served_until_ctrl_c(run_folder):
-    """By default the images are those of the run."""
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_page_is_served_until_ctrl_c(busy, run_folder):
+    """By default the images are those of the run. Requests in flight do not abort the process."""
     command = [sys.executable, str(SCRIPTS / "explore.py"), f"--run={run_folder}", "--port=0",
                "--max_images=20"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -62,11 +71,16 @@ def test_the_page_is_served_until_ctrl_c(run_folder):
     try:
         first = process.stdout.readline()
         assert first.startswith("20 of 297 images of digits/test: http://127.0.0.1:"), first
-        with urllib.request.urlopen(first.split()[-1] + "api/set", timeout=60) as answer:
+        with urllib.request.urlopen(first.split()[-1] + "api/set", timeout=240) as answer:
             told = json.load(answer)
         assert (told["run"], told["num_images"], told["rotation"]) == ("small", 20, "fitted")
+        if busy:
+            for number in range(8):
+                path = f"api/occlusion?image={number}&angle=10"
+                threading.Thread(target=ask, args=(first.split()[-1] + path,), daemon=True).start()
+            time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 0 and out.endswith("ended\n") and "Traceback" not in err

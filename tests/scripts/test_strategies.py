@@ -47,7 +47,7 @@ def run_script(*arguments, tf_config=None):
         [sys.executable, str(SCRIPT), *ON_DIGITS, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=280,
         env=environment,
     )
 

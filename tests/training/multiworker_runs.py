@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = ROOT / "scripts" / "pretrain.py"
-TIMEOUT = 150
+TIMEOUT = 280
 
 
 def free_ports(count):

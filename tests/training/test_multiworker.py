@@ -1,5 +1,6 @@
 """Two worker processes on this machine train as one process does, lose each other, and resume."""
 
+import contextlib
 import csv
 import json
 import socket
@@ -237,7 +238,7 @@ def test_workers_wait_for_each_other_whichever_starts_first():
 
     def come(index, delay):
         time.sleep(delay)
-        workers.meet(addresses, index, timeout=30)
+        workers.meet(addresses, index, timeout=200)
         came[index] = time.monotonic() - started
 
     threads = [
@@ -247,10 +248,13 @@ def test_workers_wait_for_each_other_whichever_starts_first():
     for thread in threads:
         thread.start()
     # Whoever else calls does no harm.
-    time.sleep(0.6)
-    socket.create_connection(("localhost", port)).close()
+    while any(thread.is_alive() for thread in threads):
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("localhost", port)).close()
+            break
+        time.sleep(0.1)
     for thread in threads:
-        thread.join(30)
+        thread.join(200)
     assert sorted(came) == [0, 1, 2] and min(came.values()) >= 1.0
 
 

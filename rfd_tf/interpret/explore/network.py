@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.errors import UserError, shown
+from rfd_tf.paths import absolute
 
 #: In the order they are shown.
 FEATURES = ("f1", "f2", "f")
@@ -48,7 +49,7 @@ def exported(weights: str | os.PathLike, folder: str | os.PathLike) -> Path:
     wanted = ["f", "f1", "f2"] if split else ["f"]
     if _has_rotation_head(source):
         wanted.append(ROTATION)
-    target = Path(folder) / "model"
+    target = absolute(folder) / "model"
     path = target / "model.onnx"
     if path.is_file():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -10,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ class ExploreServer(ThreadingHTTPServer):
         self.key = secrets.token_urlsafe(6)
         self._uploads: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
+        self._answering, self._closed = 0, False
+        self._idle = threading.Condition()
         if not 0 <= port <= 65535:
             raise UserError(f"port {port} is not among 0 to 65535")
         try:
@@ -104,6 +107,28 @@ class ExploreServer(ThreadingHTTPServer):
                 f"port {port} of {HOST} is not to be had ({error.strerror}); give another --port"
             ) from None
         self.url = f"http://{HOST}:{self.server_address[1]}/"
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Counts an answer under way, for which `server_close` waits."""
+        with self._idle:
+            if self._closed:
+                raise Refused(503, "this page has ended")
+            self._answering += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._answering -= 1
+                self._idle.notify_all()
+
+    def server_close(self) -> None:
+        """Ends the server when the answers under way are given, or after half a minute."""
+        super().server_close()
+        # The process would abort if it ended while a thread computes in onnxruntime or TensorFlow.
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: not self._answering, timeout=_SECONDS)
 
     def keep(self, pixels: np.ndarray) -> str:
         """Remembers an uploaded picture, and returns by what it is asked for."""
@@ -162,7 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refused(400, "this address cannot be read") from None
             if self._path not in routes:
                 raise Refused(404, "there is nothing here")
-            routes[self._path]()
+            with self.server.answering():
+                routes[self._path]()
         except Refused as refused:
             self._send_json({"error": str(refused)}, refused.status)
         except (ConnectionError, TimeoutError):

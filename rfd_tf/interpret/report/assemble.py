@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from rfd_tf.data.run_images import RunImages, warn_if_trained_on
@@ -20,6 +19,7 @@ from rfd_tf.interpret.report import embedding_map, network, progress
 from rfd_tf.interpret.report.blocks import LeftOut, Section, Text
 from rfd_tf.interpret.report.images import ReportImages
 from rfd_tf.interpret.report.run_record import RunRecord
+from rfd_tf.paths import expanded
 
 #: Section -> (what makes it, whether it needs the network and images), in the page's order.
 SECTIONS: dict[str, tuple[Callable[..., Section], bool]] = {
@@ -76,7 +76,7 @@ def check_output(path: str | os.PathLike) -> None:
     ...
     rfd_tf.errors.UserError: '...' is a folder; give --output a file name
     """
-    path = Path(path)
+    path = expanded(path)
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; give --output a file name")
     folder(path.parent)
@@ -113,6 +113,7 @@ def build(
 
     >>> import tempfile
     >>> from rfd_tf.interpret.report import read_run
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
     >>> made, left_out = build(read_run(folder), sections=["summary", "map"])
@@ -166,6 +167,7 @@ def render(
 
     >>> import tempfile
     >>> from rfd_tf.interpret.report import read_run
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
     >>> render(read_run(folder), []).splitlines()[0]
@@ -206,6 +208,7 @@ def write(
 
     >>> import tempfile
     >>> from rfd_tf.interpret.report import read_run
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "run.json").write_text('{"flags": {"method": "rfd", "epochs": 3}}')
     >>> write(folder / "report.html", read_run(folder), sections=["summary"])
@@ -213,7 +216,7 @@ def write(
     """
     made, left_out = build(run, images, sections, no_images, say)
     text = render(run, made, left_out)
-    with write_text(Path(path).expanduser()) as file:
+    with write_text(expanded(path)) as file:
         file.write(text)
     return left_out
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rfd_tf.applications.weights import RUN_FILE
 from rfd_tf.errors import UserError
+from rfd_tf.paths import expanded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     ...
     rfd_tf.errors.UserError: no such run folder: 'no/such/run'; give --run a folder that ...
     """
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise UserError(
             f"no such run folder: '{folder}'; give --run a folder that scripts/pretrain.py wrote"
