@@ -30,6 +30,9 @@ flags.DEFINE_string("split", "train", "Split of --dataset; pretrain.py trains on
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
+flags.DEFINE_float(
+    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
+)
 
 # Files.
 flags.DEFINE_string("output", None, "PU weights to write: .npz, or .dat for the original's text.")
@@ -139,6 +142,7 @@ def load_source():
         tfds_dir=FLAGS.tfds_dir,
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
+        max_megapixels=FLAGS.max_megapixels,
         **photo_flags.load_arguments(image_size),
     )
     say(f"{source.num_images} images of {source.name}")

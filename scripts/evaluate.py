@@ -80,9 +80,10 @@ def sources(recorded: dict) -> tuple:
         for name in ("dataset", "data_dir", "eval_dir"):
             if FLAGS[name].value:
                 raise UserError(f"--train_list goes with --eval_list, not with --{name}")
-        lists = [FLAGS.train_list, FLAGS.eval_list]
+        limits = {"max_skipped": FLAGS.max_skipped, "max_megapixels": FLAGS.max_megapixels}
         return tuple(
-            image_list(path, FLAGS.list_root, FLAGS.max_skipped) if path else None for path in lists
+            image_list(path, FLAGS.list_root, **limits) if path else None
+            for path in (FLAGS.train_list, FLAGS.eval_list)
         )
     if FLAGS.eval_list:
         raise UserError("--eval_list goes with --train_list")
@@ -103,6 +104,7 @@ def sources(recorded: dict) -> tuple:
         "tfds_dir": given["tfds_dir"],
         "download": FLAGS.tfds_download,
         "max_skipped": FLAGS.max_skipped,
+        "max_megapixels": FLAGS.max_megapixels,
     }
     dataset = given["dataset"]
     train = load(dataset, given["data_dir"], split=FLAGS.train_split, **common)

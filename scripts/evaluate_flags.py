@@ -37,6 +37,9 @@ flags.DEFINE_string("eval_split", "test", "Split of --dataset to judge.")
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
+flags.DEFINE_float(
+    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
+)
 flags.DEFINE_integer("max_train_images", None, "Learn from at most so many images.", 1)
 
 # All tasks.

@@ -118,6 +118,7 @@ def pretrain(strategy) -> None:
         tfds_dir=FLAGS.tfds_dir,
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
+        max_megapixels=FLAGS.max_megapixels,
         **photo_flags.load_arguments(side_of_images()),
         classes=FLAGS.tfds_classes,
     )
@@ -465,7 +466,11 @@ def test_source():
     from rfd_tf import data
 
     if FLAGS.eval_dir:
-        return data.load(data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped)
+        return data.load(
+            data_dir=FLAGS.eval_dir,
+            max_skipped=FLAGS.max_skipped,
+            max_megapixels=FLAGS.max_megapixels,
+        )
     if FLAGS.dataset:
         return data.load(
             FLAGS.dataset,

@@ -43,6 +43,9 @@ flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default:
 flags.DEFINE_string("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest fraction of undecodable images.", 0.0, 1.0)
+flags.DEFINE_float(
+    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
+)
 flags.DEFINE_integer(
     "images",
     1000,
@@ -82,6 +85,7 @@ def sources(recorded: dict) -> tuple:
         "tfds_dir": FLAGS.tfds_dir or recorded.get("tfds_dir"),
         "download": FLAGS.tfds_download,
         "max_skipped": FLAGS.max_skipped,
+        "max_megapixels": FLAGS.max_megapixels,
     }
     if given["data_dir"]:
         train = load(data_dir=given["data_dir"], **common)
