@@ -142,6 +142,7 @@ _OTHERS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})  # tables, com
 
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _WITH_ALPHA = frozenset({4, 6})
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
 _CHUNK = struct.Struct(">I4s")
 
 
@@ -258,6 +259,18 @@ def png_facts(file: BinaryIO) -> tuple[int, int, bool, bytes] | None:
             length -= len(exif)
         file.seek(length + 4, 1)
     return None
+
+
+def bare_png(contents: bytes) -> bytes:
+    """Returns a PNG without what Pillow may refuse it for: texts, colour profile, more frames."""
+    parts, place = [contents[:8]], 8
+    while place + 8 <= len(contents):
+        length, chunk = _CHUNK.unpack_from(contents, place)
+        end = place + 12 + length
+        if chunk in _PIXEL_CHUNKS:
+            parts.append(contents[place:end])
+        place = end
+    return b"".join(parts)
 
 
 def late_exif(tail: bytes) -> bytes:

@@ -148,10 +148,13 @@ def read_files(
             where these do not follow from the folders.
     """
     _check_options(max_skipped, verify, max_megapixels)
-    found = _Found(root, files, max_megapixels, listed)
-    few = len(found.names) <= _FULL_CHECK_LIMIT
-    full = verify == "full" or (verify == "auto" and few)
-    pixels = found.check(full and found.fit(cache_bytes)) if full else None
+    with warnings.catch_warnings():
+        # What Pillow finds odd, and reads or refuses, is noise here.
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        found = _Found(root, files, max_megapixels, listed)
+        few = len(found.names) <= _FULL_CHECK_LIMIT
+        full = verify == "full" or (verify == "auto" and few)
+        pixels = found.check(found.fit(cache_bytes)) if full else None
     return found.source(max_skipped, pixels, **described)
 
 
@@ -319,39 +322,16 @@ class _Found:
         tried = self.good()
         if not tried:
             return None
-        shape = self.headers[tried[0]][1:3] if keep else None
-        decodable, pixels = self._decode(tried, shape, "Checking images")
-        # A second opinion before an image is given up: each decoder reads some files that the
-        # other refuses.
-        failed = [row for row in np.flatnonzero(~decodable) if self._change_decoder(tried[row])]
-        if failed:
-            rescued, again = self._decode([tried[row] for row in failed], shape, "Trying again")
-            decodable[failed] = rescued
-            if pixels is not None:
-                pixels[failed] = again
-        for row in np.flatnonzero(~decodable):
-            self.headers[tried[row]] = self._why(tried[row])
-        return pixels if pixels is None or decodable.all() else pixels[decodable]
-
-    def _decode(self, some: list[int], shape: tuple[int, int] | None, what: str):
         from rfd_tf.data import check_files
 
-        paths = [os.fsencode(self.path(i)) for i in some]
-        kinds = [self.headers[i].kind for i in some]
-        with _progress(len(some), what) as bar:
-            return check_files.decode_all(paths, kinds, shape, bar.update)
-
-    def _change_decoder(self, i: int) -> bool:
-        other = image_files.other_decoder(self.headers[i], self.path(i))
-        self.headers[i] = other or self.headers[i]
-        return other is not None
-
-    def _why(self, i: int) -> str:
-        try:
-            image_files.read_rgb(self.path(i), math.inf)
-        except Exception as error:  # Pillow raises many types on broken files
-            return image_files.reason_of(error)
-        return "its pixels are not what its header promises"
+        paths = [os.fsencode(self.path(i)) for i in tried]
+        headers = [self.headers[i] for i in tried]
+        shape = headers[0][1:3] if keep else None
+        settled, pixels = check_files.settle(paths, headers, shape, _progress)
+        for i, header in zip(tried, settled, strict=True):
+            self.headers[i] = header
+        rows = [row for row, header in enumerate(settled) if isinstance(header, Header)]
+        return pixels if pixels is None or len(rows) == len(tried) else pixels[rows]
 
     def source(
         self, max_skipped: float, pixels: np.ndarray | None, **described_otherwise: Any

@@ -437,6 +437,8 @@ def _decode(contents: bytes) -> np.ndarray:
         raise ValueError(f"not a {formats()} file")
     if missing := _missing(found):
         raise ValueError(missing)
+    if found == "PNG":
+        contents = file_heads.bare_png(contents)
     image = open_image(io.BytesIO(contents), found)
     if image.width * image.height < _LARGE_PIXELS:
         return np.asarray(to_rgb(image))

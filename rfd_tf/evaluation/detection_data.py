@@ -25,23 +25,15 @@ def check_pictures(images: Sequence[VocImage]) -> np.ndarray:
     Raises:
         UserError: a picture that cannot be decoded, or whose size is not the annotated one.
     """
-    from rfd_tf.data.check_files import decode_all
+    from rfd_tf.data.check_files import settle
 
-    headers = []
     for image in images:
         upright(image)  # for the check of its size
-        headers.append(image_files.read_header(str(image.image)))
-    paths = [os.fsencode(image.image) for image in images]
-
-    def decodable(some: Sequence[int]) -> np.ndarray:
-        kinds = [headers[row].kind for row in some]
-        return decode_all([paths[row] for row in some], kinds, None, lambda count: None)[0]
-
-    for row in np.flatnonzero(~decodable(range(len(images)))):
-        other = image_files.other_decoder(headers[row], str(images[row].image))
-        headers[row] = other or headers[row]
-        if other is None or not decodable([row]).all():
-            raise UserError(f"'{images[row].image}' cannot be decoded")
+    headers = [image_files.read_header(str(image.image)) for image in images]
+    headers, _ = settle([os.fsencode(image.image) for image in images], headers)
+    for image, header in zip(images, headers, strict=True):
+        if not isinstance(header, image_files.Header):
+            raise UserError(f"'{image.image}' cannot be decoded: {header}")
     return np.array([(header.kind, header.orientation) for header in headers], np.int32)
 
 

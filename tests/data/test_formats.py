@@ -1,6 +1,7 @@
 """Every format that is read gives the same pixels wherever it is read; the others are named."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from PIL import Image, PngImagePlugin, features
 
 from rfd_tf.data import (
+    check_files,
     evaluation_dataset,
     image_files,
     image_folder,
@@ -373,10 +375,30 @@ def test_images_beyond_a_decoder_of_tensorflow_are_left_to_pillow(tmp_path, monk
     assert load_images(source, SIDE).any()
 
 
-def test_a_second_opinion_goes_both_ways(tmp_path, monkeypatch):
-    """TensorFlow refuses a PNG without its last chunk, Pillow one with much text."""
+def test_a_second_opinion_goes_both_ways(tmp_path):
+    """TensorFlow refuses a PNG without its last chunk, Pillow a header with much text."""
     (tmp_path / "a.png").write_bytes(_encoded(PICTURE, "PNG")[:-12])
     (tmp_path / "b.png").write_bytes(_with_text())
     for cache_bytes in (1 << 20, 0):
         source = image_folder(tmp_path, cache_bytes=cache_bytes, max_skipped=0)
         np.testing.assert_array_equal(load_images(source, SIDE), [PICTURE] * 2)
+    np.testing.assert_array_equal(image_files.read_rgb(_with_text()), PICTURE)
+
+
+def test_a_damaged_jpeg_is_named_once_and_not_complained_of_again(tmp_path, capfd, recwarn):
+    """In a file whose last marker follows stray bytes libjpeg finds fault at every reading."""
+    for number in range(4):
+        (tmp_path / f"{number}.jpg").write_bytes(_encoded(TALL, "JPEG", quality=95))
+    content = _encoded(TALL, "JPEG", quality=95)
+    (tmp_path / "stray.jpg").write_bytes(content[:-2] + b"\x12\x34\x56" + content[-2:])
+    source = image_folder(tmp_path, max_skipped=0, cache_bytes=0)
+    seen = load_images(source, SIDE)
+    next(iter(training_dataset(source, image_size=SIDE, batch_size=5, seed=0, crop="resized")))
+    np.testing.assert_array_equal(seen, seen[[0] * 5])
+    told = [str(each.message) for each in recwarn if "damaged but read" in str(each.message)]
+    assert len(told) == 1 and "stray.jpg' (Corrupt JPEG data" in told[0] and "0.jpg" not in told[0]
+    assert "Corrupt JPEG" not in capfd.readouterr().err
+    # What others print meanwhile is not lost.
+    with check_files._held_back():
+        os.write(2, b"something else\n")
+    assert "something else" in capfd.readouterr().err
