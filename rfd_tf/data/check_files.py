@@ -23,7 +23,7 @@ from rfd_tf.errors import shown
 _BATCH = 64
 _NO_BAR = contextlib.nullcontext()
 _NAMED = 5
-# What libjpeg prints, without a name, each time it decodes a damaged file after all.
+# What libjpeg prints each time it decodes a damaged file, without naming the file.
 _COMPLAINT = re.compile(
     rb"^(?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters"
     rb"|Unknown Adobe color transform|Warning: unknown JFIF)[^\n]*\n?",
@@ -119,7 +119,8 @@ def settle(
             failed |= set(attempt(again, "Trying again").tolist())
         for row in failed:
             settled[row] = _why(_text(paths[row]))
-        jpegs = [row for row, header in enumerate(settled) if header[0] == image_files.JPEG]
+        read = [row for row, header in enumerate(settled) if isinstance(header, Header)]
+        jpegs = [row for row in read if settled[row].kind == image_files.JPEG]
         damaged = _complained_of(complaints, paths, jpegs)
     for row in damaged:
         settled[row] = image_files.other_decoder(settled[row], _text(paths[row]))
@@ -153,11 +154,11 @@ def _held_back() -> Iterator[BinaryIO | None]:
         A file that grows with what is printed; None where stderr cannot be held back.
     """
     try:
-        terminal = os.dup(2)
+        held, terminal = tempfile.TemporaryFile(), os.dup(2)
     except OSError:
         yield None
         return
-    python, held = sys.stderr, tempfile.TemporaryFile()
+    python = sys.stderr
     try:
         sys.stderr.flush()
         at_terminal = sys.stderr.fileno() == 2
@@ -184,7 +185,7 @@ def _held_back() -> Iterator[BinaryIO | None]:
 def _complained_of(
     held: BinaryIO | None, paths: Sequence[bytes], jpegs: Sequence[int]
 ) -> dict[int, str]:
-    """Returns which JPEG files libjpeg complains of, and how, if it did so while they were read."""
+    """Returns the rows of the JPEG files that libjpeg complains of, and its words."""
 
     def said_since(place: int) -> list[bytes]:
         return _COMPLAINT.findall(os.pread(held.fileno(), 1 << 24, place))
@@ -192,7 +193,7 @@ def _complained_of(
     if held is None or not (wanted := len(said_since(0))):
         return {}
     found: dict[int, str] = {}
-    # (Nothing that is printed says of which file; so they are read one by one, once.)
+    # (A complaint does not name its file: the files are decoded one by one to find it.)
     for row in jpegs:
         place = os.fstat(held.fileno()).st_size
         with contextlib.suppress(tf.errors.OpError):
