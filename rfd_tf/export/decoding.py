@@ -164,7 +164,9 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
         ],
         default=lambda: tf.constant(_NOWHERE),
     )
-    value = _orientation(tf.strings.substr(encoded, tf.maximum(start, 0), _HEAD_BYTES))
+    # (A position behind the end would be an error.)
+    inside = tf.clip_by_value(start, 0, tf.strings.length(encoded))
+    value = _orientation(tf.strings.substr(encoded, inside, _HEAD_BYTES))
     known = tf.logical_and(tf.not_equal(start, _NOWHERE), tf.logical_and(value >= 1, value <= 8))
     return tf.where(known, value, 1)
 

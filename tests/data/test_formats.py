@@ -204,9 +204,8 @@ def test_ten_crops_of_a_rotated_photograph_are_those_of_the_upright_one(tmp_path
     crops = batch["image"].numpy().astype(int)
     for code in range(2, 9):
         assert np.abs(crops[code - 1] - crops[0]).max() <= 1, code
-    np.testing.assert_array_equal(
-        crops[:, 5:], crops[:, :5, :, ::-1][:, [1, 0, 3, 2, 4]][:, [1, 0, 3, 2, 4]]
-    )
+    mirrored = crops[:, [1, 0, 3, 2, 4], :, ::-1]
+    np.testing.assert_array_equal(crops[:, 5:], mirrored)
 
 
 def test_exif_behind_the_pixels_of_a_png_is_applied(tmp_path):
@@ -369,7 +368,7 @@ def test_images_beyond_a_decoder_of_tensorflow_are_left_to_pillow(tmp_path, monk
     exif = Image.Exif()
     exif[0x0112] = 6
     TALL.save(tmp_path / "photo.jpg", exif=exif, quality=98)
-    source = image_folder(tmp_path)
+    source = image_folder(tmp_path, cache_bytes=0)
     assert source.kinds.tolist() == [image_files.PILLOW]
     assert source.sizes.tolist() == [[70, 100]] and source.orientations is None
     assert load_images(source, SIDE).any()
@@ -390,7 +389,7 @@ def test_a_damaged_jpeg_is_named_once_and_not_complained_of_again(tmp_path, capf
     for number in range(4):
         (tmp_path / f"{number}.jpg").write_bytes(_encoded(TALL, "JPEG", quality=95))
     content = _encoded(TALL, "JPEG", quality=95)
-    (tmp_path / "stray.jpg").write_bytes(content[:-2] + b"\x12\x34\x56" + content[-2:])
+    (tmp_path / "stray.jpg").write_bytes(content[:-2] + bytes(range(1, 60)) + content[-2:])
     source = image_folder(tmp_path, max_skipped=0, cache_bytes=0)
     seen = load_images(source, SIDE)
     next(iter(training_dataset(source, image_size=SIDE, batch_size=5, seed=0, crop="resized")))
