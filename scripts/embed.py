@@ -31,6 +31,9 @@ flags.DEFINE_list(
     "ONNX file embedding.",
 )
 flags.DEFINE_list("format", ["parquet", "npy"], "Files to write: parquet, npy.")
+flags.DEFINE_float(
+    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
+)
 flags.DEFINE_integer("batch_size", 64, "Images a step.")
 flags.DEFINE_integer(
     "part_images", 4096, "Images a part: what a kill can cost, and what is held in memory."
@@ -87,6 +90,7 @@ def main() -> None:
         FLAGS.format,
         batch_size=FLAGS.batch_size,
         part_images=FLAGS.part_images,
+        max_megapixels=FLAGS.max_megapixels,
         overwrite=FLAGS.overwrite,
         progress=True,
     )

@@ -79,8 +79,13 @@ def sources(recorded) -> tuple:
             if FLAGS[name].value:
                 raise UserError(f"--train_list goes with --eval_list, not with --{name}")
         lists = [FLAGS.train_list, FLAGS.eval_list]
-        skipped = recorded.max_skipped if FLAGS.max_skipped is None else FLAGS.max_skipped
-        return tuple(image_list(path, FLAGS.list_root, skipped) if path else None for path in lists)
+        images = recorded.replaced(
+            max_skipped=FLAGS.max_skipped, max_megapixels=FLAGS.max_megapixels
+        )
+        limits = {"max_skipped": images.max_skipped, "max_megapixels": images.max_megapixels}
+        return tuple(
+            image_list(path, FLAGS.list_root, **limits) if path else None for path in lists
+        )
     if FLAGS.eval_list:
         raise UserError("--eval_list goes with --train_list")
     images = recorded.replaced(**evaluate_flags.images())

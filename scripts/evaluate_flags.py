@@ -53,6 +53,12 @@ flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
 flags.DEFINE_float(
     "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
 )
+flags.DEFINE_float(
+    "max_megapixels",
+    None,
+    "Larger images are left out, before they are decoded. Default: the run's, 300.",
+    0.001,
+)
 flags.DEFINE_integer("max_train_images", None, "Learn from at most so many images.", 1)
 
 # All tasks.
@@ -397,7 +403,10 @@ def options(task: str, names: Iterable[str] = ()) -> dict[str, Any]:
 def images() -> dict[str, Any]:
     """What `rfd_tf.data.run_images.RunImages.replaced` takes of the flags."""
     names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
-    return {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
+    return {
+        name: FLAGS[name].value
+        for name in (*names, "tfds_classes", "max_skipped", "max_megapixels")
+    }
 
 
 def _value(flag: str) -> Any:

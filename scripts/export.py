@@ -50,6 +50,9 @@ path_flags.DEFINE_path(
     "is measured on others of them, with kNN where sub-folders name classes. By default the images "
     "the run was trained on.",
 )
+flags.DEFINE_float(
+    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
+)
 flags.DEFINE_integer("calibration_images", 256, "At most so many images set the scales of int8.")
 flags.DEFINE_integer(
     "saved_model_version",
@@ -115,7 +118,7 @@ def calibration_source():
             raise UserError("--calibration_dir goes with --quantize=int8 or float16")
         return None
     if FLAGS.calibration_dir:
-        return load(data_dir=FLAGS.calibration_dir)
+        return load(data_dir=FLAGS.calibration_dir, max_megapixels=FLAGS.max_megapixels)
     recorded = RunImages.of_run(FLAGS.weights)
     if not (recorded.dataset or recorded.data_dir or recorded.photos):
         return None

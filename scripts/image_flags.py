@@ -38,6 +38,9 @@ flags.DEFINE_list(
 path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
 flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
+flags.DEFINE_float(
+    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
+)
 flags.DEFINE_integer(
     "image_size", None, "Side of the training images, pixels; the backbone's own size if not given."
 )
@@ -143,6 +146,7 @@ def load_source():
         tfds_dir=FLAGS.tfds_dir,
         download=FLAGS.tfds_download,
         max_skipped=FLAGS.max_skipped,
+        max_megapixels=FLAGS.max_megapixels,
         **photo_flags.load_arguments(image_size()),
         classes=FLAGS.tfds_classes,
     )

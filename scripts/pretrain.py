@@ -578,7 +578,10 @@ def run_images():
     from rfd_tf.data.run_images import RunImages
 
     names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
-    given = {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
+    given = {
+        name: FLAGS[name].value
+        for name in (*names, "tfds_classes", "max_skipped", "max_megapixels")
+    }
     photos = photo_flags.load_arguments(image_flags.image_size())
     return RunImages(**{**given, **photos, "tfds_classes": tuple(FLAGS.tfds_classes)})
 

@@ -52,6 +52,12 @@ flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
 flags.DEFINE_float(
     "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
 )
+flags.DEFINE_float(
+    "max_megapixels",
+    None,
+    "Larger images are left out, before they are decoded. Default: the run's, 300.",
+    0.001,
+)
 flags.DEFINE_integer(
     "images",
     1000,
@@ -74,7 +80,10 @@ def sources(folder: Path) -> tuple:
     if FLAGS.dataset and (FLAGS.data_dir or FLAGS.eval_dir):
         raise UserError("--dataset does not go with --data_dir and --eval_dir")
     names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
-    given = {name: FLAGS[name].value for name in (*names, "tfds_classes", "max_skipped")}
+    given = {
+        name: FLAGS[name].value
+        for name in (*names, "tfds_classes", "max_skipped", "max_megapixels")
+    }
     images = RunImages.of_run(folder).replaced(**given)
     for name in ("data_dir", "eval_dir"):
         path = getattr(images, name)

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
 
+from rfd_tf.data import image_files
 from rfd_tf.data.decode import decode, decoded_height
+from rfd_tf.data.image_files import Header
+from rfd_tf.errors import shown
 
 _BATCH = 64
+_NO_BAR = contextlib.nullcontext()
+_NAMED = 5
+# What libjpeg prints each time it decodes a damaged file, without naming the file.
+_COMPLAINT = re.compile(
+    rb"^(?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters"
+    rb"|Unknown Adobe color transform|Warning: unknown JFIF)[^\n]*\n?",
+    re.MULTILINE,
+)
 
 
 def decode_all(
@@ -53,3 +72,134 @@ def decode_all(
                 pixels[indices] = images
             progress(len(indices))
     return decodable, pixels
+
+
+def settle(
+    paths: Sequence[bytes],
+    headers: Sequence[Header],
+    shape: tuple[int, int] | None = None,
+    progress: Callable[[int, str], AbstractContextManager] = lambda total, what: _NO_BAR,
+) -> tuple[list[Header | str], np.ndarray | None]:
+    """Decodes image files and settles which decoder reads each.
+
+    A file that one decoder refuses is tried by the other. JPEG files of which libjpeg complains are
+    named in one warning and left to Pillow, which does not repeat the complaint at every reading.
+
+    Args:
+        paths: N files.
+        headers: of the files.
+        shape: see `decode_all`.
+        progress: called with a number of images and what is done; returns a progress bar, or None.
+
+    Returns:
+        The headers to decode by, the reason instead where a file cannot be decoded; and uint8
+        `[N, H, W, 3]` if `shape` was given (black where not decodable), else None.
+    """
+    settled: list[Header | str] = list(headers)
+    pixels = np.zeros((len(paths), *shape, 3), np.uint8) if shape else None
+
+    def attempt(rows: Sequence[int], what: str) -> np.ndarray:
+        """Returns those of the rows that cannot be decoded."""
+        kinds = [settled[row].kind for row in rows]
+        with progress(len(rows), what) as bar:
+            update = bar.update if bar is not None else (lambda count: None)
+            decodable, found = decode_all([paths[row] for row in rows], kinds, shape, update)
+        if pixels is not None:
+            pixels[rows] = found
+        return np.asarray(rows)[~decodable]
+
+    with _held_back() as complaints:
+        failed = attempt(range(len(paths)), "Checking images") if len(paths) else []
+        others = {row: image_files.other_decoder(settled[row], _text(paths[row])) for row in failed}
+        again = [row for row, other in others.items() if other is not None]
+        for row in again:
+            settled[row] = others[row]
+        failed = set(failed) - set(again)
+        if again:
+            failed |= set(attempt(again, "Trying again").tolist())
+        for row in failed:
+            settled[row] = _why(_text(paths[row]))
+        read = [row for row, header in enumerate(settled) if isinstance(header, Header)]
+        jpegs = [row for row in read if settled[row].kind == image_files.JPEG]
+        damaged = _complained_of(complaints, paths, jpegs)
+    for row in damaged:
+        settled[row] = image_files.other_decoder(settled[row], _text(paths[row]))
+    if damaged:
+        named = [f"'{shown(_text(paths[row]))}' ({why})" for row, why in damaged.items()]
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        warnings.warn(
+            f"damaged but read: {', '.join(named[:_NAMED])}{more}; repair or remove them",
+            stacklevel=2,
+        )
+    return settled, pixels
+
+
+def _text(path: bytes) -> str:
+    return os.fsdecode(path)
+
+
+def _why(path: str) -> str:
+    try:
+        image_files.read_rgb(path, float("inf"))
+    except Exception as error:  # Pillow raises many types on broken files
+        return image_files.reason_of(error)
+    return "its pixels are not what its header promises"
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[BinaryIO | None]:
+    """Holds back what is printed on stderr; all but libjpeg's complaints is printed afterwards.
+
+    Yields:
+        A file that grows with what is printed; None where stderr cannot be held back.
+    """
+    try:
+        held, terminal = tempfile.TemporaryFile(), os.dup(2)
+    except OSError:
+        yield None
+        return
+    python = sys.stderr
+    try:
+        sys.stderr.flush()
+        at_terminal = sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        at_terminal = False
+    try:
+        os.dup2(held.fileno(), 2)
+        if at_terminal:  # progress bars go on
+            sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding=python.encoding)
+        yield held
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        if sys.stderr is not python:
+            sys.stderr.close()
+            sys.stderr = python
+        held.seek(0)
+        rest = _COMPLAINT.sub(b"", held.read())
+        held.close()
+        if rest:
+            os.write(2, rest)
+
+
+def _complained_of(
+    held: BinaryIO | None, paths: Sequence[bytes], jpegs: Sequence[int]
+) -> dict[int, str]:
+    """Returns the rows of the JPEG files that libjpeg complains of, and its words."""
+
+    def said_since(place: int) -> list[bytes]:
+        return _COMPLAINT.findall(os.pread(held.fileno(), 1 << 24, place))
+
+    if held is None or not (wanted := len(said_since(0))):
+        return {}
+    found: dict[int, str] = {}
+    # (A complaint does not name its file: the files are decoded one by one to find it.)
+    for row in jpegs:
+        place = os.fstat(held.fileno()).st_size
+        with contextlib.suppress(tf.errors.OpError):
+            decoded_height(tf.io.read_file(paths[row]), image_files.JPEG, (image_files.JPEG,))
+        if os.fstat(held.fileno()).st_size > place and (said := said_since(place)):
+            found[row] = said[0].decode("ascii", "replace").strip()
+            if len(found) == wanted:
+                break
+    return found

@@ -1,13 +1,16 @@
 """Decoding encoded images inside tf.data: from bytes to pixels of the wanted size.
 
-Everything here is TensorFlow's own C++ operations; nothing calls back into Python.
+The usual kinds are decoded by TensorFlow's own C++ operations, the others by Pillow, which lets
+other threads work while it decodes most formats.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data.image_files import BMP, JPEG, PNG, TRANSPARENT_PNG
+from rfd_tf.data import image_files
+from rfd_tf.data.image_files import BMP, JPEG, PILLOW, PNG, TRANSPARENT_PNG, WEBP
 
 # The slow-but-accurate integer transform: the pixels are those of libjpeg and of Pillow.
 _DCT = "INTEGER_ACCURATE"
@@ -45,15 +48,44 @@ def _decode_bmp(contents: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
+def _as_bytes(contents: bytes | np.ndarray) -> bytes:
+    """Returns what `tf.numpy_function` passes for a string: an array, if it runs eagerly."""
+    return contents.item() if isinstance(contents, np.ndarray) else contents
+
+
+def _decode_by_pillow(contents: tf.Tensor) -> tf.Tensor:
+    def pixels(contents) -> np.ndarray:
+        return image_files.decode_any(_as_bytes(contents))
+
+    image = tf.numpy_function(pixels, [contents], tf.uint8, stateful=False)
+    image = tf.ensure_shape(image, [None, None, 3])
+    decoded = tf.debugging.Assert(tf.size(image) > 0, ["Pillow cannot decode the image"])
+    with tf.control_dependencies([] if decoded is None else [decoded]):
+        return tf.identity(image)
+
+
+def decode_webp(contents: tf.Tensor) -> tf.Tensor:
+    """Decodes a WebP, which must not be animated: uint8 `[H, W, 3]`, white behind alpha."""
+    # (Asked for a number of channels that the file does not have, it fails.)
+    image = tf.io.decode_image(contents, channels=0, expand_animations=False)
+    image = tf.ensure_shape(image, [None, None, None])
+    transparent = tf.equal(tf.shape(image)[-1], 4)
+    image = tf.cond(transparent, lambda: _over_white(image), lambda: image)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
 _DECODERS = {
     JPEG: _decode_jpeg,
     PNG: _decode_png,
     TRANSPARENT_PNG: _decode_transparent_png,
     BMP: _decode_bmp,
+    WEBP: decode_webp if hasattr(tf.raw_ops, "DecodeWebP") else _decode_by_pillow,
+    PILLOW: _decode_by_pillow,
 }
 
-
-KINDS = tuple(_DECODERS)
+#: Every kind; and those that `kind_of` tells apart without Python.
+ALL_KINDS = tuple(_DECODERS)
+KINDS = (JPEG, PNG, TRANSPARENT_PNG, BMP)
 
 
 def _by_value(value: tf.Tensor, options: tuple[int, ...], branch):
@@ -77,6 +109,43 @@ def decode(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.T
         uint8 `[H, W, 3]`, as stored.
     """
     return _by_value(kind, kinds, lambda k: _DECODERS[k](contents))
+
+
+def decode_bytes(contents: tf.Tensor, max_megapixels: float | None = None) -> tf.Tensor:
+    """Decodes one image of any format that is read, of which nothing is known beforehand.
+
+    The pixels are those that a file of the same content has in a folder.
+
+    Args:
+        contents: string scalar, the encoded bytes.
+        max_megapixels: larger images are refused; `image_files.MAX_MEGAPIXELS` if None.
+
+    Returns:
+        uint8 `[H, W, 3]`, upright.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run: it cannot be decoded.
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (30, 20)).save(file, "TIFF")
+    >>> decode_bytes(tf.constant(file.getvalue())).shape
+    TensorShape([20, 30, 3])
+    """
+    limit = image_files.MAX_MEGAPIXELS if max_megapixels is None else max_megapixels
+
+    def describe(contents) -> tuple[np.int32, np.int32]:
+        header = image_files.header_of_bytes(_as_bytes(contents), limit)
+        if not isinstance(header, image_files.Header):
+            return np.int32(-1), np.int32(1)
+        return np.int32(header.kind), np.int32(header.orientation)
+
+    kind, orientation = tf.numpy_function(describe, [contents], (tf.int32,) * 2, stateful=False)
+    known = tf.debugging.Assert(kind >= 0, ["this is no image that can be read"])
+    with tf.control_dependencies([] if known is None else [known]):
+        kind, orientation = tf.ensure_shape(kind, []), tf.ensure_shape(orientation, [])
+    return upright(decode(contents, kind, ALL_KINDS), orientation)
 
 
 def decoded_height(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.Tensor:
@@ -108,7 +177,7 @@ def kind_of(contents: tf.Tensor, transparent: bool) -> tf.Tensor:
 
 
 def shape_of(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.Tensor:
-    """Returns int32 `[2]`, height and width as stored. Only a BMP or GIF is decoded for it."""
+    """Returns int32 `[2]`, height and width as stored. JPEG and PNG are not decoded for it."""
 
     def branch(k: int) -> tf.Tensor:
         if k == JPEG:
@@ -116,7 +185,7 @@ def shape_of(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf
         if k in (PNG, TRANSPARENT_PNG):  # width and height, big-endian, at byte 16
             header = tf.strings.substr(contents, 16, 8)
             return tf.io.decode_raw(header, tf.int32, little_endian=False)[::-1]
-        return tf.shape(_decode_bmp(contents))[:2]
+        return tf.shape(_DECODERS[k](contents))[:2]
 
     return tf.ensure_shape(_by_value(kind, kinds, branch), [2])
 
@@ -253,6 +322,34 @@ def decode_windows(
     return tf.ensure_shape(tf.stack(results), [len(several), image_size, image_size, 3])
 
 
+def upright(image: tf.Tensor, orientation: tf.Tensor | None) -> tf.Tensor:
+    """Rotates an image of any shape as its EXIF orientation says it is to be seen.
+
+    Args:
+        image: `[H, W, 3]`.
+        orientation: integer scalar, the EXIF tag's 1 to 8; None for 1.
+
+    Returns:
+        `[H, W, 3]`, from orientation 5 on `[W, H, 3]`.
+
+    Source: Exif 2.3 (JEITA CP-3451C), tag 0x0112.
+
+    >>> image = tf.reshape(tf.range(12), (2, 2, 3))
+    >>> upright(image, tf.constant(6))[:, :, 0].numpy().tolist()  # 6 is a quarter turn
+    [[6, 0], [9, 3]]
+    """
+    if orientation is None:
+        return image
+    code = tf.cast(orientation, tf.int32)
+
+    def any_of(*values: int) -> tf.Tensor:
+        return tf.reduce_any(tf.equal(code, values))
+
+    image = tf.cond(code >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    turned = [any_of(3, 4, 7, 8), any_of(2, 3, 6, 7), False]
+    return tf.raw_ops.Reverse(tensor=image, dims=tf.stack(turned))
+
+
 def evaluation_resize(image_size: int) -> int:
     """Returns to what the shorter side is resized before the centre crop of `image_size`.
 
@@ -265,7 +362,9 @@ def evaluation_resize(image_size: int) -> int:
     return round(image_size * 256 / 224) if image_size >= 96 else image_size
 
 
-def evaluation_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
+def evaluation_transform(
+    images: tf.Tensor, image_size: int, orientation: tf.Tensor | None = None
+) -> tf.Tensor:
     """Resizes the shorter side, keeping the aspect, and cuts the centre.
 
     The shorter side becomes `evaluation_resize(image_size)`, bilinear with antialiasing. Images
@@ -275,37 +374,50 @@ def evaluation_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
     Args:
         images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
         image_size: side of the result.
+        orientation: of an image `[H, W, 3]`, see `upright`; None for 1.
 
     Returns:
-        uint8, with `image_size` for H and W.
+        uint8, upright, with `image_size` for H and W.
     """
     size = image_size
     static = (images.shape[-3], images.shape[-2])
     if static == (size, size):
-        return images
+        return upright(images, orientation)
     shape = [*images.shape[:-3], size, size, 3]
+
+    def resized_and_cut() -> tf.Tensor:
+        # (Rotated once it is small: a photograph takes longer to rotate than to decode.)
+        resized = upright(_resize_shorter(images, evaluation_resize(size)), orientation)
+        return _cut_centre(resized, size, size)
+
     if None not in static:
-        return tf.ensure_shape(_resize_and_cut(images, size), shape)
+        return tf.ensure_shape(resized_and_cut(), shape)
     same = tf.reduce_all(tf.equal(tf.shape(images)[-3:-1], size))
-    result = tf.cond(same, lambda: images, lambda: _resize_and_cut(images, size))
+    result = tf.cond(same, lambda: upright(images, orientation), resized_and_cut)
     return tf.ensure_shape(result, shape)
 
 
-def stretch_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
+def stretch_transform(
+    images: tf.Tensor, image_size: int, orientation: tf.Tensor | None = None
+) -> tf.Tensor:
     """Resizes all of an image to a square, whatever its aspect; bilinear with antialiasing.
 
     Args:
         images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
         image_size: side of the result.
+        orientation: of an image `[H, W, 3]`, see `upright`; None for 1.
 
     Returns:
-        uint8, with `image_size` for H and W.
+        uint8, upright, with `image_size` for H and W.
     """
     shape = [*images.shape[:-3], image_size, image_size, 3]
-    return tf.ensure_shape(resize(images, image_size, image_size), shape)
+    resized = resize(images, image_size, image_size)
+    return tf.ensure_shape(upright(resized, orientation), shape)
 
 
-def ten_crop_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
+def ten_crop_transform(
+    images: tf.Tensor, image_size: int, orientation: tf.Tensor | None = None
+) -> tf.Tensor:
     """Resizes the shorter side, keeping the aspect, and cuts the corners, the centre, and mirrors.
 
     The shorter side becomes 256/224 of `image_size`, bilinear with antialiasing. As torchvision's
@@ -314,12 +426,14 @@ def ten_crop_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
     Args:
         images: uint8 `[H, W, 3]` or `[B, H, W, 3]`.
         image_size: side S of the crops.
+        orientation: of an image `[H, W, 3]`, see `upright`; None for 1.
 
     Returns:
-        uint8 `[..., 10, S, S, 3]`: top left, top right, bottom left, bottom right, centre, and
-        the same five of the mirrored image.
+        uint8 `[..., 10, S, S, 3]`, of the upright image: top left, top right, bottom left,
+        bottom right, centre, and the same five of the mirrored image.
     """
     images = _resize_shorter(images, round(image_size * 256 / 224))
+    images = upright(images, orientation)
     crops = []
     for seen in (images, images[..., ::-1, :]):
         height, width = tf.shape(seen)[-3], tf.shape(seen)[-2]
@@ -334,10 +448,6 @@ def ten_crop_transform(images: tf.Tensor, image_size: int) -> tf.Tensor:
 # A strip is cut to this aspect before it is resized: enlarging the shorter side of a 4 x 4000
 # image would take gigabytes, of which the centre crop keeps a sixtieth.
 _LONGEST_ASPECT = 4
-
-
-def _resize_and_cut(images: tf.Tensor, size: int) -> tf.Tensor:
-    return _cut_centre(_resize_shorter(images, evaluation_resize(size)), size, size)
 
 
 def _resize_shorter(images: tf.Tensor, target: int) -> tf.Tensor:

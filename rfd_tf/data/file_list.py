@@ -10,6 +10,7 @@ import numpy as np
 
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import read_files
+from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.errors import UserError, shown
 from rfd_tf.paths import absolute, expanded
 
@@ -20,6 +21,7 @@ def image_list(
     max_skipped: float = 0.01,
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
+    max_megapixels: float = MAX_MEGAPIXELS,
 ) -> Source:
     """Returns the images that a list names: one a line, its path, white space, its label.
 
@@ -30,7 +32,7 @@ def image_list(
     Args:
         path: the list, UTF-8.
         root: the folder that the paths are relative to; the list's own by default.
-        max_skipped, verify, cache_bytes: as of `image_folder`.
+        max_skipped, verify, cache_bytes, max_megapixels: as of `image_folder`.
 
     Returns:
         An `ArraySource` where the images are kept in memory, else a `FolderSource`; its name is
@@ -74,6 +76,8 @@ def image_list(
         max_skipped,
         verify,
         cache_bytes,
+        max_megapixels,
+        listed=True,
         name=str(path),
         labels=labels,
         class_names=class_names,

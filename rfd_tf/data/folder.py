@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import collections
 import errno
 import functools
 import hashlib
 import itertools
+import math
 import os
-import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from rfd_tf.data import image_files, results_folders
 from rfd_tf.data.base import ArraySource, Source, fingerprint
@@ -31,6 +28,7 @@ from rfd_tf.paths import absolute, expanded
 _FULL_CHECK_LIMIT = 200_000
 _CACHED_SIDE = 256  # larger images stay on disk, however few they are
 _NAMED = 10
+_REASONS = 5
 _PROGRESS_FROM = 2000
 _CHUNK = 64
 _BLOCK = 4096
@@ -43,13 +41,13 @@ class FolderSource(Source):
 
     Attributes:
         directory: the folder.
-        paths: bytes `[N]`, the file to decode per index. For an image that TensorFlow cannot
-            decode as it is, this is a PNG in a temporary folder that lives as long as the process.
+        paths: bytes `[N]`, the file to decode per index.
         kinds: int32 `[N]`, see `image_files`.
-        sizes: int32 `[N, 2]`, height and width as stored.
+        sizes: int32 `[N, 2]`, height and width as decoded.
         orientations: int32 `[N]`, EXIF orientations 1 to 8; None where all are 1.
 
     >>> import tempfile
+    >>> from PIL import Image
     >>> folder = tempfile.mkdtemp()
     >>> for number in range(2):
     ...     image = Image.fromarray(np.full((20, 30, 3), 99 * number, np.uint8))
@@ -78,7 +76,7 @@ class FolderSource(Source):
 
     def _why(self, index: int) -> str:
         try:
-            image_files.read_rgb(os.fsdecode(self.paths[index]))
+            image_files.read_rgb(os.fsdecode(self.paths[index]), math.inf)
         except Exception as error:  # Pillow raises many types on broken files
             return image_files.reason_of(error)
         return "could not be read at the time"
@@ -90,19 +88,22 @@ def image_folder(
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
     leave_out: Iterable[str | os.PathLike] = (),
+    max_megapixels: float = image_files.MAX_MEGAPIXELS,
 ) -> Source:
     """Returns the images in a folder and the folders below it.
 
-    Read are JPEG, PNG, BMP (any kind) and GIF (its first frame), told by their content; grey,
-    palette, CMYK, 16-bit and transparent ones become RGB, transparency over white. A JPEG's EXIF
-    orientation is applied. Other files, and names that begin with a dot, are ignored. The index
-    follows the sorted relative names of the readable images.
+    Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM (of several frames or pages the
+    first), and HEIC where pillow-heif is installed. Formats are detected from the content. Grey,
+    palette, CMYK, 16-bit and transparent images become RGB, transparency over white. The EXIF
+    orientation is applied. Names that begin with a dot and files that are no images are ignored.
+    The index follows the sorted relative names of the readable images.
 
     Where all images lie in sub-folders, two or more, the name of the sub-folder directly in
     `directory` is an image's label (labels serve evaluation only). Otherwise there are no labels.
 
-    Images that cannot be decoded are left out and listed in the source's `skipped`. Folders that
-    hold results of this package, such as a run's, are left out too, with a warning that names them.
+    Images that are damaged or of another format (SVG, PSD, camera RAW ...) are left out and listed
+    in the source's `skipped`. Folders that hold results of this package, such as a run's, are left
+    out too, with a warning that names them.
 
     Args:
         directory: the folder.
@@ -114,6 +115,8 @@ def image_folder(
             beforehand are kept in memory if they take no more than this. 0 turns it off.
         leave_out: further folders whose files are no images of the set, such as the one that
             results will be written to.
+        max_megapixels: larger images are left out, before they are decoded. The largest are
+            decoded one at a time, in about seven bytes a pixel.
 
     Returns:
         An `ArraySource` where the images are kept in memory, else a `FolderSource`.
@@ -130,7 +133,8 @@ def image_folder(
     root = os.fspath(expanded(directory))
     _check_options(max_skipped, verify)
     files = _scan(root, leave_out)
-    return read_files(os.fspath(absolute(root)), files, max_skipped, verify, cache_bytes)
+    root = os.fspath(absolute(root))
+    return read_files(root, files, max_skipped, verify, cache_bytes, max_megapixels)
 
 
 def read_files(
@@ -139,33 +143,39 @@ def read_files(
     max_skipped: float = 0.01,
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
+    max_megapixels: float = image_files.MAX_MEGAPIXELS,
+    listed: bool = False,
     **described: Any,
 ) -> Source:
     """Makes a source of named files; the other arguments and the errors are `image_folder`'s.
 
     Args:
         root: the folder that the names are relative to.
-        files: `(name, bytes)` of each file, in the order of the index. Those that are no images
-            are left out.
+        files: `(name, bytes)` of each file, in the order of the index.
+        listed: whether a file that is no image counts as an unreadable one, or is ignored.
         **described: "name" of the source, and "labels" int64 `[len(files)]` with "class_names",
             where these do not follow from the folders.
     """
-    _check_options(max_skipped, verify)
+    _check_options(max_skipped, verify, max_megapixels)
     with warnings.catch_warnings():
-        # Pillow's error on enormous images counts; its warning below that is noise.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        found = _Found(root, files)
+        # What Pillow finds odd, and reads or refuses, is noise here.
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        found = _Found(root, files, max_megapixels, listed)
         few = len(found.names) <= _FULL_CHECK_LIMIT
         full = verify == "full" or (verify == "auto" and few)
-        pixels = found.check(full, full and found.fit(cache_bytes))
+        pixels = found.check(found.fit(cache_bytes)) if full else None
     return found.source(max_skipped, pixels, **described)
 
 
-def _check_options(max_skipped: float, verify: str) -> None:
+def _check_options(
+    max_skipped: float, verify: str, max_megapixels: float = image_files.MAX_MEGAPIXELS
+) -> None:
     if verify not in ("auto", "full", "header"):
         raise unknown("verify", verify, ("auto", "full", "header"))
     if not 0.0 <= max_skipped <= 1.0:
         raise UserError(f"max_skipped is a fraction from 0 to 1, got {max_skipped}")
+    if not max_megapixels > 0:
+        raise UserError(f"max_megapixels is above 0, got {max_megapixels}")
 
 
 def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> list[tuple[str, int]]:
@@ -265,13 +275,6 @@ def _in_threads(work: Callable, items: Sequence, what: str) -> list:
     return results
 
 
-def _new_temporary_folder() -> str:
-    """Makes a folder that lasts as long as the process: datasets read from it until then."""
-    path = tempfile.mkdtemp(prefix="rfd_tf_images_")
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
-
-
 class _Found:
     """The image files of a folder, while they are being checked.
 
@@ -282,13 +285,16 @@ class _Found:
         headers: per image its header, or the reason why it cannot be read.
     """
 
-    def __init__(self, root: str, files: list[tuple[str, int]]):
+    def __init__(
+        self, root: str, files: list[tuple[str, int]], max_megapixels: float, listed: bool
+    ):
         self.root = root
-        headers = _in_threads(
-            lambda file: image_files.read_header(os.path.join(root, file[0])),
-            files,
-            "Looking at files",
-        )
+
+        def read(file: tuple[str, int]) -> Header | str | None:
+            header = image_files.read_header(os.path.join(root, file[0]), max_megapixels)
+            return f"not a {image_files.formats()} file" if listed and header is None else header
+
+        headers = _in_threads(read, files, "Reading headers")
         images = [i for i, header in enumerate(headers) if header is not None]
         if not images:
             others = ""
@@ -296,8 +302,8 @@ class _Found:
                 name = shown(_shown(files[0][0]))
                 others = f"; found {len(files)} other files, such as '{name}'"
             raise UserError(
-                f"no JPEG, PNG, BMP or GIF images in '{root}' or below{others}; give --data_dir "
-                f"the folder that holds the images"
+                f"no images ({image_files.formats()}) in '{root}' or below{others}; give "
+                f"--data_dir the folder that holds the images"
             )
         self.positions = np.array(images)
         self.names = [files[i][0] for i in images]
@@ -305,11 +311,9 @@ class _Found:
         # Of a million headers most are the same; one object serves them all.
         same: dict[Header | str, Header | str] = {}
         self.headers: list[Header | str] = [same.setdefault(headers[i], headers[i]) for i in images]
-        self._transcoded: dict[int, str] = {}
 
     def path(self, i: int) -> str:
-        """Returns the file to decode for an image."""
-        return self._transcoded.get(i) or os.path.join(self.root, self.names[i])
+        return os.path.join(self.root, self.names[i])
 
     def good(self) -> list[int]:
         return [i for i, header in enumerate(self.headers) if isinstance(header, Header)]
@@ -324,63 +328,28 @@ class _Found:
         small = len(good) * height * width * 3 <= cache_bytes
         return small and max(height, width) <= _CACHED_SIDE and orientation == 1
 
-    def transcode(self, positions: Sequence[int]) -> None:
-        """Writes images again as PNG. Where Pillow fails, the reason takes the header's place."""
-        if not positions:
-            return
-        folder = _new_temporary_folder()
-
-        def one(i: int) -> Header | str:
-            try:
-                return image_files.transcode(self.path(i), os.path.join(folder, f"{i}.png"))
-            except Exception as error:  # Pillow raises many types on broken files
-                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                    raise UserError(
-                        f"no space in '{folder}' for images written again as PNG; set TMPDIR to "
-                        f"a folder on a larger disk"
-                    ) from None
-                return image_files.reason_of(error)
-
-        done = _in_threads(one, positions, "Converting images")
-        for i, header in zip(positions, done, strict=True):
-            self.headers[i] = header
-            if isinstance(header, Header):
-                self._transcoded[i] = os.path.join(folder, f"{i}.png")
-
-    def check(self, full: bool, keep: bool) -> np.ndarray | None:
-        """Makes sure that TensorFlow can decode the images, and transcodes those it cannot.
+    def check(self, keep: bool) -> np.ndarray | None:
+        """Decodes all images. Where that fails, the reason takes the header's place.
 
         Args:
-            full: whether to decode all images, or to trust their headers.
             keep: whether to keep the pixels.
 
         Returns:
             uint8 `[N, H, W, 3]` of the good images if `keep`, else None.
         """
-        self.transcode([i for i in self.good() if self.headers[i].kind == image_files.UNUSUAL])
         tried = self.good()
-        if not full or not tried:
+        if not tried:
             return None
         from rfd_tf.data import check_files
 
         paths = [os.fsencode(self.path(i)) for i in tried]
-        kinds = [self.headers[i].kind for i in tried]
-        shape = self.headers[tried[0]][1:3] if keep else None
-        with _progress(len(tried), "Checking images") as bar:
-            decodable, pixels = check_files.decode_all(paths, kinds, shape, bar.update)
-        # A second opinion before an image is given up: Pillow reads some that TensorFlow cannot.
-        failed = np.flatnonzero(~decodable)
-        self.transcode([tried[row] for row in failed])
-        if pixels is None:
-            return None
-        for row in failed:
-            if isinstance(self.headers[tried[row]], Header):
-                rescued = image_files.read_rgb(self.path(tried[row]))
-                if rescued.shape != pixels.shape[1:]:  # the header had promised another size
-                    return None
-                pixels[row] = rescued
-        rows = [row for row, i in enumerate(tried) if isinstance(self.headers[i], Header)]
-        return pixels if len(rows) == len(tried) else pixels[rows]
+        headers = [self.headers[i] for i in tried]
+        shape = headers[0][1:3] if keep else None
+        settled, pixels = check_files.settle(paths, headers, shape, _progress)
+        for i, header in zip(tried, settled, strict=True):
+            self.headers[i] = header
+        rows = [row for row, header in enumerate(settled) if isinstance(header, Header)]
+        return pixels if pixels is None or len(rows) == len(tried) else pixels[rows]
 
     def source(
         self, max_skipped: float, pixels: np.ndarray | None, **described_otherwise: Any
@@ -402,8 +371,10 @@ class _Found:
             way_out = f", or raise --max_skipped (now {max_skipped:g})" if good else ""
             raise UserError(
                 f"{len(bad)} of {len(self.names)} images in '{self.root}' cannot be decoded: "
-                f"{named}{more}; repair or remove them{way_out}"
+                f"{named}{more}; repair, convert or remove them{way_out}"
             )
+        if skipped:
+            warnings.warn(_left_out(self.root, skipped, len(self.names)), stacklevel=2)
         labels, class_names = _labels(self.names, good)
         if "labels" in described_otherwise:
             labels = described_otherwise.pop("labels")[self.positions[good]]
@@ -447,6 +418,21 @@ def _file_ids(root: str, names: Sequence[str]) -> np.ndarray:
             hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little"
         )
     return found
+
+
+def _left_out(root: str, skipped: list[tuple[str, str]], total: int) -> str:
+    """Returns a line that counts the images left out, by the reason."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in skipped:
+        by_reason.setdefault(reason, []).append(name)
+    most = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    parts = [
+        f"{len(names)} ({names[0]}{', ...' if len(names) > 1 else ''}): {reason}"
+        for reason, names in most[:_REASONS]
+    ]
+    if len(most) > _REASONS:
+        parts.append(f"{sum(len(names) for _, names in most[_REASONS:])} for other reasons")
+    return f"{len(skipped)} of {total} images in '{root}' are left out: {'; '.join(parts)}"
 
 
 def _shown(name: str) -> str:

@@ -237,6 +237,7 @@ def photo_crops(
     size: int = 32,
     seed: int = 0,
     cache_bytes: int = 1 << 30,
+    max_megapixels: float = image_files.MAX_MEGAPIXELS,
     **settings: Any,
 ) -> Source:
     """Returns a source made of crops of photographs, to learn from one image or a few.
@@ -249,14 +250,15 @@ def photo_crops(
     bicubically and then turns it bilinearly, and its colour changes come in random order.
 
     Args:
-        images: files, JPEG, PNG, BMP or GIF; `"sklearn:china.jpg"` and `"sklearn:flower.jpg"` are
-            the sample photographs that come with scikit-learn. They are kept in memory, with
-            their pyramids 4 bytes a pixel.
+        images: files of any format that `image_folder` reads; `"sklearn:china.jpg"` and
+            `"sklearn:flower.jpg"` are the sample photographs that come with scikit-learn. They are
+            kept in memory, with their pyramids 4 bytes a pixel.
         num_crops: how many crops there are (published: 1,281,167). The photographs take turns.
         size: side of the crops, pixels (published: 256).
         seed: of the crops, any integer.
         cache_bytes: the crops are made beforehand and kept in memory if they take no more than
             this, else made while they are read, to the same pixels. 0 turns it off.
+        max_megapixels: larger photographs are refused.
         **settings: see `CropSettings`.
 
     Returns:
@@ -284,7 +286,7 @@ def photo_crops(
     contents, photos = [], []
     for name in images:
         path = _path(str(name))
-        photo = _read(path)
+        photo = _read(path, max_megapixels)
         _check_size(str(name), photo, size, how)
         contents.append(path.read_bytes())
         photos.append(photo)
@@ -345,7 +347,7 @@ def _path(name: str) -> Path:
     return Path(sklearn.datasets.__file__).with_name("images") / sample
 
 
-def _read(path: Path) -> np.ndarray:
+def _read(path: Path, max_megapixels: float) -> np.ndarray:
     if not path.exists():
         hint = f"; scikit-learn's is {SAMPLE}{path.name}" if path.name in SAMPLES else ""
         raise UserError(f"no such photograph: '{path}'{hint}")
@@ -355,11 +357,11 @@ def _read(path: Path) -> np.ndarray:
             "with --data_dir"
         )
     try:
-        return image_files.read_rgb(str(path))
+        return image_files.read_rgb(path, max_megapixels)
     except Exception as error:  # Pillow raises many types on broken files
         raise UserError(
-            f"'{path}' cannot be read as an image ({image_files.reason_of(error)}); give a JPEG, "
-            "PNG, BMP or GIF"
+            f"'{path}' cannot be read as an image ({image_files.reason_of(error)}); give a "
+            f"{image_files.formats()}"
         ) from None
 
 

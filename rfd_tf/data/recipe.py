@@ -107,10 +107,12 @@ class Recipe:
             draws["grey"] = augment.grayscale_draws(size, seed_of(4), self.grayscale)
         return {use: self.local(values, self.crops) for use, values in draws.items()}
 
-    def whole(self, images: tf.Tensor, image_size: int) -> tf.Tensor:
+    def whole(
+        self, images: tf.Tensor, image_size: int, orientation: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """Gives images of which no window is cut their final size."""
         transform = stretch_transform if self.crop == "stretch" else evaluation_transform
-        return transform(images, image_size)
+        return transform(images, image_size, orientation)
 
     def each_crop(self, rows: tf.Tensor) -> tf.Tensor:
         """Turns what belongs to images, `[n, ...]`, into what belongs to crops."""

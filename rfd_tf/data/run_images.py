@@ -14,6 +14,7 @@ import numpy as np
 from rfd_tf.data.base import Source
 from rfd_tf.data.decode import evaluation_resize
 from rfd_tf.data.folder import folder_ids
+from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings
 from rfd_tf.data.sources import DATASETS, load, splits
 from rfd_tf.data.tfds_source import tfds
@@ -29,8 +30,8 @@ class RunImages:
     """Which images a run trains on and is evaluated on; every command takes them from here.
 
     Attributes:
-        dataset, data_dir, tfds_dir, tfds_classes, max_skipped: as `rfd_tf.data.load` takes them,
-            the classes as `classes`.
+        dataset, data_dir, tfds_dir, tfds_classes, max_skipped, max_megapixels: as
+            `rfd_tf.data.load` takes them, the classes as `classes`.
         train_split: split of `dataset` to train on; "train" where None.
         eval_split: split of `dataset` to evaluate on. Where None it is "test", or "validation" in
             datasets without it; a part of the training images is held out where both are missing.
@@ -52,6 +53,7 @@ class RunImages:
     tfds_dir: str | None = None
     tfds_classes: Sequence[str] = ()
     max_skipped: float = 0.01
+    max_megapixels: float = MAX_MEGAPIXELS
     photos: Sequence[str] = ()
     photo_options: Mapping[str, Any] | None = None
 
@@ -102,7 +104,11 @@ class RunImages:
             )
         base = self
         if any(name in given for name in _PLACES):
-            base = RunImages(tfds_dir=self.tfds_dir, max_skipped=self.max_skipped)
+            base = RunImages(
+                tfds_dir=self.tfds_dir,
+                max_skipped=self.max_skipped,
+                max_megapixels=self.max_megapixels,
+            )
         if "tfds_classes" in given:
             given["tfds_classes"] = tuple(given["tfds_classes"])
         images = dataclasses.replace(base, **given)
@@ -136,6 +142,7 @@ class RunImages:
             tfds_dir=self.tfds_dir,
             download=download,
             max_skipped=self.max_skipped,
+            max_megapixels=self.max_megapixels,
             photos=self.photos,
             photo_options=self.photo_options,
             classes=self.tfds_classes,
@@ -150,7 +157,12 @@ class RunImages:
         Warns where a dataset has no split "test", and says what is done.
         """
         if self.eval_dir:
-            return load(data_dir=self.eval_dir, max_skipped=self.max_skipped, leave_out=leave_out)
+            return load(
+                data_dir=self.eval_dir,
+                max_skipped=self.max_skipped,
+                max_megapixels=self.max_megapixels,
+                leave_out=leave_out,
+            )
         split = self._eval_split(download) if self.dataset else None
         if split is None:
             return None

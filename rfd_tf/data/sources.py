@@ -12,6 +12,7 @@ from PIL import Image
 from rfd_tf.data.base import ArraySource, Source, image_ids
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
+from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
 from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
 from rfd_tf.errors import UserError, unknown
@@ -119,6 +120,7 @@ def load(
     tfds_dir: str | None = None,
     download: bool = False,
     max_skipped: float = 0.01,
+    max_megapixels: float = MAX_MEGAPIXELS,
     photos: Sequence[str | os.PathLike] | None = None,
     photo_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
@@ -134,6 +136,7 @@ def load(
         tfds_dir: where TFDS datasets lie, or None for TFDS' own default.
         download: whether TFDS may download and prepare the dataset.
         max_skipped: see `image_folder`.
+        max_megapixels: of images in a folder and of photographs; see `image_folder`.
         photos: photographs to be cut into crops, see `photo_crops`. Give this, `dataset` or
             `data_dir`.
         photo_options: the other arguments of `photo_crops`, by name.
@@ -156,11 +159,16 @@ def load(
             "TFDS image dataset works by name"
         )
     if photos:
-        return photo_crops(photos, **photo_options or {})
+        return photo_crops(photos, max_megapixels=max_megapixels, **photo_options or {})
     if classes and (dataset is None or dataset in DATASETS):
         raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
     if data_dir is not None:
-        return image_folder(data_dir, max_skipped=max_skipped, leave_out=leave_out)
+        return image_folder(
+            data_dir,
+            max_skipped=max_skipped,
+            max_megapixels=max_megapixels,
+            leave_out=leave_out,
+        )
     if dataset in DATASETS:
         return DATASETS[dataset](split)
     return tfds(dataset, split, tfds_dir, download, embedded=DATASETS, classes=classes)

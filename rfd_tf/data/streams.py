@@ -30,7 +30,7 @@ from rfd_tf.data.recipe import Batch, Recipe
 from rfd_tf.data.tfds_source import TfdsSource
 
 _STEPS_AT_ONCE = 2
-Transform = Callable[[tf.Tensor, int], tf.Tensor]
+Transform = Callable[..., tf.Tensor]  # of images, their size, and an image's EXIF orientation
 
 
 # Steps -------------------------------------------------------------------------------------------
@@ -315,16 +315,10 @@ class _Files:
         return windows, _take_mirrored(draws, lying)
 
     def upright(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """Rotates windows of images, square, `[n, S, S, 3]`, to how they are seen."""
         if not self.turned:
             return images
-        orientations = tf.gather(self.orientations, index)
-        if images.shape.rank == 4:
-            return augment.upright(images, orientations)
-        # Several crops of each image: the ten are the same set for any orientation.
-        crops = images.shape[1]
-        flat = tf.reshape(images, [-1, *images.shape[2:]])
-        flat = augment.upright(flat, tf.repeat(orientations, crops))
-        return tf.reshape(flat, [-1, *images.shape[1:]])
+        return augment.upright(images, tf.gather(self.orientations, index))
 
     def load(
         self,
@@ -334,12 +328,13 @@ class _Files:
         mirrored: tf.Tensor | None = None,
         transform: Transform = evaluation_transform,
     ) -> tf.Tensor:
-        """Reads a window of an image, or without one transforms all of it."""
+        """Reads a window of an image, as stored, or without one transforms all of it, upright."""
         contents = tf.io.read_file(tf.gather(self.paths, index))
         kind = tf.gather(self.kinds, index)
         if window is not None:
             return _decode_windows(contents, kind, window, mirrored, image_size, self.possible)
-        return transform(decode(contents, kind, self.possible), image_size)
+        orientation = tf.gather(self.orientations, index) if self.turned else None
+        return transform(decode(contents, kind, self.possible), image_size, orientation)
 
 
 def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
@@ -354,7 +349,9 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
             rows = (index, *files.windows(index, draws, recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
-            images = files.upright(_crops(images, recipe), recipe.each_crop(index))
+            images = _crops(images, recipe)
+            if "window" in draws:
+                images = files.upright(images, recipe.each_crop(index))
             return recipe.batch(recipe.finish(images, draws), index, view)
 
         load = functools.partial(files.load, recipe.image_size, transform=recipe.whole)
@@ -376,7 +373,7 @@ def evaluate_files(
     def make(index: tf.Tensor) -> tf.data.Dataset:
         def finish(read: tf.Tensor, images: tf.Tensor) -> Batch:
             failures.note(index, read)
-            return {"image": files.upright(images, read), "index": read}
+            return {"image": images, "index": read}
 
         images = tf.data.Dataset.from_tensor_slices(index).map(
             lambda one: (one, files.load(image_size, one, transform=transform)),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rfd_tf.data import image_files
 from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute
@@ -39,7 +40,11 @@ VOC_CLASSES = (
 )
 #: Value of a mask's pixels that count neither for nor against anything.
 IGNORED = 255
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".JPG", ".JPEG", ".PNG")
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".avif"),
+    *(".jp2", ".ppm", ".pgm", ".heic", ".heif"),
+)
+_SUFFIXES += tuple(suffix.upper() for suffix in _SUFFIXES)
 _NAMED = 10  # names listed in a message
 
 
@@ -156,6 +161,66 @@ def voc_folder(
             )
         )
     return VocSet(_name(root, split), tuple(images), tuple(class_names))
+
+
+def stored_size(path: Path) -> tuple[int, int, int]:
+    """Returns a picture's height and width as stored, and its EXIF orientation, 1 to 8.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    header = image_files.read_header(str(path), stored=True)
+    if not isinstance(header, image_files.Header):
+        raise UserError(f"the image '{path}' cannot be read: {header or 'no image'}")
+    return header.height, header.width, header.orientation
+
+
+def upright(image: VocImage) -> VocImage:
+    """Returns the annotation of a picture as it is seen, its EXIF orientation applied.
+
+    The annotated width and height decide which pixels the boxes were given for. Where they are
+    those of the stored pixels, as in VOC and COCO, whose tools ignore EXIF, the boxes are rotated
+    with the picture. Where they are those of the rotated picture only, the boxes stay.
+
+    Raises:
+        UserError: the picture cannot be read, or the annotated size is neither.
+    """
+    height, width, orientation = stored_size(image.image)
+    seen = (height, width) if orientation >= 5 else (width, height)
+    annotated = (image.width, image.height)
+    if annotated not in (seen, (width, height)):
+        raise UserError(
+            f"'{image.image}' has {width} x {height} pixels, but its annotation says "
+            f"{image.width} x {image.height}"
+        )
+    if orientation == 1 or annotated != (width, height):
+        return image
+    left, top, right, bottom = image.boxes.T
+    if orientation >= 5:
+        left, top, right, bottom = top, left, bottom, right
+    if orientation in (2, 3, 6, 7):
+        left, right = seen[0] - right, seen[0] - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = seen[1] - bottom, seen[1] - top
+    boxes = np.stack([left, top, right, bottom], axis=1)
+    return dataclasses.replace(image, width=seen[0], height=seen[1], boxes=boxes)
+
+
+def upright_mask(mask: np.ndarray, image: VocImage) -> np.ndarray:
+    """Returns a mask `[H, W]` as its picture is seen; by its size as `upright` by the annotated.
+
+    Raises:
+        UserError: the picture cannot be read, or the mask has another size.
+    """
+    height, width, orientation = stored_size(image.image)
+    if mask.shape == (height, width):
+        return image_files.rotate_upright(mask, orientation)
+    if orientation >= 5 and mask.shape == (width, height):
+        return mask
+    size = f"{mask.shape[1]} x {mask.shape[0]} pixels" if mask.ndim == 2 else f"of {mask.shape}"
+    raise UserError(
+        f"the mask '{image.mask}' is {size}, its image '{image.image}' {width} x {height}"
+    )
 
 
 def split_by_name(voc_set: VocSet, test_share: float = 0.2) -> tuple[VocSet, VocSet]:

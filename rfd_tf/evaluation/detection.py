@@ -148,7 +148,7 @@ class Detection(Task):
         self.image_size, self.max_boxes = image_size, max_boxes
         self.evaluate_every = evaluate_every
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self._kinds: dict[str, np.ndarray] | None = None
+        self._pictures: dict[str, tuple[list[voc.VocImage], np.ndarray]] | None = None
         self._origins: dict[str, str] = {}
 
     def protocol(self, data: Data | None) -> dict:
@@ -210,7 +210,7 @@ class Detection(Task):
     def _judge(self, detect: Callable) -> dict[str, Any]:
         """Metric -> value, and metric -> class -> value, of the detector as it is."""
         found = self._detections(detect)
-        images, classes = self.test_set.images, self.train_set.class_names
+        images, classes = self._read()["test"][0], self.train_set.class_names
         truth = [metrics.Objects(image.boxes, image.labels, image.difficult) for image in images]
         by_class = {
             f"mean AP ({method})": metrics.voc_average_precisions(
@@ -223,19 +223,22 @@ class Detection(Task):
         values |= metrics.coco_average_precisions(truth, found, sizes, len(classes))
         return {"values": values, "classes": _tables(by_class, classes)}
 
-    def _read(self) -> dict[str, np.ndarray]:
-        """Kinds of the pictures to learn from and to judge, each read once."""
-        if self._kinds is None:
-            learnt = pictures.trainable(self.train_set.images)
-            sides = {"train": learnt, "test": self.test_set.images}
-            self._kinds = {side: pictures.check_pictures(some) for side, some in sides.items()}
-        return self._kinds
+    def _read(self) -> dict[str, tuple[list[voc.VocImage], np.ndarray]]:
+        """Upright pictures to train and to test on and how to decode them, each read once."""
+        if self._pictures is None:
+            trained_on = pictures.trainable(self.train_set.images)
+            sides = {"train": trained_on, "test": self.test_set.images}
+            self._pictures = {
+                side: ([voc.upright(image) for image in some], pictures.check_pictures(some))
+                for side, some in sides.items()
+            }
+        return self._pictures
 
     def _train(
         self, model: keras.Model, subject: Subject, settings: Settings
     ) -> list[dict[str, Any]]:
         """Trains the detector; returns what `_judge` says of it, and "epoch", each time."""
-        images, kinds = pictures.trainable(self.train_set.images), self._read()["train"]
+        images, kinds = self._read()["train"]
         batch_size = min(self.batch_size, len(images))
         steps = len(images) // batch_size
         optimizer = keras.optimizers.Adam(
@@ -299,7 +302,7 @@ class Detection(Task):
 
     def _detections(self, detect: Callable) -> list[metrics.Detections]:
         """What the detector finds in each test picture, in that picture's own pixels."""
-        images, kinds = self.test_set.images, self._read()["test"]
+        images, kinds = self._read()["test"]
         found: list[metrics.Detections] = []
         for batch in pictures.judging_batches(images, kinds, self.image_size, self.batch_size):
             batch = {name: np.asarray(value) for name, value in detect(batch).items()}

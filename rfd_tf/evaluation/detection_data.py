@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from rfd_tf.data import image_files
-from rfd_tf.data.voc import VocImage
+from rfd_tf.data.voc import VocImage, upright
 from rfd_tf.errors import UserError
 
 # What keras-cv takes for "no box", and the class whose anchors it leaves out of the loss.
@@ -15,31 +16,25 @@ _NONE, _IGNORED = -1.0, -2.0
 
 
 def check_pictures(images: Sequence[VocImage]) -> np.ndarray:
-    """Reads every picture once and returns its kind, int32 `[N]`, see `rfd_tf.data.image_files`.
+    """Decodes every picture once and returns how to decode it, for `training_batches`.
+
+    Returns:
+        int32 `[N, 2]`: kind, see `rfd_tf.data.image_files`, and EXIF orientation of what is
+        decoded.
 
     Raises:
         UserError: a picture that cannot be decoded, or whose size is not the annotated one.
     """
-    from rfd_tf.data.check_files import decode_all
+    from rfd_tf.data.check_files import settle
 
-    kinds = []
     for image in images:
-        header = image_files.read_header(str(image.image))
+        upright(image)  # for the check of its size
+    headers = [image_files.read_header(str(image.image)) for image in images]
+    headers, _ = settle([os.fsencode(image.image) for image in images], headers)
+    for image, header in zip(images, headers, strict=True):
         if not isinstance(header, image_files.Header):
-            raise UserError(f"'{image.image}' cannot be read: {header or 'no image'}")
-        if header.kind == image_files.UNUSUAL:
-            raise UserError(f"'{image.image}' is of an unusual kind; save it as RGB JPEG or PNG")
-        if (header.width, header.height) != (image.width, image.height):
-            raise UserError(
-                f"'{image.image}' has {header.width} x {header.height} pixels, but its annotation "
-                f"says {image.width} x {image.height}"
-            )
-        kinds.append(header.kind)
-    paths = [str(image.image).encode() for image in images]
-    decodable, _ = decode_all(paths, kinds, None, lambda count: None)
-    if not decodable.all():
-        raise UserError(f"'{images[int(decodable.argmin())].image}' cannot be decoded")
-    return np.array(kinds, np.int32)
+            raise UserError(f"'{image.image}' cannot be decoded: {header}")
+    return np.array([(header.kind, header.orientation) for header in headers], np.int32)
 
 
 def trainable(images: Sequence[VocImage]) -> list[VocImage]:
@@ -109,8 +104,8 @@ def training_batches(
     an epoch. Order and mirroring depend on seed and epoch only.
 
     Args:
-        images: see `trainable`.
-        kinds: of `check_pictures`.
+        images: see `trainable`; upright, see `rfd_tf.data.voc.upright`.
+        kinds: int32 `[N, 2]` of `check_pictures`.
         image_size: side S of the squares.
         batch_size: B.
         max_boxes: M of `padded_boxes`.
@@ -166,15 +161,15 @@ def _loader(images: Sequence[VocImage], kinds: np.ndarray, image_size: int):
     """Returns the function from a row to float32 pixels `[S, S, 3]`."""
     import tensorflow as tf
 
-    from rfd_tf.data.decode import decode, resize
+    from rfd_tf.data.decode import decode, stretch_transform
 
-    paths = tf.constant([str(image.image) for image in images])
-    all_kinds, possible = tf.constant(kinds), tuple(sorted({int(kind) for kind in kinds}))
+    paths = tf.constant([os.fsencode(image.image) for image in images])
+    table, possible = tf.constant(kinds), tuple(sorted({int(kind) for kind in kinds[:, 0]}))
 
     def load(row):
         contents = tf.io.read_file(tf.gather(paths, row))
-        pixels = decode(contents, tf.gather(all_kinds, row), possible)
-        pixels = resize(pixels, image_size, image_size)
+        kind, orientation = tf.unstack(tf.gather(table, row))
+        pixels = stretch_transform(decode(contents, kind, possible), image_size, orientation)
         return tf.cast(tf.ensure_shape(pixels, [image_size, image_size, 3]), tf.float32)
 
     return load

@@ -17,7 +17,7 @@ from keras import ops
 
 from rfd_tf import applications
 from rfd_tf.data import image_files
-from rfd_tf.data.voc import IGNORED, VocImage, VocSet, train_and_test
+from rfd_tf.data.voc import IGNORED, VocImage, VocSet, train_and_test, upright_mask
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import training_state
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Data, Result, Settings, Subject, Task
@@ -184,7 +184,7 @@ def intersection_over_union(counts: np.ndarray) -> np.ndarray:
 
 
 def read_mask(image: VocImage, num_classes: int) -> np.ndarray:
-    """Reads a mask's indices, the palette left aside: uint8 `[H, W]`.
+    """Reads a mask's indices, the palette left aside: uint8 `[H, W]`, upright as its image.
 
     Args:
         image: with a mask.
@@ -212,12 +212,7 @@ def read_mask(image: VocImage, num_classes: int) -> np.ndarray:
             f"the mask '{path}' has colours of mode {mode}; a mask is a palette PNG whose index "
             "is the class"
         )
-    height, width = _size(image.image)
-    if mask.shape != (height, width):
-        raise UserError(
-            f"the mask '{path}' is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
-            f"'{image.image}' {width} x {height}"
-        )
+    mask = upright_mask(mask, image)
     highest = int(mask[mask != IGNORED].max(initial=0))
     if highest >= num_classes:
         raise UserError(
@@ -523,12 +518,3 @@ def _resized_mask(image: VocImage, size: int, num_classes: int) -> np.ndarray:
 
     mask = Image.fromarray(read_mask(image, num_classes))
     return np.asarray(mask.resize((size, size), Image.Resampling.NEAREST))
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width of an image as it is read, turned as its EXIF entry says."""
-    header = image_files.read_header(str(path))
-    if not isinstance(header, image_files.Header):
-        raise UserError(f"the image '{path}' cannot be read: {header or 'not an image'}")
-    sides = header.height, header.width
-    return sides[::-1] if header.orientation >= 5 else sides

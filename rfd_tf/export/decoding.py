@@ -1,21 +1,21 @@
 """From encoded images to pixels inside a TensorFlow graph, nothing known about them beforehand.
 
-The data room looks at each file once, with Pillow, before it decodes; a served model cannot. What
-comes out is meant to be the same: RGB, upright, white behind what is transparent, brought to size
-by the evaluation transform.
+Training reads each file's header in Python, and decodes with Pillow what TensorFlow does not; a
+served model can do neither. Of the formats that it reads the result is the same: RGB, upright,
+white behind what is transparent, brought to size by the evaluation transform.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from rfd_tf.data.augment import upright
-from rfd_tf.data.decode import evaluation_transform, to_uint8
+from rfd_tf.data.decode import decode_webp, evaluation_transform, to_uint8
 
 # An application segment of a JPEG holds 64 KiB at most, and Exif is among the first.
 _HEAD_BYTES = 1 << 16
 _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
 _ORIENTATION_TAG = 0x0112
+_NOWHERE = -1
 _ENTRY_BYTES = 12
 _MOST_ENTRIES = 512
 _PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -27,7 +27,7 @@ def pixels_from_bytes(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """Decodes image files and brings them to the model's size.
 
     Args:
-        encoded: string `[batch]`: JPEG, PNG, BMP or GIF files, of any sizes.
+        encoded: string `[batch]`: JPEG, PNG, BMP, GIF or WebP files, of any sizes.
         image_size: side S of the result, in pixels.
 
     Returns:
@@ -35,30 +35,23 @@ def pixels_from_bytes(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
         S x S already as they are, others resized (shorter side, antialiased) and cut to the centre.
     """
 
-    def one(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return evaluation_transform(decode(image), image_size), exif_orientation(image)
+    def one(image: tf.Tensor) -> tf.Tensor:
+        return evaluation_transform(decode(image), image_size, exif_orientation(image))
 
-    pixels, orientations = tf.map_fn(
-        one,
-        encoded,
-        fn_output_signature=(
-            tf.TensorSpec([image_size, image_size, 3], tf.uint8),
-            tf.TensorSpec([], tf.int32),
-        ),
-    )
-    return upright(pixels, orientations)
+    pixels = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
+    return tf.map_fn(one, encoded, fn_output_signature=pixels)
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes one image of any supported kind to RGB, as it is stored.
 
     Args:
-        encoded: string scalar: a JPEG, a PNG, a GIF (its first frame), or an uncompressed BMP of
-            8, 24 or 32 bits a pixel.
+        encoded: string scalar: a JPEG, a PNG, a GIF (its first frame), an uncompressed BMP of
+            8, 24 or 32 bits a pixel, or a WebP that is not animated.
 
     Returns:
         uint8 `[height, width, 3]`. Grey is repeated, palettes are looked up, 16 bits become 8,
-        transparent parts of a PNG turn white, the fourth channel of a BMP is dropped.
+        transparent parts of a PNG or WebP turn white, the fourth channel of a BMP is dropped.
 
     Raises:
         tf.errors.InvalidArgumentError: when run: no such file, a damaged one, or one of more than
@@ -70,7 +63,9 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
     def other() -> tf.Tensor:
         # (TensorFlow's own message would quote the bytes, at which its Python side stumbles.)
-        known = tf.debugging.Assert(starts_with(b"GIF8"), ["this is no JPEG, PNG, BMP or GIF file"])
+        known = tf.debugging.Assert(
+            starts_with(b"GIF8"), ["this is no JPEG, PNG, BMP, GIF or WebP file"]
+        )
         with tf.control_dependencies([known] if known is not None else []):
             image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         return tf.ensure_shape(image, [None, None, 3])
@@ -83,6 +78,7 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
             (tf.io.is_jpeg(encoded), jpeg),
             (starts_with(_PNG_START), lambda: _decode_png(encoded)),
             (starts_with(b"BM"), lambda: _decode_bmp(encoded)),
+            (starts_with(b"RIFF"), lambda: _decode_webp(encoded)),
         ],
         default=other,
     )
@@ -112,6 +108,20 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cond(transparent, over_white, lambda: tf.io.decode_png(encoded, channels=3))
 
 
+def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
+    head = _head(encoded)
+    flags = tf.io.decode_raw(tf.strings.substr(head, 20, 1), tf.uint8)[0]
+    extended = tf.equal(tf.strings.substr(head, 12, 4), b"VP8X")
+    # (TensorFlow 2.21 writes past its memory where an animation has several frames.)
+    animated = tf.logical_and(extended, tf.not_equal(tf.bitwise.bitwise_and(flags, 2), 0))
+    webp = tf.equal(tf.strings.substr(head, 8, 4), b"WEBP")
+    still = tf.debugging.Assert(
+        tf.logical_and(webp, tf.logical_not(animated)), ["this is no WebP, or an animated one"]
+    )
+    with tf.control_dependencies([still] if still is not None else []):
+        return decode_webp(encoded)
+
+
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_bmp(encoded, channels=0)
 
@@ -132,25 +142,75 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns how an image file says it is to be turned.
+    """Returns how an image file says it is to be rotated.
 
     Args:
         encoded: string scalar, the file.
 
     Returns:
-        int32 scalar, the Exif orientation 1 to 8; 1 (upright) for a file that is no JPEG or
-        does not say.
+        int32 scalar, the Exif orientation 1 to 8; 1 (upright) for a file that is no JPEG, PNG or
+        WebP, or does not say.
 
-    Source: Exif 2.3 (JEITA CP-3451C), sections 4.5.2 and 4.6.2.
+    Source: Exif 2.3 (JEITA CP-3451C), sections 4.5.2 and 4.6.2; PNG (W3C), 11.3.3.5; RFC 9649,
+    section 2.7.1.5.
     """
-    head = tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEAD_BYTES), tf.uint8)
+    png = tf.equal(tf.strings.substr(encoded, 0, len(_PNG_START)), _PNG_START)
+    webp = tf.equal(tf.strings.substr(encoded, 0, 4), b"RIFF")
+    start = tf.case(
+        [
+            (tf.io.is_jpeg(encoded), lambda: _in_jpeg(encoded)),
+            (png, lambda: _behind(encoded, [b"eXIfII*\0", b"eXIfMM\0*"], 4)),
+            (webp, lambda: _in_webp(encoded)),
+        ],
+        default=lambda: tf.constant(_NOWHERE),
+    )
+    # (A position behind the end would be an error.)
+    inside = tf.clip_by_value(start, 0, tf.strings.length(encoded))
+    value = _orientation(tf.strings.substr(encoded, inside, _HEAD_BYTES))
+    known = tf.logical_and(tf.not_equal(start, _NOWHERE), tf.logical_and(value >= 1, value <= 8))
+    return tf.where(known, value, 1)
+
+
+def _behind(encoded: tf.Tensor, marks: list[bytes], skipped: int) -> tf.Tensor:
+    """Returns where the first of some byte strings begins, and `skipped` bytes more: int32."""
+    size = tf.strings.length(encoded)
+    places = [tf.strings.length(tf.strings.split(encoded, mark, maxsplit=1)[0]) for mark in marks]
+    first = tf.reduce_min(places)
+    return tf.where(first < size, first + skipped, _NOWHERE)
+
+
+def _in_webp(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns where the TIFF header of a WebP's Exif chunk stands."""
+    # (Four letters, four bytes of length, and from some programs the signature of JPEG's Exif.)
+    chunk = tf.strings.split(encoded, b"EXIF", maxsplit=1)
+    return tf.cond(
+        tf.size(chunk) > 1,
+        lambda: (
+            tf.strings.length(chunk[0])
+            + 8
+            + tf.where(tf.equal(tf.strings.substr(chunk[1], 4, 6), b"Exif\0\0"), 6, 0)
+        ),
+        lambda: tf.constant(_NOWHERE),
+    )
+
+
+def _bytes_of(head: tf.Tensor):
+    """Returns a function from positions to the bytes there, zeros behind the end."""
+    values = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32)
     # Behind the end there are zeros: no position read from a damaged file leads outside.
-    head = tf.concat([tf.cast(head, tf.int32), tf.zeros([1], tf.int32)], axis=0)
-    last = tf.size(head) - 1
+    values = tf.concat([values, tf.zeros([1], tf.int32)], axis=0)
+    last = tf.size(values) - 1
 
     def byte(position: tf.Tensor) -> tf.Tensor:
         inside = tf.logical_and(position >= 0, position < last)
-        return tf.gather(head, tf.where(inside, position, last))
+        return tf.gather(values, tf.where(inside, position, last))
+
+    return byte
+
+
+def _in_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns where the TIFF header of a JPEG's Exif segment stands."""
+    byte = _bytes_of(tf.strings.substr(encoded, 0, _HEAD_BYTES))
 
     def is_exif(segment: tf.Tensor) -> tf.Tensor:
         signature = byte(segment + 4 + tf.range(len(_EXIF)))
@@ -170,8 +230,12 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
         return (segment + 2 + tf.maximum(length, 2),)
 
     (segment,) = tf.while_loop(is_other, following, (tf.constant(2),))
+    return tf.where(is_exif(segment), segment + 10, _NOWHERE)
 
-    tiff = segment + 10
+
+def _orientation(head: tf.Tensor) -> tf.Tensor:
+    """Returns the orientation in an Exif block that begins with its TIFF header; 0 if none."""
+    byte, tiff = _bytes_of(head), tf.constant(0)
     little = tf.equal(byte(tiff), ord("I"))
 
     def short(position: tf.Tensor) -> tf.Tensor:
@@ -188,6 +252,4 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     count = tf.minimum(short(directory), _MOST_ENTRIES)
     entries = directory + 2 + _ENTRY_BYTES * tf.range(count)
     found = tf.equal(short(entries), _ORIENTATION_TAG)
-    value = tf.reduce_max(tf.where(found, short(entries + 8), 0))
-    known = tf.logical_and(is_exif(segment), tf.logical_and(value >= 1, value <= 8))
-    return tf.where(tf.logical_and(tf.io.is_jpeg(encoded), known), value, 1)
+    return tf.reduce_max(tf.where(found, short(entries + 8), 0))

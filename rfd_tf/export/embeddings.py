@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rfd_tf.data.folder import image_folder
-from rfd_tf.data.image_files import read_rgb, reason_of
+from rfd_tf.data.image_files import MAX_MEGAPIXELS, read_rgb, reason_of
 from rfd_tf.data.sources import FolderSource
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
@@ -39,6 +40,7 @@ def embed_folder(
     *,
     batch_size: int = 64,
     part_images: int = PART_IMAGES,
+    max_megapixels: float = MAX_MEGAPIXELS,
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def embed_folder(
         formats: `"parquet"`, `"npy"`, or both.
         batch_size: images a step.
         part_images: images a part.
+        max_megapixels: see `rfd_tf.data.image_folder`.
         overwrite: whether embeddings of something else in `output_dir` may be replaced.
         progress: whether to show a bar with images a second.
 
@@ -93,7 +96,12 @@ def embed_folder(
     _check_output(output)
     # (Headers alone: decoding everything twice would double the time.)
     source = image_folder(
-        directory, max_skipped=1.0, verify="header", cache_bytes=0, leave_out=[output]
+        directory,
+        max_skipped=1.0,
+        verify="header",
+        cache_bytes=0,
+        max_megapixels=max_megapixels,
+        leave_out=[output],
     )
     identity = {
         **embedder.identity,
@@ -252,7 +260,7 @@ def _by_pillow(source: FolderSource, row: int, size: int) -> np.ndarray:
 
     from rfd_tf.data.decode import evaluation_transform
 
-    pixels = read_rgb(os.fsdecode(source.paths[row]))
+    pixels = read_rgb(os.fsdecode(source.paths[row]), math.inf)
     return evaluation_transform(tf.constant(pixels), size).numpy()[None]
 
 

@@ -77,7 +77,7 @@ def write_saved_model(model: keras.Model, directory: str | Path) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `image_bytes`.
 
     - `serving_default`: input `pixels`, uint8 `[batch, S, S, 3]`, RGB.
-    - `image_bytes`: input `image_bytes`, string `[batch]`: JPEG, PNG, BMP or GIF files of any
+    - `image_bytes`: input `image_bytes`, string `[batch]`: JPEG, PNG, BMP, GIF or WebP files of any
       sizes, which `rfd_tf.export.decoding.pixels_from_bytes` brings to S x S. (TensorFlow Serving
       reads base64 into inputs whose name ends in `_bytes`.)
 

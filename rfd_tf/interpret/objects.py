@@ -15,7 +15,7 @@ from rfd_tf.data import image_files, pipeline
 from rfd_tf.data.base import Source
 from rfd_tf.data.subset import index_hash
 from rfd_tf.data.views import NUM_ROTATIONS
-from rfd_tf.data.voc import IGNORED, VocSet
+from rfd_tf.data.voc import IGNORED, VocSet, upright, upright_mask
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.subject import Subject
@@ -135,23 +135,15 @@ def read_pictures(voc_set: VocSet, image_size: int, max_images: int | None = Non
     size = (image_size, image_size)
     images, objects = [], []
     for one in chosen:
+        one = one if one.mask is not None else upright(one)
         pixels = Image.fromarray(_read(one.image, image_files.read_rgb))
         images.append(np.asarray(pixels.resize(size, Image.Resampling.BILINEAR)))
         if one.mask is not None:
             mask = _read(one.mask, lambda path: np.asarray(Image.open(path)))
-            if mask.shape != pixels.size[::-1]:
-                raise UserError(
-                    f"the mask '{one.mask}' has shape {mask.shape}, its picture "
-                    f"{pixels.size[::-1]}; a mask holds one number a pixel"
-                )
+            mask = np.ascontiguousarray(upright_mask(mask, one))
             values = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
             objects.append((values > 0) & (values != IGNORED))
             continue
-        if pixels.size != (one.width, one.height):
-            raise UserError(
-                f"'{one.image}' has {pixels.width} x {pixels.height} pixels, its boxes are of a "
-                f"picture of {one.width} x {one.height}"
-            )
         objects.append(
             overlap.box_mask(scale_boxes(one.boxes, pixels.size, image_size), image_size)
         )

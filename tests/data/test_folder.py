@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.data import ArraySource, FolderSource, image_folder, load_images
+from rfd_tf.data import ArraySource, FolderSource, image_files, image_folder, load_images
 from rfd_tf.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_undecodable_images_are_named_with_the_reason(tmp_path, cache_bytes):
     reasons = dict(source.skipped)
     assert sorted(reasons) == ["cut.jpg", "lost.jpg", "text.jpg"]
     assert "truncated" in reasons["cut.jpg"]
-    assert reasons["text.jpg"] == "not a JPEG, PNG, BMP or GIF file"
+    assert reasons["text.jpg"] == f"not a {image_files.formats()} file"
     assert reasons["lost.jpg"] == "No such file or directory"
 
 
@@ -193,7 +193,7 @@ def test_one_of_three_is_too_many(tmp_path):
 def test_other_files_do_not_count(tmp_path):
     _fill(tmp_path, ["a.jpg"])
     (tmp_path / "notes.txt").write_text("hello")
-    (tmp_path / "b.webp").write_bytes(b"RIFF1234WEBP")
+    (tmp_path / "b.wav").write_bytes(b"RIFF1234WAVE")
     (tmp_path / ".hidden.jpg").write_bytes(b"")
     _fill(tmp_path / ".cache", ["b.jpg"])
     source = image_folder(tmp_path, max_skipped=0.0)
@@ -253,7 +253,7 @@ def test_folders_that_are_none(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="not a folder: .*file"):
         image_folder(tmp_path / "file")
-    with pytest.raises(UserError, match="no JPEG, PNG, BMP or GIF .*1 other files, such as 'file'"):
+    with pytest.raises(UserError, match="no images .JPEG, PNG, .*1 other files, such as 'file'"):
         image_folder(tmp_path)
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_bytes(b"")

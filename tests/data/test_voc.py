@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.data import voc
+from rfd_tf.data import image_files, voc
 from rfd_tf.errors import UserError
 
 OBJECT = (
@@ -141,3 +141,63 @@ def test_what_is_missing_is_named(folder):
         voc.voc_folder(folder / "gone")
     with pytest.raises(UserError, match="no folder of pictures: JPEGImages or images"):
         voc.voc_folder(folder / "ImageSets")
+
+
+STORED = np.zeros((10, 20, 3), np.uint8)
+STORED[2:5, 11:18] = 255
+BOX = np.array([[11, 2, 18, 5]], np.float32)
+
+
+def _oriented(folder, kind, code, pixels=STORED):
+    """Writes a picture whose one bright rectangle lies at `BOX` of the stored pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = code
+    options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}
+    path = folder / f"{kind}_{code}"
+    Image.fromarray(pixels).save(path, kind, exif=exif, **options.get(kind, {}))
+    return path
+
+
+def _annotated(path, size, boxes=BOX, mask=None):
+    labels = np.zeros(len(boxes), np.int64)
+    return voc.VocImage("x", path, *size, boxes, labels, labels.astype(bool), mask)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("code", range(1, 9))
+def test_boxes_of_stored_pixels_are_rotated_with_their_picture(tmp_path, kind, code):
+    path = _oriented(tmp_path, kind, code)
+    pixels = image_files.read_rgb(path)
+    seen = voc.upright(_annotated(path, (20, 10)))
+    assert (seen.height, seen.width) == pixels.shape[:2]
+    ((left, top, right, bottom),) = seen.boxes.astype(int)
+    inside = np.zeros(pixels.shape[:2], bool)
+    inside[top:bottom, left:right] = True
+    np.testing.assert_array_equal(pixels[..., 0] > 127, inside)
+    # Given for the picture as it is seen, they stay; a second call changes nothing either.
+    if code >= 5:
+        assert voc.upright(seen) is seen
+        with pytest.raises(UserError, match="20 x 10 pixels, but its annotation says 10 x 21"):
+            voc.upright(_annotated(path, (10, 21)))
+
+
+@pytest.mark.parametrize("code", range(1, 9))
+def test_a_mask_is_rotated_with_its_picture_where_it_has_the_stored_size(tmp_path, code):
+    path = _oriented(tmp_path, "JPEG", code)
+    image, pixels = _annotated(path, (0, 0)), image_files.read_rgb(path)
+    mask = (STORED[..., 0] > 127).astype(np.uint8)
+    seen = voc.upright_mask(mask, image)
+    np.testing.assert_array_equal(seen == 1, pixels[..., 0] > 127)
+    if code >= 5:
+        np.testing.assert_array_equal(voc.upright_mask(seen, image), seen)
+    with pytest.raises(UserError, match="the mask .* is 9 x 10 pixels, its image"):
+        voc.upright_mask(mask[:, :9], image)
+
+
+def test_pictures_of_every_format_are_found(folder):
+    (folder / "JPEGImages" / "a.jpg").unlink()
+    Image.new("RGB", (20, 10)).save(folder / "JPEGImages" / "a.webp")
+    (folder / "JPEGImages" / "d.jpg").unlink()
+    Image.new("RGB", (20, 10)).save(folder / "JPEGImages" / "d.TIF")
+    names = [image.image.name for image in voc.voc_folder(folder).images]
+    assert names == ["a.webp", "b.jpg", "c.jpg", "d.TIF"]

@@ -304,3 +304,27 @@ def test_broken_pictures_are_named(rectangles):
     images[3] = dataclasses.replace(images[2], width=95)
     with pytest.raises(UserError, match="96 x 64 pixels, but its annotation says 95 x 64"):
         detection_data.check_pictures(images)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "WEBP"])
+def test_a_detector_sees_rotated_pictures_upright_with_their_boxes(tmp_path, kind):
+    stored = np.zeros((64, 96, 3), np.uint8)
+    stored[8:24, 60:90] = 255
+    nothing = np.zeros(1, np.int64)
+    images = []
+    for code in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = code
+        path = tmp_path / f"{code}"
+        Image.fromarray(stored).save(path, kind, exif=exif)
+        box = np.array([[60, 8, 90, 24]], np.float32)
+        images.append(voc.VocImage(f"{code}", path, 96, 64, box, nothing, nothing.astype(bool)))
+    seen = [voc.upright(image) for image in images]
+    kinds = detection_data.check_pictures(seen)
+    np.testing.assert_array_equal(kinds, detection_data.check_pictures(images))
+    batches = detection_data.training_batches(seen, kinds, 64, 8, 1, range(2), seed=0)
+    for pixels, targets in batches.as_numpy_iterator():
+        for image, (box,) in zip(pixels, targets["boxes"], strict=True):
+            left, top, right, bottom = np.rint(box).astype(int)
+            assert image[top + 2 : bottom - 2, left + 2 : right - 2].min() > 200
+            assert image.sum() < 1.2 * 765 * (right - left) * (bottom - top)

@@ -41,6 +41,8 @@ def _pictures():
     for mode, kind, options in (
         ("RGB", "JPEG", {"exif": exif}), ("CMYK", "JPEG", {}), ("RGB", "PNG", {}), ("P", "PNG", {}),
         ("RGBA", "PNG", {}), ("P", "GIF", {}), ("RGB", "BMP", {}), ("P", "BMP", {}),
+        ("RGB", "WEBP", {"exif": exif}), ("RGBA", "WEBP", {"lossless": True}), ("RGB", "TIFF", {}),
+        ("RGB", "PPM", {}),
     ):  # fmt: skip
         file = io.BytesIO()
         image.convert(mode).save(file, kind, **options)
@@ -164,6 +166,7 @@ def test_the_saved_model_s_image_bytes(run, tmp_path_factory):
     @example(content=b"\xff\xd8\xff\xe1\x00\x02" * 9)
     @example(content=b"BM" + bytes(60))
     @example(content=b"BM\xff")
+    @example(content=b"RIFF\xff")
     @example(content=PICTURES[2][:20])
     @example(content=PICTURES[7][:14] + b"\xff\xff\xff\x7f" + PICTURES[7][18:])
     def check(content):

@@ -246,7 +246,8 @@ class _Handler(BaseHTTPRequestHandler):
 
         data = self._body()
         kind = self.headers.get_content_type()
-        if not kind.startswith("image/"):
+        # (Browsers know no type of the rarer formats.)
+        if not kind.startswith("image/") and kind != "application/octet-stream":
             raise Refused(415, f"only pictures are taken, and this says it is {kind}")
         picture = read_picture(data)
         size = self.server.explorer.network.image_size

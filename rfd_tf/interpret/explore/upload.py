@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
+import math
 import threading
-import warnings
 
 import numpy as np
-from PIL import Image
 
-from rfd_tf.data.image_files import reason_of, to_rgb
+from rfd_tf.data.image_files import Header, header_of_bytes, read_rgb, reason_of
 
 MOST_BYTES = 8 << 20
 MOST_PIXELS = 40_000_000
 MOST_SIDE = 16_384
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 
 # One at a time: the largest picture allowed takes half a gigabyte while it is decoded.
 _decoding = threading.Lock()
@@ -41,12 +38,14 @@ def read_picture(data: bytes) -> np.ndarray:
     Its size is read before it is decoded.
 
     Args:
-        data: a JPEG, PNG, BMP, GIF or WebP file of at most `MOST_BYTES`.
+        data: a file of any format that `rfd_tf.data.image_folder` reads, of at most `MOST_BYTES`.
 
     Raises:
         Refused: 413 where it is too large a file, 400 where it is empty, no such picture, damaged,
             or has more than `MOST_PIXELS` pixels or `MOST_SIDE` a side.
 
+    >>> import io
+    >>> from PIL import Image
     >>> file = io.BytesIO()
     >>> Image.new("L", (5, 4)).save(file, "PNG")
     >>> read_picture(file.getvalue()).shape
@@ -54,27 +53,23 @@ def read_picture(data: bytes) -> np.ndarray:
     >>> read_picture(b"Dear diary")
     Traceback (most recent call last):
     ...
-    rfd_tf.interpret.explore.upload.Refused: this is not a JPEG, PNG, BMP, GIF or WebP picture
+    rfd_tf.interpret.explore.upload.Refused: this is not a JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF,
+    JPEG 2000 or PPM file
     """
     if len(data) > MOST_BYTES:
         raise Refused(413, f"a picture has at most {MOST_BYTES >> 20} MiB")
     if not data:
         raise Refused(400, "the file is empty")
-    with _decoding, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = image.size
-        except Image.DecompressionBombError:
-            raise Refused(400, _too_many()) from None
-        except Exception:  # Pillow raises many types on what is no picture
-            message = "this is not a JPEG, PNG, BMP, GIF or WebP picture"
-            raise Refused(400, message) from None
+    with _decoding:
+        header = header_of_bytes(data, math.inf)
+        if not isinstance(header, Header):
+            raise Refused(400, f"this is {header}" if header.startswith("not a ") else header)
+        height, width = header.height, header.width
         if width * height > MOST_PIXELS or max(width, height) > MOST_SIDE:
             raise Refused(400, f"{width} x {height} pixels are too many; {_too_many()}")
         try:
-            return np.asarray(to_rgb(image))
-        except Exception as error:
+            return read_rgb(data)
+        except Exception as error:  # Pillow raises many types on broken files
             message = f"the picture is damaged: {reason_of(error)}"
             raise Refused(400, message) from None
 

@@ -422,7 +422,7 @@ function describe() {
   $("about").textContent = `${number(set.num_images)}${part} images of ${set.set}, seen at `
     + `${set.image_size} × ${set.image_size} pixels; `
     + set.features.map(({ name, dimensions }) => `${name}: ${dimensions} numbers`).join(", ");
-  $("limits").textContent = `Drop, paste or choose a JPEG, PNG, BMP, GIF or WebP file, at most `
+  $("limits").textContent = `Drop, paste or choose an image (JPEG, PNG, WebP, TIFF, AVIF ...), at most `
     + `${set.limits.bytes / 2 ** 20} MiB and ${set.limits.pixels / 1e6} million pixels. It stays `
     + "on this machine.";
   $("rotation-note").textContent = set.rotation === "trained"
