@@ -141,7 +141,7 @@ def load_source():
         max_skipped=FLAGS.max_skipped,
         **photo_flags.load_arguments(image_size),
     )
-    say(f"{source.num_images} images of {source.name}")
+    say(source.summary())
     if source.skipped:
         say(f"{len(source.skipped)} images cannot be decoded and are left out")
     return source

@@ -121,7 +121,7 @@ def pretrain(strategy) -> None:
         **photo_flags.load_arguments(side_of_images()),
         classes=FLAGS.tfds_classes,
     )
-    say(f"{source.num_images} images of {source.name}")
+    say(source.summary())
     judged = judged_sources(source) if FLAGS.monitor_every > 0 or FLAGS.evaluate else (source, None)
     tasks = evaluation_tasks(*judged)
     session = make_session(source, strategy)
@@ -367,7 +367,7 @@ def write_skipped(run, source, chief: bool) -> None:
     path = run.path("skipped_files.txt")
     text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
     if chief and (not path.exists() or path.read_text(encoding="utf-8") != text):
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
         if skipped:
             say(f"{len(skipped)} images cannot be decoded and are left out; named in {path}")
 
@@ -465,7 +465,9 @@ def test_source():
     from rfd_tf import data
 
     if FLAGS.eval_dir:
-        return data.load(data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped)
+        test = data.load(data_dir=FLAGS.eval_dir, max_skipped=FLAGS.max_skipped)
+        say(f"to evaluate: {test.summary()}")
+        return test
     if FLAGS.dataset:
         return data.load(
             FLAGS.dataset,

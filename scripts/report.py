@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from absl import flags
-from common import run
+from common import run, say_images
 
 flags.DEFINE_string("run", None, "Run folder, as scripts/pretrain.py writes it; finished or not.")
 flags.DEFINE_string("output", None, "HTML file. Default: report.html in the run folder.")
@@ -111,6 +111,7 @@ def main() -> None:
         FLAGS.tensorboard or report.needs_images(FLAGS.sections or report.SECTIONS)
     ):
         train, test = sources(record.flags)
+        say_images(train, test)
         images = report.ReportImages(
             record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
         )

@@ -11,6 +11,7 @@ import numpy as np
 
 from rfd_tf.data.voc import VocImage, VocSet, is_file
 from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.text import read_text, same_form
 
 _MOST_SIDE = 1_000_000  # pixels, more than any picture format but one allows
 
@@ -42,7 +43,7 @@ def coco_file(
         raise UserError(f"no such folder: '{folder}'")
     content = _read(path)
     try:
-        categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+        categories = {int(one["id"]): same_form(str(one["name"])) for one in content["categories"]}
         pictures = {int(one["id"]): one for one in content["images"]}
         objects: dict[int, list[dict]] = {}
         for one in content["annotations"]:
@@ -51,7 +52,7 @@ def coco_file(
         raise UserError(
             f"'{path}' is no COCO annotation file of objects: {type(error).__name__} {error}"
         ) from None
-    names = tuple(class_names or dict.fromkeys(categories.values()))
+    names = tuple(dict.fromkeys(map(same_form, class_names or categories.values())))
     for name in names:
         if name not in categories.values():
             raise unknown("class", name, sorted(set(categories.values())))
@@ -66,10 +67,9 @@ def coco_file(
 
 
 def _read(path: Path) -> dict:
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from None
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is no JSON: {error}") from None
     if not isinstance(content, dict):

@@ -12,6 +12,7 @@ import numpy as np
 
 from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.text import read_text, same_form
 
 #: The classes of PASCAL VOC, in the order of its palette masks (background, 0, comes before them).
 VOC_CLASSES = (
@@ -126,8 +127,9 @@ def voc_folder(
     if masks:
         return _masked(root, pictures, names, tuple(class_names or VOC_CLASSES))
     annotations = _folder(root, ("Annotations", "annotations"), "annotations")
+    class_names = None if class_names is None else tuple(map(same_form, class_names))
     read = []
-    for name in names or sorted(path.stem for path in annotations.glob("*.xml")):
+    for name in names or _stems(annotations, "*.xml"):
         path = annotations / f"{name}.xml"
         if not is_file(path):
             raise UserError(f"no annotation '{shown(path)}' of a picture that is listed")
@@ -241,6 +243,11 @@ def _listed(names) -> str:
     return ", ".join(sorted(names)[:_NAMED]) or "none"
 
 
+def _stems(folder: Path, pattern: str) -> list[str]:
+    """Sorted names without ending of the files that are not hidden, as macOS' `._x.xml` are."""
+    return sorted(path.stem for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def _folder(root: Path, names: Sequence[str], what: str) -> Path:
     for name in names:
         if (root / name).is_dir():
@@ -254,13 +261,10 @@ def _names(root: Path, split: str | None, masks: bool) -> list[str] | None:
     folder = root / "ImageSets" / ("Segmentation" if masks else "Main")
     path = folder / f"{split}.txt"
     if not is_file(path):
-        lists = sorted(one.stem for one in folder.glob("*.txt")) if folder.is_dir() else []
+        lists = _stems(folder, "*.txt") if folder.is_dir() else []
         raise UserError(f"no list '{path}'; there {'are' if lists else 'is'} {_listed(lists)}")
     # Lists of one class carry a second column; the name comes first.
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"the list '{path}' cannot be read as text: {shown(error)}") from None
+    lines = read_text(path, "the list").splitlines()
     names = [line.split()[0] for line in lines if line.split()]
     if not names:
         raise UserError(f"the list '{path}' is empty")
@@ -276,7 +280,7 @@ def _masked(
     masks = _folder(root, ("SegmentationClass", "masks"), "masks")
     images = []
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-    for name in names or sorted(path.stem for path in masks.glob("*.png")):
+    for name in names or _stems(masks, "*.png"):
         mask = masks / f"{name}.png"
         if not is_file(mask):
             raise UserError(f"no mask '{shown(mask)}' of a picture that is listed")
@@ -311,8 +315,9 @@ def _read_xml(path: Path) -> tuple[str, tuple[int, int], list[tuple[str, tuple, 
     import defusedxml
     from defusedxml import ElementTree
 
+    text = read_text(path, xml=True)
     try:
-        root = ElementTree.parse(path, forbid_dtd=True).getroot()
+        root = ElementTree.fromstring(text, forbid_dtd=True)
     except defusedxml.DefusedXmlException:
         raise UserError(
             f"'{path}' declares a document type or entities, which is refused"
@@ -324,7 +329,7 @@ def _read_xml(path: Path) -> tuple[str, tuple[int, int], list[tuple[str, tuple, 
         raise UserError(f"'{path}' gives the picture's size as {width} x {height} pixels")
     objects = []
     for item in root.findall("object"):
-        label = (item.findtext("name") or "").strip()
+        label = same_form((item.findtext("name") or "").strip())
         if not label:
             raise UserError(f"'{path}' has an object without a name")
         left, top, right, bottom = (

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -91,6 +92,8 @@ def embed_folder(
     _check_output(output)
     # (Headers alone: decoding everything twice would double the time.)
     source = image_folder(directory, max_skipped=1.0, verify="header", cache_bytes=0)
+    if progress:
+        print(source.summary(), file=sys.stderr, flush=True)
     identity = {
         **embedder.identity,
         "images_fingerprint": source.fingerprint,
