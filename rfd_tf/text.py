@@ -105,15 +105,16 @@ def same_form(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def file_name_to_text(name: str) -> str:
-    """Returns a file name as one line of valid Unicode; `file_name_from_text` inverts it.
+def file_name_to_text(name: str, one_line: bool = False) -> str:
+    """Returns a file name as valid Unicode; `file_name_from_text` inverts it.
 
-    File systems on Linux allow any bytes. Those that are no UTF-8, and characters that would
-    break a line, are written `\\xNN`, a byte each; a name that needs this, or that has such a
-    sequence itself, has its backslashes doubled. All other names stay as they are.
+    File systems on Linux allow any bytes. Those that are no UTF-8 are written `\\xNN`, a byte
+    each; a name that needs this, or that has such a sequence itself, has its backslashes doubled.
+    All other names stay as they are.
 
     Args:
         name: as Python returns it from a folder.
+        one_line: whether control characters and line separators are written so, too.
 
     >>> file_name_to_text("a b.jpg"), file_name_to_text("caf\\udce9.jpg")
     ('a b.jpg', 'caf\\\\xe9.jpg')
@@ -125,9 +126,12 @@ def file_name_to_text(name: str) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         text = None
-    if text is not None and not _ESCAPE.search(text) and not any(map(_splits, text)):
+    split = one_line and text is not None and any(map(_splits, text))
+    if text is not None and not split and not _ESCAPE.search(text):
         return text
     text = data.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    if not one_line:
+        return text
     return "".join(
         "".join(f"\\x{byte:02x}" for byte in c.encode()) if _splits(c) else c for c in text
     )

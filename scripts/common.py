@@ -98,13 +98,6 @@ def named_values(flag: str) -> dict:
     return options
 
 
-def say_images(train, test=None) -> None:
-    """Prints how many images there are to learn from and to evaluate, by class."""
-    print(train.summary(), flush=True)
-    if test is not None:
-        print(f"to evaluate: {test.summary()}", flush=True)
-
-
 def be_quiet() -> None:
     """Keeps TensorFlow from telling of every step of saving, unless --verbosity asks for it."""
     if not flags.FLAGS["verbosity"].present:
@@ -124,12 +117,16 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2."""
 
     def guarded(_: list[str]) -> None:
+        from rfd_tf import keras_settings
+        from rfd_tf.data import record_files
         from rfd_tf.errors import UserError
 
         be_quiet()
         warnings.formatwarning = _warn_in_a_line
         try:
-            main()
+            keras_settings.check_environment()
+            with record_files.damage_reported():
+                main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(USER_MISTAKE) from None

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import evaluate_flags
 from absl import flags
-from common import run, say_images
+from common import run
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(evaluate_flags)
@@ -160,7 +160,6 @@ def compare() -> None:
     train = test = None
     if suite.find(FLAGS.suite).needs_images:
         train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
-        say_images(train, test)
     elif FLAGS.voc_tfds:
         unpack_voc()
     comparison = suite.run_suite(
@@ -211,7 +210,6 @@ def main() -> None:
     train = test = None
     if any(task.needs_labels for task in chosen):
         train, test = sources(recorded)
-        say_images(train, test)
     report = evaluate(
         FLAGS.weights,
         chosen,
@@ -224,6 +222,7 @@ def main() -> None:
         progress=True,
         output=None if output is None else output.with_name(f"{output.stem}_files"),
         cache_features=FLAGS.cache_features,
+        say=print,
     )
     print(f"\n{describe(report)}\n\n{table(report)}\n")
     if output is not None:

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from absl import flags
-from common import run, say_images
+from common import run
 
 flags.DEFINE_string("run", None, "A run folder, or another folder with backbone.weights.h5.")
 flags.DEFINE_string(
@@ -97,7 +97,7 @@ def main() -> None:
     count, source = len(page.explorer.images), page.explorer.images.source
     print(f"{count:,} of {source.num_images:,} images of {source.name}: {page.url}", flush=True)
     print("only this machine can reach it; Ctrl-C ends it", flush=True)
-    say_images(source)
+    print(source.summary(), flush=True)
     try:
         page.serve_forever()
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from absl import flags
-from common import run, say_images
+from common import run
 
 flags.DEFINE_string("run", None, "Run folder, as scripts/pretrain.py writes it; finished or not.")
 flags.DEFINE_string("output", None, "HTML file. Default: report.html in the run folder.")
@@ -111,7 +111,9 @@ def main() -> None:
         FLAGS.tensorboard or report.needs_images(FLAGS.sections or report.SECTIONS)
     ):
         train, test = sources(record.flags)
-        say_images(train, test)
+        for source in (train, test):
+            if source is not None:
+                print(source.summary(), flush=True)
         images = report.ReportImages(
             record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
         )

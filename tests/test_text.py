@@ -74,11 +74,13 @@ def test_names_of_files_come_back_from_text():
         b"a\\xff\xff", b"a\\b", b"a\\\\b", "\u2028".encode(), b"\r", b"\t", b"\xed\xb3\xa9",
         b"x" * 255, b"\xff" * 200,
     ]  # fmt: skip
-    texts = [file_name_to_text(os.fsdecode(name)) for name in names]
-    assert len(set(texts)) == len(names)
-    for name, text in zip(names, texts, strict=True):
-        assert len(text.encode("utf-8").decode().splitlines()) == 1
-        assert os.fsencode(file_name_from_text(text)) == name
+    for one_line in (False, True):
+        texts = [file_name_to_text(os.fsdecode(name), one_line) for name in names]
+        assert len(set(texts)) == len(names)
+        for name, text in zip(names, texts, strict=True):
+            assert text.encode("utf-8").decode() == text
+            assert not one_line or len(text.splitlines()) == 1
+            assert os.fsencode(file_name_from_text(text)) == name
     # What is text already stays as it is.
     for name in ("a b.jpg", "é.jpg", "C:\\a.jpg", "日本/x.png"):
         assert file_name_to_text(name) == name

@@ -9,6 +9,7 @@ import numpy as np
 
 from rfd_tf.data import class_folders
 from rfd_tf.errors import UserError
+from rfd_tf.text import file_name_from_text, file_name_to_text
 
 
 def fingerprint(parts: Iterable[bytes | memoryview | str | int]) -> str:
@@ -50,7 +51,7 @@ class Source:
         fingerprint: sha256 hex digest of what identifies the set and its order. A memory bank or
             a file of per-image weights belongs to one fingerprint.
         skipped: `(name, reason)` of each image that was left out, because it cannot be decoded.
-        names: a display name per index, or None.
+        names: a display name per index, or None; of files see `rfd_tf.text.file_name_to_text`.
         lengths: bytes of the file of each index, or None where images are not files.
         files: the folder, and the name in it per index as the file system has it; or None.
 
@@ -118,7 +119,13 @@ class Source:
         checked. Training goes on without such an image, and it is remembered here.
         """
         failed = sorted({int(index) for read in self._failures for index in read()})
-        return [(self.names[i] if self.names else str(i), self._why(i)) for i in failed]
+        return [(self._line(i), self._why(i)) for i in failed]
+
+    def _line(self, index: int) -> str:
+        """The name of an image in one line."""
+        if not self.names:
+            return str(index)
+        return file_name_to_text(file_name_from_text(self.names[index]), one_line=True)
 
     def _why(self, index: int) -> str:
         return "cannot be decoded"

@@ -420,7 +420,9 @@ class _Found:
         """
         good = self.good()
         bad = [i for i, header in enumerate(self.headers) if not isinstance(header, Header)]
-        skipped = [(file_name_to_text(self.names[i]), str(self.headers[i])) for i in bad]
+        skipped = [
+            (file_name_to_text(self.names[i], one_line=True), str(self.headers[i])) for i in bad
+        ]
         if len(bad) > max_skipped * len(self.names) or not good:
             named = ", ".join(f"{shown(name)} ({reason})" for name, reason in skipped[:_NAMED])
             more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""

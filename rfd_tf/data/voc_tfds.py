@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfd_tf.data import record_files
 from rfd_tf.errors import UserError, unknown
 
 _DONE = "complete"
@@ -40,6 +41,7 @@ def unpack(
 
     The result is for `rfd_tf.data.voc.voc_folder`.
     """
+    import tensorflow as tf
     import tensorflow_datasets as tfds
     from tqdm import tqdm
 
@@ -62,6 +64,10 @@ def unpack(
             raise unknown("class", name, labels)
     wanted = set(labels if class_names is None else class_names)
     counts = {}
+    files = record_files.of_splits(builder.info)
+    record_files.check(dataset, files)
+    watched = record_files.Watched(dataset, files)
+    record_files.watch(watched)
     try:
         for part in (folder / "JPEGImages", folder / "Annotations", lists):
             part.mkdir(parents=True, exist_ok=True)
@@ -79,6 +85,8 @@ def unpack(
         (lists / _DONE).write_text("")
     except OSError as error:
         raise UserError(f"cannot write to '{folder}': {error.strerror}") from None
+    except tf.errors.DataLossError as error:
+        raise record_files.explained(error) or error from None
     return counts
 
 

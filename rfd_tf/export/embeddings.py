@@ -21,6 +21,7 @@ from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
 from rfd_tf.evaluation.files import replacing, write_json, write_text
 from rfd_tf.export.embedders import Embedder
+from rfd_tf.text import file_name_to_text
 
 FORMATS = ("parquet", "npy")
 PARQUET_FILE, NAMES_FILE = "embeddings.parquet", "file_names.json"
@@ -53,7 +54,6 @@ def embed_folder(
       float32 of fixed size.
     - `FEATURE.npy` for each feature, float32 `[N, D]`, and `file_names.json`: the rows' names.
     - `skipped_files.txt`: a line for each image left out: name, tab, reason.
-    - `embeddings.json`: the report that is returned. Where it is, all is complete.
 
     Args:
         embedder: of `rfd_tf.export.keras_embedder` or `onnx_embedder`.
@@ -231,7 +231,8 @@ def _finish_part(
         try:
             pixels = _by_pillow(source, row, embedder.image_size)
         except Exception as error:  # Pillow raises many types on broken files
-            skipped.append([source.names[row], reason_of(error)])
+            name = file_name_to_text(source.files[1][row], one_line=True)
+            skipped.append([name, reason_of(error)])
             continue
         rescued.append((row, embedder.embed(pixels)))
     for row, given in rescued:
@@ -270,7 +271,7 @@ def _assemble(
         skipped += [tuple(entry) for entry in left_out]
     with write_text(output / SKIPPED_FILE) as file:
         for name, reason in sorted(skipped):
-            file.write(f"{_one_line(name)}\t{_one_line(reason)}\n")
+            file.write(f"{name}\t{_one_line(reason)}\n")
     if not count:
         raise UserError(
             f"none of the {source.num_images} images in '{source.directory}' can be decoded; "

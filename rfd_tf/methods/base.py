@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from rfd_tf import applications
+from rfd_tf import applications, keras_settings
 from rfd_tf.errors import UserError
 from rfd_tf.layers import replicas
 
@@ -33,7 +33,8 @@ class Method(keras.Model):
     The backbone may compute in bfloat16; heads and losses are float32.
 
     Raises:
-        UserError: for an endpoint that the backbone lacks.
+        UserError: for an endpoint that the backbone lacks; Keras is set to channels_first or to
+            another floatx than float32.
 
     A method that trains features to be small, for example:
 
@@ -63,6 +64,7 @@ class Method(keras.Model):
         gradient_accumulation: int = 1,
         **kwargs,
     ):
+        keras_settings.check_loaded()
         # Float32 here keeps a mixed policy from rounding the batch; the backbone has its own.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
