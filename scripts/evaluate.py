@@ -64,10 +64,13 @@ def place() -> tuple[Path | None, dict]:
     if not folder.is_dir():
         return None, {}
     try:
-        return folder, json.loads((folder / "run.json").read_text())["flags"]
+        flags = json.loads((folder / "run.json").read_text(encoding="utf-8"))["flags"]
+        if not isinstance(flags, dict):
+            raise ValueError("its flags have no names")
+        return folder, flags
     except FileNotFoundError:
         return folder, {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"'{folder / 'run.json'}' cannot be read: {error!r}") from None
 
 

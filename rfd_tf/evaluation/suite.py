@@ -144,7 +144,9 @@ def recorded_data(name: str, runs: Sequence[str | os.PathLike]) -> dict[str, Any
     found = []
     for run in runs:
         try:
-            flags = json.loads((Path(run).expanduser() / "run.json").read_text())["flags"]
+            flags = json.loads((Path(run).expanduser() / "run.json").read_text(encoding="utf-8"))[
+                "flags"
+            ]
             found.append({key: flags.get(key) for key in names})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found.append(None)

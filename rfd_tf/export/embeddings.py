@@ -54,6 +54,10 @@ def embed_folder(
       float32 of fixed size.
     - `FEATURE.npy` for each feature, float32 `[N, D]`, and `file_names.json`: the rows' names.
     - `skipped_files.txt`: a line for each image left out: name, tab, reason.
+    - `embeddings.json`: the report that is returned. Where it is, all is complete.
+
+    Names that are no UTF-8 are written with escapes, in `skipped_files.txt` also those that would
+    break the line; `rfd_tf.text.file_name_from_text` gives the name to open the file by.
 
     Args:
         embedder: of `rfd_tf.export.keras_embedder` or `onnx_embedder`.

@@ -104,15 +104,21 @@ def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
     reports, rows = {}, []
     for name in networks:
         run = output / name
-        report = json.loads((run / "saliency" / "saliency.json").read_text(encoding="utf-8"))
-        flags = json.loads((run / "run.json").read_text(encoding="utf-8"))["flags"]
-        report["training"] = {
-            key: flags[key]
-            for key in ("epochs", "batch_size", "learning_rate", "decay_rate", "decay_epochs")
-        }
+        try:
+            report = json.loads((run / "saliency" / "saliency.json").read_text(encoding="utf-8"))
+            flags = json.loads((run / "run.json").read_text(encoding="utf-8"))["flags"]
+            report["training"] = {
+                key: flags[key]
+                for key in ("epochs", "batch_size", "learning_rate", "decay_rate", "decay_epochs")
+            }
+            rows += [{"backbone": name, **row} for row in report["rows"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"saliency/saliency.json or run.json in '{run}' is missing or damaged "
+                f"({error!r}); remove the folder and run the same command again"
+            ) from None
         report["parameters"] = _parameters(run)
         reports[name] = report
-        rows += [{"backbone": name, **row} for row in report["rows"]]
     return {"networks": reports, "rows": rows}
 
 

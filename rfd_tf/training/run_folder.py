@@ -105,8 +105,10 @@ class RunFolder:
             run = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
                 raise ValueError("it lacks its entries")
+            if not isinstance(run.get("flags", {}), dict):
+                raise ValueError("its flags have no names")
             return run
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); give another --output_dir, or --overwrite"
             ) from None
