@@ -159,9 +159,8 @@ def _figures_of(folder: Path) -> dict[str, float]:
 
 def training_minutes(folder: Path, epochs: list[dict]) -> float:
     """Minutes that the steps of all epochs took; without evaluation and starting."""
-    batch_size = json.loads((folder / "run.json").read_text(encoding="utf-8"))["flags"][
-        "batch_size"
-    ]
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    batch_size = run["flags"]["batch_size"]
     steps = [int(epoch["step"]) for epoch in epochs]
     seconds = 0.0
     for before, after, epoch in zip([0, *steps], steps, epochs, strict=False):

@@ -117,9 +117,8 @@ def calibration_source():
     if FLAGS.calibration_dir:
         return load(data_dir=FLAGS.calibration_dir)
     try:
-        recorded = json.loads(
-            (Path(FLAGS.weights).expanduser() / "run.json").read_text(encoding="utf-8")
-        )["flags"]
+        path = Path(FLAGS.weights).expanduser() / "run.json"
+        recorded = json.loads(path.read_text(encoding="utf-8"))["flags"]
         data_dir = recorded.get("data_dir")
         dataset = None if data_dir else recorded.get("dataset")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -140,6 +140,15 @@ def image_folder(
     return source
 
 
+def visible_files(directory: str | os.PathLike) -> list[str]:
+    """Returns the relative names of the files that `image_folder` looks at, sorted.
+
+    Raises:
+        UserError: the folder does not exist, is none or cannot be read.
+    """
+    return [name for name, _ in _scan(os.fspath(directory)).files]
+
+
 def read_files(
     root: str,
     files: Sequence[tuple[str, int]],

@@ -144,9 +144,8 @@ def recorded_data(name: str, runs: Sequence[str | os.PathLike]) -> dict[str, Any
     found = []
     for run in runs:
         try:
-            flags = json.loads((Path(run).expanduser() / "run.json").read_text(encoding="utf-8"))[
-                "flags"
-            ]
+            path = Path(run).expanduser() / "run.json"
+            flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
             found.append({key: flags.get(key) for key in names})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found.append(None)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rfd_tf.data.folder import visible_files
 from rfd_tf.data.image_files import has_image_extension
 from rfd_tf.data.subset import folds
 from rfd_tf.data.voc import split_by_name, voc_folder
@@ -61,11 +62,7 @@ def held_out(data_dir: str | os.PathLike, target: str | os.PathLike) -> tuple[Pa
                 annotation = f"{image.name}.xml"
                 links[target / part / "annotations" / annotation] = annotations / annotation
     else:
-        files = sorted(
-            path
-            for path in source.rglob("*")
-            if path.is_file() and has_image_extension(path.name) and not path.name.startswith(".")
-        )
+        files = [source / name for name in visible_files(source) if has_image_extension(name)]
         if len(files) < _TEST_SHARE:
             raise UserError(
                 f"'{data_dir}' holds {len(files)} images, too few to hold out a test set"

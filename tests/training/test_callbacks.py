@@ -1,8 +1,10 @@
 """Pictures that methods draw, on disk and in TensorBoard."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from rfd_tf.errors import UserError
 from rfd_tf.training import callbacks
 
 
@@ -40,3 +42,12 @@ def test_figures_are_drawn_every_so_many_epochs_and_at_the_end(tmp_path):
         for value in event.summary.value
     ]
     assert events == [(2, "first image"), (3, "first image")]
+
+
+@pytest.mark.parametrize("content", [b"epoch,step\nx,1\n", b"a,b\n1,2\n", b"\xff\xfe"])
+def test_a_damaged_metrics_file_is_named_when_a_run_resumes(tmp_path, content):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    metrics = callbacks.MetricsFile(tmp_path / "metrics.csv")
+    metrics.set_params({"epochs": 3, "steps": 1, "start_step": 1})
+    with pytest.raises(UserError, match="metrics.csv' is damaged"):
+        metrics.on_train_begin()

@@ -41,6 +41,7 @@ def test_unwritable_folder_is_named(tmp_path):
 
 def test_damaged_run_file_is_named(tmp_path):
     run = RunFolder(tmp_path)
-    run.path("run.json").write_text("{")
-    with pytest.raises(UserError, match="run.json cannot be read"):
-        run.start(IDENTITY)
+    for content in ("{", "[]", '{"identity": 3}', '{"identity": {}, "flags": []}'):
+        run.path("run.json").write_text(content)
+        with pytest.raises(UserError, match="run.json cannot be read"):
+            run.start(IDENTITY)
