@@ -105,6 +105,20 @@ def same_form(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def same_name_forms(name: str) -> list[str]:
+    """Returns a name as given and in Unicode's composed and decomposed form, each once.
+
+    A list or an annotation may come from a system that stores accents in another form.
+
+    >>> len(same_name_forms("e\\u0301")), same_name_forms("e")
+    (2, ['e'])
+    """
+    if name.isascii():
+        return [name]
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return list(dict.fromkeys((name, *forms)))
+
+
 def file_name_to_text(name: str, one_line: bool = False) -> str:
     """Returns a file name as valid Unicode; `file_name_from_text` inverts it.
 

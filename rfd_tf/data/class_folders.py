@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,12 +23,13 @@ _SYSTEM = frozenset(
         "thevolumesettingsfolder",
     }
 )  # fmt: skip
-# The first of each that is there is proposed instead.
-_TRAIN = ("train", "training", "trn", "train_images", "unlabeled", "unlabelled", "extra")
+# The first of each that is there is proposed instead. See `_split_word`.
+_TRAIN = ("train", "training", "trn", "unlabeled", "unlabelled", "extra")
 _TEST = (
-    "test", "testing", "tst", "test_images", "val", "valid", "validation", "val_images", "dev",
-    "eval", "evaluation", "holdout", "held_out",
+    "test", "testing", "tst", "val", "valid", "validation", "dev", "eval", "evaluation", "holdout",
+    "heldout",
 )  # fmt: skip
+_FILLERS = re.compile(r"[\W\d_]+|(?:set|images|imgs|data|split)$")
 _NAMED = 5
 
 
@@ -46,9 +48,17 @@ def are_splits(names: Sequence[str]) -> bool:
     >>> are_splits(["test", "train"]), are_splits(["bus", "car", "train"])
     (True, False)
     """
-    folded = {name.casefold() for name in names}
-    tests = folded.intersection(_TEST)
-    return bool(tests) and (not folded.isdisjoint(_TRAIN) or len(folded) > 1 and folded == tests)
+    words = {_split_word(name) for name in names}
+    tests = words.intersection(_TEST)
+    return bool(tests) and (not words.isdisjoint(_TRAIN) or len(words) > 1 and words == tests)
+
+
+def _split_word(name: str) -> str:
+    """What a folder's name says of a split: "train" of "Train2017", "train_images", "train set"."""
+    word, before = name.casefold(), None
+    while word != before:
+        word, before = _FILLERS.sub("", word), word
+    return word
 
 
 def passed_over(root: str, folders: Sequence[str], files: Sequence[str]) -> str | None:
@@ -85,9 +95,9 @@ def about_splits(root: str, siblings: dict[str, list[str]], names: Sequence[str]
         return None
     parent = min(found)
     place = os.path.join(root, parent) if parent else root
-    folded = {name.casefold(): name for name in found[parent]}
-    train = next((folded[name] for name in _TRAIN if name in folded), None)
-    test = next(folded[name] for name in _TEST if name in folded)
+    by_word = {_split_word(name): name for name in found[parent]}
+    train = next((by_word[word] for word in _TRAIN if word in by_word), None)
+    test = next(by_word[word] for word in _TEST if word in by_word)
     more = f", and so have {_count(len(found) - 1, 'more folder')}" if len(found) > 1 else ""
     if len(found) > 1 or train is None:
         way_out = "give --data_dir a folder with the images of one split"
@@ -168,7 +178,7 @@ def summary(
         return text
     counts = collections.Counter(labels.tolist())
     without = sum(counts.pop(label) for label in list(counts) if label < 0)
-    # A class of the list that has no image is told, too: 0 may surprise.
+    # A class without an image is listed, too: 0 may surprise.
     present = range(len(class_names)) if class_names else sorted(counts)
     each = [
         f"{shown(class_names[label] if class_names else label, 60)} {counts[label]:,}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from rfd_tf.data.voc import VocImage, VocSet, is_file
 from rfd_tf.errors import UserError, shown, unknown
-from rfd_tf.text import read_text, same_form
+from rfd_tf.text import file_name_to_text, read_text, same_form, same_name_forms
 
 _MOST_SIDE = 1_000_000  # pixels, more than any picture format but one allows
 
@@ -63,7 +63,7 @@ def coco_file(
             found.append(image)
     if not found:
         raise UserError(f"'{path}' holds no box of {shown(', '.join(names[:10]))}")
-    return VocSet(path.stem, tuple(found), names)
+    return VocSet(file_name_to_text(path.stem), tuple(found), names)
 
 
 def _read(path: Path) -> dict:
@@ -104,7 +104,8 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
         return None
     if Path(name).name != name:
         raise UserError(f"'{path}' names the picture '{shown(name)}', which is no file name")
-    if not is_file(folder / name):
+    found = next((form for form in same_name_forms(name) if is_file(folder / form)), None)
+    if found is None:
         raise UserError(f"no picture '{shown(folder / name)}', which '{path}' names")
     with np.errstate(over="ignore"):  # what is too large for the type leaves the picture, too
         corners = np.array(boxes, np.float32)
@@ -117,8 +118,8 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
         )
     corners = np.clip(corners, 0, np.array([width, height] * 2, np.float32))
     return VocImage(
-        Path(name).stem,
-        folder / name,
+        file_name_to_text(Path(name).stem),
+        folder / found,
         width,
         height,
         corners,

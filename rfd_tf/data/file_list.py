@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,13 @@ import numpy as np
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import read_files
 from rfd_tf.errors import UserError, shown
-from rfd_tf.text import file_name_from_text, read_text, same_form
+from rfd_tf.text import (
+    file_name_from_text,
+    file_name_to_text,
+    read_text,
+    same_form,
+    same_name_forms,
+)
 
 
 def image_list(
@@ -75,7 +80,7 @@ def image_list(
         max_skipped,
         verify,
         cache_bytes,
-        name=str(path),
+        name=file_name_to_text(str(path)),
         labels=labels,
         class_names=class_names,
     )
@@ -87,8 +92,7 @@ def _found(root: Path, name: str) -> tuple[str, os.stat_result] | None:
     The list may come from a system that stores accents in another form, or hold names that are no
     UTF-8 as `file_name_to_text` writes them.
     """
-    forms = (name, same_form(name), unicodedata.normalize("NFD", name), file_name_from_text(name))
-    for form in dict.fromkeys(forms):
+    for form in dict.fromkeys((*same_name_forms(name), file_name_from_text(name))):
         try:
             return form, os.stat(root / form)
         except (OSError, ValueError):  # a name with a zero byte is a value, not a file

@@ -12,7 +12,7 @@ import numpy as np
 
 from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, shown, unknown
-from rfd_tf.text import read_text, same_form
+from rfd_tf.text import file_name_to_text, read_text, same_form, same_name_forms
 
 #: The classes of PASCAL VOC, in the order of its palette masks (background, 0, comes before them).
 VOC_CLASSES = (
@@ -147,7 +147,7 @@ def voc_folder(
                 raise UserError(f"'{path}': {unknown('class', label, class_names)}")
         images.append(
             VocImage(
-                name,
+                file_name_to_text(name),
                 _picture(pictures, name, filename),
                 width,
                 height,
@@ -236,7 +236,8 @@ def _classes(shown: dict[str, str], other: dict[str, str]) -> str:
 
 
 def _name(root: Path, split: str | None) -> str:
-    return root.name if split is None else f"{root.name}/{split}"
+    name = file_name_to_text(root.name)
+    return name if split is None else f"{name}/{split}"
 
 
 def _listed(names) -> str:
@@ -284,10 +285,11 @@ def _masked(
         mask = masks / f"{name}.png"
         if not is_file(mask):
             raise UserError(f"no mask '{shown(mask)}' of a picture that is listed")
-        images.append(VocImage(name, _picture(pictures, name), 0, 0, *nothing, mask=mask))
+        picture = _picture(pictures, name)
+        images.append(VocImage(file_name_to_text(name), picture, 0, 0, *nothing, mask=mask))
     if not images:
         raise UserError(f"'{masks}' holds no .png file")
-    return VocSet(root.name, tuple(images), class_names)
+    return VocSet(_name(root, None), tuple(images), class_names)
 
 
 def is_file(path: Path) -> bool:
@@ -303,8 +305,9 @@ def _picture(folder: Path, name: str, filename: str = "") -> Path:
     candidates = [filename] if filename and Path(filename).name == filename else []
     candidates += [name + suffix for suffix in _SUFFIXES]
     for candidate in candidates:
-        if is_file(folder / candidate):
-            return folder / candidate
+        for form in same_name_forms(candidate):
+            if is_file(folder / form):
+                return folder / form
     raise UserError(f"no picture of '{shown(name)}' in '{folder}' ({', '.join(_SUFFIXES[:4])})")
 
 

@@ -93,7 +93,7 @@ def unpack(
 def _name(example: dict, split: str, number: int) -> str:
     if "image/filename" in example:
         # A file's name, and nothing that leads out of the folder.
-        return Path(example["image/filename"].numpy().decode()).stem
+        return Path(example["image/filename"].numpy().decode("utf-8", "backslashreplace")).stem
     return f"{split}_{number:07}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,7 +36,7 @@ def check_pictures(images: Sequence[VocImage]) -> np.ndarray:
                 f"says {image.width} x {image.height}"
             )
         kinds.append(header.kind)
-    paths = [str(image.image).encode() for image in images]
+    paths = [os.fsencode(image.image) for image in images]
     decodable, _ = decode_all(paths, kinds, None, lambda count: None)
     if not decodable.all():
         raise UserError(f"'{images[int(decodable.argmin())].image}' cannot be decoded")
@@ -168,7 +169,7 @@ def _loader(images: Sequence[VocImage], kinds: np.ndarray, image_size: int):
 
     from rfd_tf.data.decode import decode, resize
 
-    paths = tf.constant([str(image.image) for image in images])
+    paths = tf.constant([os.fsencode(image.image) for image in images])
     all_kinds, possible = tf.constant(kinds), tuple(sorted({int(kind) for kind in kinds}))
 
     def load(row):

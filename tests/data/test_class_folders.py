@@ -61,7 +61,8 @@ def test_system_folders_are_passed_over_and_counted(tmp_path, verify):
 @pytest.mark.parametrize(
     "splits",
     [("train", "test"), ("train", "val", "test"), ("Training", "Validation"), ("train", "valid"),
-     ("TRAIN", "dev"), ("test", "val"), ("train", "eval", "unlabeled")],
+     ("TRAIN", "dev"), ("train2017", "val2017"), ("train_images", "test_images"),
+     ("training set", "test set"), ("trainset", "testset"), ("test", "val"), ("train", "eval", "unlabeled")],
 )  # fmt: skip
 def test_splits_are_named_with_the_way_out(tmp_path, splits):
     for name in splits:
@@ -72,6 +73,7 @@ def test_splits_are_named_with_the_way_out(tmp_path, splits):
     if splits[0].casefold().startswith("train"):
         assert f"--data_dir='{tmp_path / splits[0]}'" in said[0]
         assert f"--eval_dir='{tmp_path / ('test' if 'test' in splits else splits[1])}'" in said[0]
+        assert f"--eval_dir='{tmp_path / splits[0]}'" not in said[0]
     assert remarks(tmp_path / splits[0])[1] == []
 
 

@@ -172,3 +172,10 @@ def test_classes_in_either_unicode_form_are_one(folder):
     (folder / "ImageSets/Main/train.txt").write_text("a\n")
     train, test = voc.train_and_test(folder, "train", "test")
     assert train.class_names == test.class_names == ("caf\u00e9",)
+
+
+def test_pictures_are_found_in_the_form_of_another_file_system(folder):
+    (folder / "JPEGImages" / "d.jpg").rename(folder / "JPEGImages" / "caf\u00e9.jpg")
+    text = xml(("dog", (1, 1, 20, 10), False)).replace("x.jpg", "cafe\u0301.jpg")
+    (folder / "Annotations" / "d.xml").write_text(text, encoding="utf-8")
+    assert voc.voc_folder(folder, "test").images[0].image.name == "caf\u00e9.jpg"
