@@ -62,7 +62,8 @@ def test_system_folders_are_passed_over_and_counted(tmp_path, verify):
     "splits",
     [("train", "test"), ("train", "val", "test"), ("Training", "Validation"), ("train", "valid"),
      ("TRAIN", "dev"), ("train2017", "val2017"), ("train_images", "test_images"),
-     ("training set", "test set"), ("trainset", "testset"), ("test", "val"), ("train", "eval", "unlabeled")],
+     ("training set", "test set"), ("trainset", "testset"), ("test", "val"),
+     ("train", "eval", "unlabeled")],
 )  # fmt: skip
 def test_splits_are_named_with_the_way_out(tmp_path, splits):
     for name in splits:
