@@ -23,6 +23,7 @@ _ROOMS = (
     "layers",
     "losses",
     "methods",
+    "text",
     "training",
 )
 

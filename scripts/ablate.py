@@ -147,8 +147,8 @@ def _whole(folder: Path):
 
 
 def _figures_of(folder: Path) -> dict[str, float]:
-    report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+    report = json.loads((folder / "evaluation.json").read_bytes())
+    with open(folder / "metrics.csv", newline="", encoding="utf-8-sig") as file:
         epochs = list(csv.DictReader(file))
     figures = {}
     if epochs[-1].get("rotation_accuracy"):
@@ -159,7 +159,7 @@ def _figures_of(folder: Path) -> dict[str, float]:
 
 def training_minutes(folder: Path, epochs: list[dict]) -> float:
     """Minutes that the steps of all epochs took; without evaluation and starting."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = json.loads((folder / "run.json").read_bytes())
     batch_size = run["flags"]["batch_size"]
     steps = [int(epoch["step"]) for epoch in epochs]
     seconds = 0.0
@@ -171,7 +171,7 @@ def training_minutes(folder: Path, epochs: list[dict]) -> float:
 def random_figures(folder: Path) -> dict[str, float]:
     """The random-init network's figures, as the evaluation of any run gives them."""
     with _whole(folder):
-        report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "evaluation.json").read_bytes())
         return _flat(report, "random_init")
 
 

@@ -64,7 +64,7 @@ def place() -> tuple[Path | None, dict]:
     if not folder.is_dir():
         return None, {}
     try:
-        flags = json.loads((folder / "run.json").read_text(encoding="utf-8"))["flags"]
+        flags = json.loads((folder / "run.json").read_bytes())["flags"]
         if not isinstance(flags, dict):
             raise ValueError("its flags have no names")
         return folder, flags
@@ -205,7 +205,7 @@ def main() -> None:
         writable(output)
         # The figures of other tasks on the same images stay in the file.
         with contextlib.suppress(OSError, ValueError):
-            earlier = json.loads(output.read_text(encoding="utf-8"))
+            earlier = json.loads(output.read_bytes())
     # A wrong name of weights is told before the images are read.
     from rfd_tf.applications import read_record
 

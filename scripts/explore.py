@@ -41,7 +41,7 @@ def images_of(folder: Path):
     data_dir, dataset, split = FLAGS.data_dir, FLAGS.dataset, FLAGS.split
     if data_dir is None and dataset is None:
         try:
-            recorded = json.loads((folder / "run.json").read_text(encoding="utf-8"))["flags"]
+            recorded = json.loads((folder / "run.json").read_bytes())["flags"]
             data_dir = recorded.get("eval_dir") or recorded.get("data_dir")
             dataset = None if data_dir else recorded.get("dataset")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

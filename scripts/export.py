@@ -118,7 +118,7 @@ def calibration_source():
         return load(data_dir=FLAGS.calibration_dir)
     try:
         path = Path(FLAGS.weights).expanduser() / "run.json"
-        recorded = json.loads(path.read_text(encoding="utf-8"))["flags"]
+        recorded = json.loads(path.read_bytes())["flags"]
         data_dir = recorded.get("data_dir")
         dataset = None if data_dir else recorded.get("dataset")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -145,7 +145,7 @@ def recorded_data(name: str, runs: Sequence[str | os.PathLike]) -> dict[str, Any
     for run in runs:
         try:
             path = Path(run).expanduser() / "run.json"
-            flags = json.loads(path.read_text(encoding="utf-8"))["flags"]
+            flags = json.loads(path.read_bytes())["flags"]
             found.append({key: flags.get(key) for key in names})
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             found.append(None)
@@ -369,7 +369,7 @@ def _part(report: dict[str, Any], task: str) -> dict[str, Any] | None:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
 

@@ -102,8 +102,8 @@ def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
     for name in networks:
         run = output / name
         try:
-            report = json.loads((run / "saliency" / "saliency.json").read_text(encoding="utf-8"))
-            flags = json.loads((run / "run.json").read_text(encoding="utf-8"))["flags"]
+            report = json.loads((run / "saliency" / "saliency.json").read_bytes())
+            flags = json.loads((run / "run.json").read_bytes())["flags"]
             report["training"] = {
                 key: flags[key]
                 for key in ("epochs", "batch_size", "learning_rate", "decay_rate", "decay_epochs")

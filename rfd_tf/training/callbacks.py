@@ -107,7 +107,7 @@ class MetricsFile(keras.callbacks.Callback):
         done = self.params["start_step"] // self.params["steps"]
         if done and self.path.exists():
             try:
-                with open(self.path, newline="", encoding="utf-8") as file:
+                with open(self.path, newline="", encoding="utf-8-sig") as file:
                     self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= done]
             except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
                 raise UserError(

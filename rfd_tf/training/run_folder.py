@@ -102,7 +102,7 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
+            run = json.loads(path.read_bytes())
             if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
                 raise ValueError("it lacks its entries")
             if not isinstance(run.get("flags", {}), dict):

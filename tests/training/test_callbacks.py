@@ -51,3 +51,12 @@ def test_a_damaged_metrics_file_is_named_when_a_run_resumes(tmp_path, content):
     metrics.set_params({"epochs": 3, "steps": 1, "start_step": 1})
     with pytest.raises(UserError, match="metrics.csv' is damaged"):
         metrics.on_train_begin()
+
+
+def test_a_metrics_file_that_a_spreadsheet_saved_is_read(tmp_path):
+    """With a byte order mark."""
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,7\n2,14\n", encoding="utf-8-sig")
+    metrics = callbacks.MetricsFile(tmp_path / "metrics.csv")
+    metrics.set_params({"epochs": 3, "steps": 7, "start_step": 7})
+    metrics.on_train_begin()
+    assert metrics.rows == [{"epoch": "1", "step": "7"}]
