@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rfd_tf.data import record_files
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.text import read_text
 
 _DONE = "complete"
 
@@ -51,7 +52,9 @@ def unpack(
     lists = folder / "ImageSets" / "Main"
     if (lists / _DONE).is_file():
         return {
-            path.stem: len(path.read_text(encoding="utf-8").split()) for path in lists.glob("*.txt")
+            path.stem: len(read_text(path, "the list").split())
+            for path in lists.glob("*.txt")
+            if not path.name.startswith(".")
         }
     builder = open_builder(dataset, None if tfds_dir is None else str(tfds_dir), download)
     splits = sorted(builder.info.splits)
