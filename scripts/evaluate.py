@@ -163,6 +163,9 @@ def compare() -> None:
     train = test = None
     if suite.find(FLAGS.suite).needs_images:
         train, test = sources(suite.recorded_data(FLAGS.suite, FLAGS.runs))
+        for source in (train, test):
+            if source is not None:
+                print(source.summary())
     elif FLAGS.voc_tfds:
         unpack_voc()
     comparison = suite.run_suite(

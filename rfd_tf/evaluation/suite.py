@@ -248,9 +248,6 @@ def run_suite(
             todo.append((title, run, entry, kept, wanted))
     if not todo and not any(reports.values()):
         raise UserError(f"suite '{name}' can judge none of the runs: {notes[0]}")
-    for source in (train, test) if todo else ():
-        if source is not None:
-            say(source.summary())
     for group in _groups(todo, tasks):
         title, run, _, kept, _ = group[0]
         say(f"{title}: {', '.join(entry.label for _, _, entry, _, _ in group)}")
