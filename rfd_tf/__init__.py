@@ -28,6 +28,7 @@ _ROOMS = (
     "layers",
     "losses",
     "methods",
+    "text",
     "training",
 )
 

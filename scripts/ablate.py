@@ -14,6 +14,7 @@ weights and no file is given, scripts/estimate_pu.py estimates them with the sam
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -151,8 +152,29 @@ def estimate_pu_weights(output: Path) -> None:
 
 def figures_of(folder: Path) -> dict[str, float]:
     """A run's figures, flat: "task feature images" -> accuracy in percent."""
-    report = json.loads((folder / "evaluation.json").read_text())
-    with open(folder / "metrics.csv", newline="") as file:
+    with _whole(folder):
+        return _figures_of(folder)
+
+
+@contextlib.contextmanager
+def _whole(folder: Path):
+    """Names the run whose files are missing or damaged."""
+    from rfd_tf.errors import UserError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"evaluation.json, metrics.csv or run.json in '{folder}' is missing or damaged "
+            f"({error!r}); repair it, or run the command with another --output_dir"
+        ) from None
+
+
+def _figures_of(folder: Path) -> dict[str, float]:
+    report = json.loads((folder / "evaluation.json").read_bytes())
+    with open(folder / "metrics.csv", newline="", encoding="utf-8-sig") as file:
         epochs = list(csv.DictReader(file))
     figures = {}
     if epochs[-1].get("rotation_accuracy"):
@@ -163,7 +185,8 @@ def figures_of(folder: Path) -> dict[str, float]:
 
 def training_minutes(folder: Path, epochs: list[dict]) -> float:
     """Minutes that the steps of all epochs took; without evaluation and starting."""
-    batch_size = json.loads((folder / "run.json").read_text())["flags"]["batch_size"]
+    run = json.loads((folder / "run.json").read_bytes())
+    batch_size = run["flags"]["batch_size"]
     steps = [int(epoch["step"]) for epoch in epochs]
     seconds = 0.0
     for before, after, epoch in zip([0, *steps], steps, epochs, strict=False):
@@ -184,7 +207,9 @@ def trained(folder: Path) -> dict[str, str]:
 
 def random_figures(folder: Path) -> dict[str, float]:
     """The random-init network's figures, as the evaluation of any run gives them."""
-    return _flat(json.loads((folder / "evaluation.json").read_text()), "random_init")
+    with _whole(folder):
+        report = json.loads((folder / "evaluation.json").read_bytes())
+        return _flat(report, "random_init")
 
 
 def _flat(report: dict, key: str) -> dict[str, float]:

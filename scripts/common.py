@@ -16,15 +16,18 @@ import path_flags
 from absl import app, flags, logging
 
 USER_MISTAKE = 2
+_FLAGFILE = ("--flagfile", "-flagfile")
 
 
 def _parse(arguments: list[str]) -> list[str]:
+    from rfd_tf.errors import UserError
+
     try:
-        rest = flags.FLAGS(arguments)
-    except flags.Error as error:
+        rest = flags.FLAGS([arguments[0], *_with_flagfiles(arguments[1:])])
+    except (flags.Error, UserError) as error:
         print(f"error: {error}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
-    # What absl does not foresee: a flagfile that is no text, a flag of a thousand letters.
+    # What absl does not foresee: a flag of a thousand letters.
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         print(
             f"error: the flags cannot be read: {error}; see {arguments[0]} --help", file=sys.stderr
@@ -36,6 +39,44 @@ def _parse(arguments: list[str]) -> list[str]:
         )
         raise SystemExit(USER_MISTAKE)
     return rest
+
+
+def _with_flagfiles(arguments: list[str]) -> list[str]:
+    """Puts the flags of each --flagfile in its place, as absl does, but in any encoding."""
+    expanded, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, _, path = argument.partition("=")
+        if name not in _FLAGFILE:
+            expanded.append(argument)
+            if argument == "--":
+                return [*expanded, *rest]
+        elif argument != name:
+            expanded += _flagfile(path, ())
+        elif rest:
+            expanded += _flagfile(rest.pop(0), ())
+        else:
+            raise flags.Error("--flagfile with no argument")
+    return expanded
+
+
+def _flagfile(path: str, above: tuple[str, ...]) -> list[str]:
+    """The flags in a flagfile and in those it names; lines with # or // are comments."""
+    from rfd_tf.errors import UserError
+    from rfd_tf.text import read_text
+
+    path = os.path.expanduser(path.strip())
+    if path in above:
+        raise UserError(f"the flagfile '{path}' names itself by way of {' and '.join(above)}")
+    found = []
+    # (absl passes over an empty name.)
+    for line in read_text(path, "the flagfile").split("\n") if path else ():
+        name, _, nested = line.strip().partition("=")
+        if name in _FLAGFILE:
+            found += _flagfile(nested, (*above, path))
+        elif line.strip() and not line.startswith(("#", "//")):
+            found.append(line.strip())
+    return found
 
 
 def backbone_options() -> dict:
@@ -126,12 +167,16 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2."""
 
     def guarded(_: list[str]) -> None:
+        from rfd_tf import keras_settings
+        from rfd_tf.data import record_files
         from rfd_tf.errors import UserError
 
         be_quiet()
         warnings.formatwarning = _warn_in_a_line
         try:
-            main()
+            keras_settings.check_environment()
+            with record_files.damage_reported():
+                main()
         except UserError as error:
             print(f"error: {in_own_flags(str(error))}", file=sys.stderr)
             raise SystemExit(USER_MISTAKE) from None
@@ -139,4 +184,8 @@ def run(main: Callable[[], None]) -> None:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
 
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files and classes may hold what a terminal cannot show.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     app.run(guarded, flags_parser=_parse)

@@ -118,7 +118,7 @@ def estimation():
 
 def load_source():
     source = image_flags.load_source()
-    say(f"{source.num_images} images of {source.name}")
+    say(source.summary())
     if source.skipped:
         say(f"{len(source.skipped)} images cannot be decoded and are left out")
     return source

@@ -154,6 +154,9 @@ def compare() -> None:
     train = test = None
     if suite.find(FLAGS.suite).needs_images:
         train, test = sources(suite.recorded_images(FLAGS.suite, FLAGS.runs))
+        for source in (train, test):
+            if source is not None:
+                print(source.summary())
     elif FLAGS.voc_tfds:
         unpack_voc()
     with FolderLock(files.folder(output), doing="writes a suite's results to"):
@@ -208,7 +211,7 @@ def evaluate_one(chosen: list, output: Path | None) -> None:
     if output is not None:
         # The figures of other tasks on the same images stay in the file.
         with contextlib.suppress(OSError, ValueError):
-            earlier = json.loads(output.read_text(encoding="utf-8"))
+            earlier = json.loads(output.read_bytes())
     # A wrong name of weights is told before the images are read.
     read_record(FLAGS.weights)
     train = test = None
@@ -226,6 +229,7 @@ def evaluate_one(chosen: list, output: Path | None) -> None:
         progress=True,
         output=None if output is None else output.with_name(f"{output.stem}_files"),
         cache_features=FLAGS.cache_features,
+        say=print,
     )
     print(f"\n{describe(report)}\n\n{table(report)}\n")
     if output is not None:

@@ -100,6 +100,7 @@ def main() -> None:
     count, source = len(page.explorer.images), page.explorer.images.source
     print(f"{count:,} of {source.num_images:,} images of {source.name}: {page.url}", flush=True)
     print("only this machine can reach it; Ctrl-C ends it", flush=True)
+    print(source.summary(), flush=True)
     try:
         page.serve_forever()
     except KeyboardInterrupt:

@@ -108,7 +108,7 @@ def pretrain_in(run, strategy, lock) -> None:
     weights, started = starting_weights(run)
     images = run_images()
     source = images.train(FLAGS.tfds_download, leave_out=[run.directory])
-    say(f"{source.num_images} images of {source.name}")
+    say(source.summary())
     judged = source, None
     if FLAGS.monitor_every > 0 or FLAGS.evaluate:
         judged = judged_sources(images, source)
@@ -492,7 +492,7 @@ def write_skipped(run, source, chief: bool) -> None:
     path = run.path("skipped_files.txt")
     text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
     if chief and (not path.exists() or path.read_text(encoding="utf-8") != text):
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
         if skipped:
             say(f"{len(skipped)} images cannot be decoded and are left out; named in {path}")
 
@@ -595,6 +595,8 @@ def judged_sources(images, source) -> tuple:
     from rfd_tf.data.run_images import shared
 
     test = images.test(FLAGS.tfds_download, leave_out=[FLAGS.output_dir])
+    if test is not None:
+        say(f"to evaluate: {test.summary()}")
     if test is not None and (count := shared(source.image_ids(), test)):
         say(f"note: trained on {count} of the {test.num_images} test images of {test.name}")
     if source.labels is None and test is not None and test.labels is not None:

@@ -120,6 +120,9 @@ def main() -> None:
         FLAGS.tensorboard or report.needs_images(FLAGS.sections or report.SECTIONS)
     ):
         train, test = sources(record.folder)
+        for source in (train, test):
+            if source is not None:
+                print(source.summary(), flush=True)
         images = report.ReportImages(
             record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
         )

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from rfd_tf import keras_settings
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import BatchNormalization
 
@@ -59,13 +60,10 @@ def image_input(
         `(first, inputs)`: the tensor to call the first layer on, and the model's inputs.
 
     Raises:
-        UserError: the shape is not that of an image, or too small for the network.
+        UserError: the shape is not that of an image, or too small for the network; Keras is set
+            to channels_first or to another floatx than float32.
     """
-    if keras.config.image_data_format() != "channels_last":
-        raise UserError(
-            f"{backbone} is built for channels_last images; call "
-            "keras.config.set_image_data_format('channels_last') first"
-        )
+    keras_settings.check_loaded()
     if input_tensor is not None:
         if not isinstance(input_tensor, keras.KerasTensor):
             raise UserError(

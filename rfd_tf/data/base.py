@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rfd_tf.errors import UserError, shown
+from rfd_tf.data import class_folders
+from rfd_tf.errors import UserError
+from rfd_tf.text import file_name_from_text, file_name_to_text
 
 
 def fingerprint(parts: Iterable[bytes | memoryview | str | int]) -> str:
@@ -55,14 +57,15 @@ class Source:
     Attributes:
         name: what to call the set in messages and records.
         num_images: how many images there are, at least 1.
-        labels: int64 `[num_images]`, or None where there are none. For evaluation only: no
-            training pipeline reads them.
+        labels: int64 `[num_images]`, -1 for an image without a class; or None where no image
+            has one. For evaluation only: no training pipeline reads them.
         class_names: the names of the classes by label, or None.
         fingerprint: sha256 hex digest of what identifies the set and its order. A memory bank or
             a file of per-image weights belongs to one fingerprint.
         skipped: `(name, reason)` of each image that was left out, because it cannot be decoded.
-        names: a display name per index, or None.
+        names: a display name per index, or None; of files see `rfd_tf.text.file_name_to_text`.
         lengths: bytes of the file of each index, or None where images are not files.
+        files: the folder, and the name in it per index as the file system has it; or None.
 
     >>> from rfd_tf.data import digits
     >>> source = digits()
@@ -73,6 +76,7 @@ class Source:
     lengths: Sequence[int] | None = None
     #: Returns the ids of the images, see `image_ids`; None where they are not known.
     origins: Callable[[], np.ndarray] | None = None
+    files: tuple[str, Sequence[str]] | None = None
 
     def __init__(
         self,
@@ -115,6 +119,16 @@ class Source:
         """
         return None if self.origins is None else self.origins()
 
+    def summary(self) -> str:
+        """Returns one line: the number of images and, where they are known, of each class.
+
+        >>> from rfd_tf.data import digits
+        >>> digits("test").summary()[:52]
+        '297 images of digits/test; 10 classes: 0 27, 1 31, 2'
+        """
+        # (Labels that must be read from records first stay unread.)
+        return class_folders.summary(self.num_images, self.name, self._labels, self.class_names)
+
     def record_failures(self, read: Callable[[], Iterable[int]]) -> None:
         """Adds a record that a pipeline keeps: a function that gives the indices that failed."""
         self._failures.append(read)
@@ -126,7 +140,13 @@ class Source:
         checked. Training goes on without such an image, and it is remembered here.
         """
         failed = sorted({int(index) for read in self._failures for index in read()})
-        return [(shown(self.names[i]) if self.names else str(i), self._why(i)) for i in failed]
+        return [(self._line(i), self._why(i)) for i in failed]
+
+    def _line(self, index: int) -> str:
+        """The name of an image in one line."""
+        if not self.names:
+            return str(index)
+        return file_name_to_text(file_name_from_text(self.names[index]), one_line=True)
 
     def _why(self, index: int) -> str:
         return "cannot be decoded"

@@ -12,6 +12,7 @@ import numpy as np
 from rfd_tf.data.voc import VocImage, VocSet, is_file
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute, expanded
+from rfd_tf.text import file_name_to_text, read_text, same_form, same_name_forms
 
 _MOST_SIDE = 1_000_000  # pixels, more than any picture format but one allows
 
@@ -43,7 +44,7 @@ def coco_file(
         raise UserError(f"no such folder: '{folder}'")
     content = _read(path)
     try:
-        categories = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+        categories = {int(one["id"]): same_form(str(one["name"])) for one in content["categories"]}
         pictures = {int(one["id"]): one for one in content["images"]}
         objects: dict[int, list[dict]] = {}
         for one in content["annotations"]:
@@ -52,7 +53,7 @@ def coco_file(
         raise UserError(
             f"'{path}' is no COCO annotation file of objects: {type(error).__name__} {error}"
         ) from None
-    names = tuple(class_names or dict.fromkeys(categories.values()))
+    names = tuple(dict.fromkeys(map(same_form, class_names or categories.values())))
     for name in names:
         if name not in categories.values():
             raise unknown("class", name, sorted(set(categories.values())))
@@ -63,14 +64,13 @@ def coco_file(
             found.append(image)
     if not found:
         raise UserError(f"'{path}' holds no box of {shown(', '.join(names[:10]))}")
-    return VocSet(path.stem, tuple(found), names)
+    return VocSet(file_name_to_text(path.stem), tuple(found), names)
 
 
 def _read(path: Path) -> dict:
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from None
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is no JSON: {error}") from None
     if not isinstance(content, dict):
@@ -105,7 +105,8 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
         return None
     if Path(name).name != name:
         raise UserError(f"'{path}' names the picture '{shown(name)}', which is no file name")
-    if not is_file(folder / name):
+    found = next((form for form in same_name_forms(name) if is_file(folder / form)), None)
+    if found is None:
         raise UserError(f"no picture '{shown(folder / name)}', which '{path}' names")
     with np.errstate(over="ignore"):  # what is too large for the type leaves the picture, too
         corners = np.array(boxes, np.float32)
@@ -118,8 +119,8 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
         )
     corners = np.clip(corners, 0, np.array([width, height] * 2, np.float32))
     return VocImage(
-        Path(name).stem,
-        folder / name,
+        file_name_to_text(Path(name).stem),
+        folder / found,
         width,
         height,
         corners,

@@ -13,6 +13,13 @@ from rfd_tf.data.folder import read_files
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.errors import UserError, shown
 from rfd_tf.paths import absolute, expanded
+from rfd_tf.text import (
+    file_name_from_text,
+    file_name_to_text,
+    read_text,
+    same_form,
+    same_name_forms,
+)
 
 
 def image_list(
@@ -30,7 +37,7 @@ def image_list(
     index follows the list.
 
     Args:
-        path: the list, UTF-8.
+        path: the list: UTF-8, or UTF-16 with a byte order mark.
         root: the folder that the paths are relative to; the list's own by default.
         max_skipped, verify, cache_bytes, max_megapixels: as of `image_folder`.
 
@@ -59,13 +66,13 @@ def image_list(
     files = []
     for line, name, _ in entries:
         relative = name.lstrip("/") if not os.path.isfile(name) else name
-        try:
-            status = os.stat(root / relative)
-        except (OSError, ValueError):  # a name with a zero byte is a value, not a file
+        found = _found(root, relative)
+        if found is None:
             raise UserError(
                 f"'{path}', line {line}: no file '{shown(root / relative)}'; paths are relative "
                 "to the list's folder, or to --list_root"
-            ) from None
+            )
+        relative, status = found
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"'{path}', line {line}: '{shown(root / relative)}' is no file")
         files.append((relative, status.st_size))
@@ -78,30 +85,37 @@ def image_list(
         cache_bytes,
         max_megapixels,
         listed=True,
-        name=str(path),
+        name=file_name_to_text(str(path)),
         labels=labels,
         class_names=class_names,
     )
 
 
+def _found(root: Path, name: str) -> tuple[str, os.stat_result] | None:
+    """Returns the name under which a listed file exists, and its status; None where it does not.
+
+    The list may come from a system that stores accents in another form, or hold names that are no
+    UTF-8 as `file_name_to_text` writes them.
+    """
+    for form in dict.fromkeys((*same_name_forms(name), file_name_from_text(name))):
+        try:
+            return form, os.stat(root / form)
+        except (OSError, ValueError):  # a name with a zero byte is a value, not a file
+            continue
+    return None
+
+
 def _entries(path: Path):
     """Yields (line number, file name, label) of each line that is not empty."""
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                parts = line.strip().rsplit(maxsplit=1)
-                if not parts:
-                    continue
-                if len(parts) < 2:
-                    raise UserError(
-                        f"'{path}', line {number}: '{shown(line.strip())}' must be a path and a "
-                        "label"
-                    )
-                yield number, *parts
-    except OSError as error:
-        raise UserError(f"cannot read the image list '{path}': {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"'{path}' is no list of images: it is no text in UTF-8") from None
+    for number, line in enumerate(read_text(path, "the image list").split("\n"), 1):
+        parts = line.strip().rsplit(maxsplit=1)
+        if not parts:
+            continue
+        if len(parts) < 2:
+            raise UserError(
+                f"'{path}', line {number}: '{shown(line.strip())}' must be a path and a label"
+            )
+        yield number, *parts
 
 
 def _numbered(labels: list[str], path: Path) -> tuple[np.ndarray, list[str] | None]:
@@ -111,6 +125,7 @@ def _numbered(labels: list[str], path: Path) -> tuple[np.ndarray, list[str] | No
         largest = max(labels, key=len)
         raise UserError(f"'{path}': label {largest[:40]} is too large a number") from None
     except ValueError:
+        labels = [same_form(label) for label in labels]
         class_names = sorted(set(labels))
         number = {name: label for label, name in enumerate(class_names)}
         return np.array([number[label] for label in labels], np.int64), class_names

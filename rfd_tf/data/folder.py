@@ -15,15 +15,16 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from rfd_tf.data import image_files, results_folders
+from rfd_tf.data import class_folders, image_files, results_folders
 from rfd_tf.data.base import ArraySource, Source, fingerprint
 from rfd_tf.data.image_files import Header
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute, expanded
+from rfd_tf.text import file_name_to_text
 
 _FULL_CHECK_LIMIT = 200_000
 _CACHED_SIDE = 256  # larger images stay on disk, however few they are
@@ -95,11 +96,17 @@ def image_folder(
     Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM (of several frames or pages the
     first), and HEIC where pillow-heif is installed. Formats are detected from the content. Grey,
     palette, CMYK, 16-bit and transparent images become RGB, transparency over white. The EXIF
-    orientation is applied. Names that begin with a dot and files that are no images are ignored.
-    The index follows the sorted relative names of the readable images.
+    orientation is applied. Names that begin with a dot and files that are no images are ignored; so
+    are the folders of systems and file servers: thumbnails (`@eaDir`, `Thumbs`), recycle bins
+    (`$RECYCLE.BIN`, `#recycle`), `__MACOSX`, `lost+found` and others. A warning counts them. The
+    index follows the sorted relative names of the readable images.
 
-    Where all images lie in sub-folders, two or more, the name of the sub-folder directly in
-    `directory` is an image's label (labels serve evaluation only). Otherwise there are no labels.
+    Where images lie in sub-folders, two or more, the name of the sub-folder directly in
+    `directory` is an image's label (labels serve evaluation only). An image beside these folders
+    is labelled -1: training uses it, evaluation does not, and a warning names it. Where half of
+    the images or more lie beside the folders there are no labels. Names of classes that differ
+    in Unicode form only are one class. A warning says where folders are splits (`train`, `test`)
+    and not classes.
 
     Images that are damaged or of another format (SVG, PSD, camera RAW ...) are left out and listed
     in the source's `skipped`. Folders that hold results of this package, such as a run's, are left
@@ -132,9 +139,25 @@ def image_folder(
     """
     root = os.fspath(expanded(directory))
     _check_options(max_skipped, verify)
-    files = _scan(root, leave_out)
+    scan = _scan(root, leave_out)
     root = os.fspath(absolute(root))
-    return read_files(root, files, max_skipped, verify, cache_bytes, max_megapixels)
+    source = read_files(root, scan.files, max_skipped, verify, cache_bytes, max_megapixels)
+    for remark in (
+        class_folders.passed_over(root, scan.system_folders, scan.hidden_pictures),
+        class_folders.about_splits(root, scan.splits, source.files[1]),
+    ):
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+    return source
+
+
+def visible_files(directory: str | os.PathLike) -> list[str]:
+    """Returns the relative names of the files that `image_folder` looks at, sorted.
+
+    Raises:
+        UserError: the folder does not exist, is none or cannot be read.
+    """
+    return [name for name, _ in _scan(os.fspath(expanded(directory))).files]
 
 
 def read_files(
@@ -178,8 +201,24 @@ def _check_options(
         raise UserError(f"max_megapixels is above 0, got {max_megapixels}")
 
 
-def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> list[tuple[str, int]]:
-    """Returns `(relative name with /, bytes)` of every visible file, sorted by name."""
+class _Scan(NamedTuple):
+    """What lies in a folder and below: relative names with slashes.
+
+    Attributes:
+        files: `(name, bytes)` of every visible file, sorted by name.
+        system_folders: folders that were passed over.
+        hidden_pictures: hidden files with the ending of an image, such as `._a.jpg` of macOS.
+        splits: folder -> the folders in it, where these look like parts of a dataset.
+    """
+
+    files: list[tuple[str, int]]
+    system_folders: list[str]
+    hidden_pictures: list[str]
+    splits: dict[str, list[str]]
+
+
+def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> _Scan:
+    """Returns what lies in a folder, folders that are links included."""
     if not os.path.exists(root):
         raise UserError(f"no such folder: '{root}'; give --data_dir an existing folder")
     if not os.path.isdir(root):
@@ -187,6 +226,9 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> list[tuple[
     files: list[tuple[str, int]] = []
     results = results_folders.identities(root, leave_out)
     left_out: list[str] = []
+    system: list[str] = []
+    hidden: list[str] = []
+    splits: dict[str, list[str]] = {}
     # Each folder goes with the real folders above it: a link back to one of them is a loop.
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     ways: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -205,6 +247,7 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> list[tuple[
                     f"links lead to the folder '{shown(path)}' in more than {_MOST_WAYS} ways; "
                     "remove those that go round in circles"
                 )
+            folders = []
             with os.scandir(path) as entries:
                 entries = list(entries)
                 names = {entry.name for entry in entries}
@@ -213,11 +256,16 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> list[tuple[
                         left_out.append(below)
                     continue
                 for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
                     name = f"{below}/{entry.name}" if below else entry.name
-                    if _is_folder(entry):
-                        pending.append((name, above | {identity}))
+                    if entry.name.startswith(".") and not _is_folder(entry):
+                        if image_files.has_image_extension(name):
+                            hidden.append(name)
+                    elif _is_folder(entry):
+                        if class_folders.is_system_folder(entry.name):
+                            system.append(name)
+                        else:
+                            folders.append(entry.name)
+                            pending.append((name, above | {identity}))
                     elif not entry.is_symlink():
                         if entry.is_file():
                             files.append((name, entry.stat().st_size))
@@ -225,10 +273,12 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> list[tuple[
                         files.append((name, os.stat(entry.path).st_size))
                     elif image_files.has_image_extension(name):
                         files.append((name, 0))  # a broken link: to be told, not overlooked
+            if class_folders.are_splits(folders):
+                splits[below] = folders
         except OSError as error:
             raise UserError(f"cannot read folder '{shown(path)}': {error.strerror}") from None
     results_folders.report(root, left_out)
-    return sorted(files)
+    return _Scan(sorted(files), system, hidden, splits)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -299,7 +349,7 @@ class _Found:
         if not images:
             others = ""
             if files:
-                name = shown(_shown(files[0][0]))
+                name = shown(file_name_to_text(files[0][0]))
                 others = f"; found {len(files)} other files, such as '{name}'"
             raise UserError(
                 f"no images ({image_files.formats()}) in '{root}' or below{others}; give "
@@ -364,9 +414,11 @@ class _Found:
         """
         good = self.good()
         bad = [i for i, header in enumerate(self.headers) if not isinstance(header, Header)]
-        skipped = [(shown(_shown(self.names[i])), str(self.headers[i])) for i in bad]
+        skipped = [
+            (file_name_to_text(self.names[i], one_line=True), str(self.headers[i])) for i in bad
+        ]
         if len(bad) > max_skipped * len(self.names) or not good:
-            named = ", ".join(f"{name} ({reason})" for name, reason in skipped[:_NAMED])
+            named = ", ".join(f"{shown(name)} ({reason})" for name, reason in skipped[:_NAMED])
             more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
             way_out = f", or raise --max_skipped (now {max_skipped:g})" if good else ""
             raise UserError(
@@ -375,18 +427,22 @@ class _Found:
             )
         if skipped:
             warnings.warn(_left_out(self.root, skipped, len(self.names)), stacklevel=2)
-        labels, class_names = _labels(self.names, good)
         if "labels" in described_otherwise:
             labels = described_otherwise.pop("labels")[self.positions[good]]
+            class_names = None
+        else:
+            labels, class_names, remark = class_folders.labels_of(self.root, self.names, good)
+            if remark:
+                warnings.warn(remark, stacklevel=2)
         described = {
-            "name": Path(self.root).resolve().name or self.root,
+            "name": file_name_to_text(Path(self.root).resolve().name or self.root),
             "labels": labels,
             "class_names": class_names,
             "fingerprint": fingerprint(
                 ["folder", *(part for i in good for part in (self.names[i], self.lengths[i]))]
             ),
             "skipped": skipped,
-            "names": [_shown(self.names[i]) for i in good],
+            "names": [file_name_to_text(self.names[i]) for i in good],
             **described_otherwise,
         }
         if pixels is not None:
@@ -396,6 +452,7 @@ class _Found:
             source = FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
         source.lengths = [self.lengths[i] for i in good]
         source.origins = functools.partial(_file_ids, self.root, [self.names[i] for i in good])
+        source.files = self.root, [self.names[i] for i in good]
         return source
 
 
@@ -404,7 +461,7 @@ def folder_ids(directory: str | os.PathLike) -> np.ndarray:
     root = os.fspath(directory)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is left out has been named before
-        return _file_ids(root, [name for name, _ in _scan(root)])
+        return _file_ids(root, [name for name, _ in _scan(root).files])
 
 
 def _file_ids(root: str, names: Sequence[str]) -> np.ndarray:
@@ -433,22 +490,3 @@ def _left_out(root: str, skipped: list[tuple[str, str]], total: int) -> str:
     if len(most) > _REASONS:
         parts.append(f"{sum(len(names) for _, names in most[_REASONS:])} for other reasons")
     return f"{len(skipped)} of {total} images in '{root}' are left out: {'; '.join(parts)}"
-
-
-def _shown(name: str) -> str:
-    """Makes a file name printable: bytes that are no UTF-8 become a replacement character."""
-    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
-
-
-def _labels(
-    names: Sequence[str], good: Sequence[int]
-) -> tuple[np.ndarray | None, list[str] | None]:
-    """Returns labels and class names by the first folder of each name, where these are classes."""
-    tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
-    # One folder around everything says nothing about classes.
-    if None in tops or len(set(tops)) < 2:
-        return None, None
-    class_names = sorted(set(tops))
-    number = {name: label for label, name in enumerate(class_names)}
-    labels = np.array([number[tops[i]] for i in good], np.int64)
-    return labels, [_shown(name) for name in class_names]

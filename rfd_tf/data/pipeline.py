@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data import streams
+from rfd_tf.data import record_files, streams
 from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.decode import evaluation_transform, stretch_transform, ten_crop_transform
 from rfd_tf.data.recipe import Recipe
@@ -257,9 +257,10 @@ def load_images(
     batches = evaluation_dataset(
         source, image_size=image_size, batch_size=256, indices=indices, stretch=stretch
     )
-    for batch in batches.as_numpy_iterator():
-        images[np.searchsorted(wanted, batch["index"])] = batch["image"]
-        read += len(batch["index"])
+    with record_files.damage_reported():
+        for batch in batches.as_numpy_iterator():
+            images[np.searchsorted(wanted, batch["index"])] = batch["image"]
+            read += len(batch["index"])
     if read < len(wanted):
         failed = source.failed_while_reading()
         named = ", ".join(f"{name} ({reason})" for name, reason in failed[:10])

@@ -26,6 +26,7 @@ from rfd_tf.data.base import Source
 from rfd_tf.data.views import NUM_ROTATIONS
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
 from rfd_tf.paths import expanded
+from rfd_tf.text import read_text
 
 EXTENSIONS = (".npz", ".dat")
 _FORMAT = 1
@@ -213,10 +214,7 @@ def _checked(probability: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _read_text(path: Path, source: Source) -> np.ndarray:
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"PU weights '{path}' cannot be read as text ({error})") from None
+    lines = read_text(path, "PU weights").splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     wanted = NUM_ROTATIONS * source.num_images

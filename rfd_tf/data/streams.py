@@ -451,9 +451,15 @@ def evaluate_records(
     indices: np.ndarray | None = None,
     transform: Transform = evaluation_transform,
 ) -> tf.data.Dataset:
-    def make(index: tf.Tensor, contents: tf.Tensor) -> Batch:
+    def load(index: tf.Tensor, contents: tf.Tensor) -> Batch:
         image = decode(contents, kind_of(contents, source.transparent), KINDS)
         return {"image": transform(image, image_size), "index": index}
+
+    def make(index: tf.Tensor, contents: tf.Tensor) -> tf.data.Dataset:
+        # What cannot be decoded is left out; a damaged record file raises.
+        images = tf.data.Dataset.from_tensor_slices((index, contents))
+        images = images.map(load, num_parallel_calls=_calls(), deterministic=True)
+        return images.ignore_errors().batch(batch_size)
 
     records = source.records()
     if indices is not None:
@@ -461,8 +467,7 @@ def evaluate_records(
         wanted[indices] = True
         wanted = tf.constant(wanted)
         records = records.filter(lambda index, _: tf.gather(wanted, index))
-    images = records.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return images.ignore_errors().batch(batch_size)
+    return _parallel(records.batch(batch_size), make, True)
 
 
 TRAIN = {

@@ -144,6 +144,7 @@ class _TfdsPart(_Part, TfdsSource):
 
     def __init__(self, whole: TfdsSource, indices: np.ndarray, described: dict[str, Any]):
         self.whole, self.indices = whole, indices
+        self.record_files = whole.record_files
         self.transparent = whole.transparent
         self.shuffle_buffer = whole.shuffle_buffer
         Source.__init__(self, num_images=len(indices), **described)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rfd_tf.data import record_files
 from rfd_tf.data.base import ArraySource, Source, fingerprint, image_ids
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.paths import absolute
@@ -56,6 +60,8 @@ class TfdsSource(Source):
         self.transparent = features[image_key].shape[-1] == 4
         super().__init__(num_images=int(self._takes.sum()), **described)
         self.origins = self._record_ids
+        self.record_files = [(os.fspath(file.filename), file.examples_in_shard) for file in files]
+        record_files.watch(self)
         bounded = max(_SMALLEST_SHUFFLE, int(_SHUFFLE_BYTES // max(1.0, mean_bytes)))
         self.shuffle_buffer = min(self.num_images, bounded)
 
@@ -69,7 +75,7 @@ class TfdsSource(Source):
         key = self._label_key
         reader = tensorflow_datasets.features.FeaturesDict({key: self._features[key]})
         labels = np.zeros(self.num_images, np.int64)
-        with _on_cpu():
+        with record_files.damage_reported(), _on_cpu():
             parsed = self._serialized(None).map(
                 lambda index, record: (index, reader.deserialize_example(record)[key])
             )
@@ -103,7 +109,7 @@ class TfdsSource(Source):
                 raise unknown(f"class of '{self.name}'", name, names)
         wanted = np.array([names.index(name) for name in class_names])
         reader = tensorflow_datasets.features.FeaturesDict({"objects": self._features["objects"]})
-        with _on_cpu():
+        with record_files.damage_reported(), _on_cpu():
             parsed = self._serialized(None).map(
                 lambda index, record: (
                     index,
@@ -215,7 +221,8 @@ def tfds(
 
     Raises:
         UserError: TFDS is not installed; the dataset is unknown, not prepared, has no such split
-            or no images of 8 or 16 bits; no objects, no such class or no image that shows one.
+            or no images of 8 or 16 bits; no objects, no such class or no image that shows one; a
+            file of it is missing or damaged.
 
     >>> tfds("cifar10", tfds_dir="no/such/folder")
     Traceback (most recent call last):
@@ -239,6 +246,7 @@ def tfds(
     part = _split(info, name, split)
     image_key, label_key = _keys(tensorflow_datasets, info.features, name)
     files = part.file_instructions
+    record_files.check(name, [(os.fspath(file.filename), file.examples_in_shard) for file in files])
     full_name = f"{info.full_name}/{split}"
     whole_bytes = sum(one.num_bytes for one in info.splits.values())
     whole_images = sum(one.num_examples for one in info.splits.values())
@@ -317,8 +325,34 @@ def _builder(library: Any, name: str, tfds_dir: str | None, embedded: Iterable[s
             f"names of TFDS (www.tensorflow.org/datasets/catalog); for your own images give "
             f"--data_dir"
         ) from None
-    except Exception as error:  # a wrong version or configuration, an old folder
+    except Exception as error:  # a wrong version or configuration, an old or damaged folder
+        damaged = [path for path in _descriptions(name, tfds_dir) if not _is_json(path)]
+        if damaged:
+            raise UserError(
+                f"dataset '{name}': '{damaged[0]}' is damaged; copy it again, or remove its "
+                "folder and give --tfds_download to prepare the dataset again"
+            ) from None
         raise UserError(f"dataset '{name}': {_first_line(error)}") from None
+
+
+def _descriptions(name: str, tfds_dir: str | None) -> list[Path]:
+    """The files that describe a prepared dataset, of all its versions and configurations."""
+    import tensorflow_datasets
+
+    folder = Path(tfds_dir or tensorflow_datasets.core.constants.DATA_DIR).expanduser()
+    files = [
+        path
+        for pattern in ("dataset_info.json", "features.json")
+        for path in (folder / re.split("[/:]", name)[0]).rglob(pattern)
+    ]
+    return sorted(files)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _first_line(error: BaseException) -> str:
@@ -330,6 +364,12 @@ def _prepare(builder: Any, name: str, download: bool) -> None:
     if builder.is_prepared():
         return
     if not download:
+        folder = Path(os.fspath(builder.data_path))
+        if folder.is_dir() and not (folder / "dataset_info.json").exists():
+            raise UserError(
+                f"dataset '{name}': '{folder}' has no dataset_info.json; copy it there, or remove "
+                "the folder and give --tfds_download to prepare the dataset again"
+            )
         raise UserError(
             f"dataset '{name}' is not prepared in '{builder.data_path}'; give --tfds_dir the "
             f"folder that holds it, or --tfds_download to download it"
@@ -385,16 +425,19 @@ def _in_memory(
         return index, decode(contents, kind_of(contents, source.transparent), KINDS)
 
     images = None
-    with _on_cpu():
+    with record_files.damage_reported(), _on_cpu():
         pixels = source.records().map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
-        for index, image in pixels.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
-            if images is None:
-                if source.num_images * image.size > cache_bytes:
+        try:
+            for index, image in pixels.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+                if images is None:
+                    if source.num_images * image.size > cache_bytes:
+                        return None
+                    images = np.zeros((source.num_images, *image.shape), np.uint8)
+                elif image.shape != images.shape[1:]:
                     return None
-                images = np.zeros((source.num_images, *image.shape), np.uint8)
-            elif image.shape != images.shape[1:]:
-                return None
-            images[index] = image
+                images[index] = image
+        except tf.errors.InvalidArgumentError:
+            return None  # an image that cannot be decoded: left out where records are streamed
     kept = ArraySource(
         images,
         source.labels,

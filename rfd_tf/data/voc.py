@@ -14,6 +14,7 @@ from rfd_tf.data import image_files
 from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute
+from rfd_tf.text import file_name_to_text, read_text, same_form, same_name_forms
 
 #: The classes of PASCAL VOC, in the order of its palette masks (background, 0, comes before them).
 VOC_CLASSES = (
@@ -132,8 +133,9 @@ def voc_folder(
     if masks:
         return _masked(root, pictures, names, tuple(class_names or VOC_CLASSES))
     annotations = _folder(root, ("Annotations", "annotations"), "annotations")
+    class_names = None if class_names is None else tuple(map(same_form, class_names))
     read = []
-    for name in names or sorted(path.stem for path in annotations.glob("*.xml")):
+    for name in names or _stems(annotations, "*.xml"):
         path = annotations / f"{name}.xml"
         if not is_file(path):
             raise UserError(f"no annotation '{shown(path)}' of a picture that is listed")
@@ -151,7 +153,7 @@ def voc_folder(
                 raise UserError(f"'{path}': {unknown('class', label, class_names)}")
         images.append(
             VocImage(
-                name,
+                file_name_to_text(name),
                 _picture(pictures, name, filename),
                 width,
                 height,
@@ -300,11 +302,17 @@ def _classes(shown: dict[str, str], other: dict[str, str]) -> str:
 
 
 def _name(root: Path, split: str | None) -> str:
-    return root.name if split is None else f"{root.name}/{split}"
+    name = file_name_to_text(root.name)
+    return name if split is None else f"{name}/{split}"
 
 
 def _listed(names) -> str:
     return ", ".join(sorted(names)[:_NAMED]) or "none"
+
+
+def _stems(folder: Path, pattern: str) -> list[str]:
+    """Sorted names without ending of the files that are not hidden, as macOS' `._x.xml` are."""
+    return sorted(path.stem for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def _folder(root: Path, names: Sequence[str], what: str) -> Path:
@@ -320,13 +328,10 @@ def _names(root: Path, split: str | None, masks: bool) -> list[str] | None:
     folder = root / "ImageSets" / ("Segmentation" if masks else "Main")
     path = folder / f"{split}.txt"
     if not is_file(path):
-        lists = sorted(one.stem for one in folder.glob("*.txt")) if folder.is_dir() else []
+        lists = _stems(folder, "*.txt") if folder.is_dir() else []
         raise UserError(f"no list '{path}'; there {'are' if lists else 'is'} {_listed(lists)}")
     # Lists of one class carry a second column; the name comes first.
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"the list '{path}' cannot be read as text: {shown(error)}") from None
+    lines = read_text(path, "the list").splitlines()
     names = [line.split()[0] for line in lines if line.split()]
     if not names:
         raise UserError(f"the list '{path}' is empty")
@@ -342,14 +347,15 @@ def _masked(
     masks = _folder(root, ("SegmentationClass", "masks"), "masks")
     images = []
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-    for name in names or sorted(path.stem for path in masks.glob("*.png")):
+    for name in names or _stems(masks, "*.png"):
         mask = masks / f"{name}.png"
         if not is_file(mask):
             raise UserError(f"no mask '{shown(mask)}' of a picture that is listed")
-        images.append(VocImage(name, _picture(pictures, name), 0, 0, *nothing, mask=mask))
+        picture = _picture(pictures, name)
+        images.append(VocImage(file_name_to_text(name), picture, 0, 0, *nothing, mask=mask))
     if not images:
         raise UserError(f"'{masks}' holds no .png file")
-    return VocSet(root.name, tuple(images), class_names)
+    return VocSet(_name(root, None), tuple(images), class_names)
 
 
 def is_file(path: Path) -> bool:
@@ -365,8 +371,9 @@ def _picture(folder: Path, name: str, filename: str = "") -> Path:
     candidates = [filename] if filename and Path(filename).name == filename else []
     candidates += [name + suffix for suffix in _SUFFIXES]
     for candidate in candidates:
-        if is_file(folder / candidate):
-            return folder / candidate
+        for form in same_name_forms(candidate):
+            if is_file(folder / form):
+                return folder / form
     raise UserError(f"no picture of '{shown(name)}' in '{folder}' ({', '.join(_SUFFIXES[:4])})")
 
 
@@ -377,8 +384,9 @@ def _read_xml(path: Path) -> tuple[str, tuple[int, int], list[tuple[str, tuple, 
     import defusedxml
     from defusedxml import ElementTree
 
+    text = read_text(path, xml=True)
     try:
-        root = ElementTree.parse(path, forbid_dtd=True).getroot()
+        root = ElementTree.fromstring(text, forbid_dtd=True)
     except defusedxml.DefusedXmlException:
         raise UserError(
             f"'{path}' declares a document type or entities, which is refused"
@@ -390,7 +398,7 @@ def _read_xml(path: Path) -> tuple[str, tuple[int, int], list[tuple[str, tuple, 
         raise UserError(f"'{path}' gives the picture's size as {width} x {height} pixels")
     objects = []
     for item in root.findall("object"):
-        label = (item.findtext("name") or "").strip()
+        label = same_form((item.findtext("name") or "").strip())
         if not label:
             raise UserError(f"'{path}' has an object without a name")
         left, top, right, bottom = (

@@ -7,8 +7,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
+from rfd_tf.data import record_files
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.paths import expanded
+from rfd_tf.text import read_text
 
 _DONE = "complete"
 
@@ -41,6 +43,7 @@ def unpack(
 
     The result is for `rfd_tf.data.voc.voc_folder`.
     """
+    import tensorflow as tf
     import tensorflow_datasets as tfds
     from tqdm import tqdm
 
@@ -50,7 +53,9 @@ def unpack(
     lists = folder / "ImageSets" / "Main"
     if (lists / _DONE).is_file():
         return {
-            path.stem: len(path.read_text(encoding="utf-8").split()) for path in lists.glob("*.txt")
+            path.stem: len(read_text(path, "the list").split())
+            for path in lists.glob("*.txt")
+            if not path.name.startswith(".")
         }
     builder = open_builder(dataset, None if tfds_dir is None else str(tfds_dir), download)
     splits = sorted(builder.info.splits)
@@ -63,6 +68,10 @@ def unpack(
             raise unknown("class", name, labels)
     wanted = set(labels if class_names is None else class_names)
     counts = {}
+    files = record_files.of_splits(builder.info)
+    record_files.check(dataset, files)
+    watched = record_files.Watched(dataset, files)
+    record_files.watch(watched)
     try:
         for part in (folder / "JPEGImages", folder / "Annotations", lists):
             part.mkdir(parents=True, exist_ok=True)
@@ -80,13 +89,15 @@ def unpack(
         (lists / _DONE).write_text("")
     except OSError as error:
         raise UserError(f"cannot write to '{folder}': {error.strerror}") from None
+    except tf.errors.DataLossError as error:
+        raise record_files.explained(error) or error from None
     return counts
 
 
 def _name(example: dict, split: str, number: int) -> str:
     if "image/filename" in example:
         # A file's name, and nothing that leads out of the folder.
-        return Path(example["image/filename"].numpy().decode()).stem
+        return Path(example["image/filename"].numpy().decode("utf-8", "backslashreplace")).stem
     return f"{split}_{number:07}"
 
 

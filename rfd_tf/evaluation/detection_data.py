@@ -33,7 +33,7 @@ def check_pictures(images: Sequence[VocImage]) -> np.ndarray:
     headers, _ = settle([os.fsencode(image.image) for image in images], headers)
     for image, header in zip(images, headers, strict=True):
         if not isinstance(header, image_files.Header):
-            raise UserError(f"'{image.image}' cannot be decoded: {header}")
+            raise UserError(f"'{image.image}' cannot be decoded: {header or 'no image'}")
     return np.array([(header.kind, header.orientation) for header in headers], np.int32)
 
 

@@ -58,6 +58,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path) -> Iterator[TextIO]:
     """Opens a text file to write; it takes its name once it is complete.
 
+    Parts of a path that are no text are written as escapes.
+
     Raises:
         UserError: it cannot be written.
 
@@ -71,7 +73,7 @@ def write_text(path: Path) -> Iterator[TextIO]:
     try:
         with (
             replacing(path) as writing,
-            open(writing, "w", newline="", encoding="utf-8") as file,
+            open(writing, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             yield file
     except OSError as error:

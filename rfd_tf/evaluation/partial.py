@@ -36,7 +36,9 @@ class PartialResults:
         if self._path is not None and self._path.exists():
             try:
                 self._parts = dict(json.loads(self._path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):
+                for rows in self._parts.values():
+                    _ = [Result(*row) for row in rows]
+            except (OSError, ValueError, TypeError, RecursionError):
                 self._parts = {}  # cut off while it was written by other means: start over
 
     def get(self, key: Any) -> list[Result] | None:

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import rfd_tf
@@ -42,6 +42,7 @@ def evaluate(
     progress: bool = False,
     output: str | os.PathLike | None = None,
     cache_features: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Runs tasks on the network of a weights file and on a random one.
 
@@ -61,6 +62,7 @@ def evaluate(
         output: folder for figures, caches and finished parts. An interrupted call that is
             repeated with the same folder and the same arguments takes up what it finished.
         cache_features: whether frozen features are kept on disk, in `output`, and not in memory.
+        say: is called with a line on the images and classes of each set, when all is checked.
 
     Returns:
         A dict that is ready for JSON: "protocol" {task: settings}, "weights", "sha256",
@@ -101,6 +103,9 @@ def evaluate(
         if not isinstance(task, Evaluator):
             task.check(subject, data if task.needs_labels else None)
 
+    for source in (train, test) if data is not None and say is not None else ():
+        if source is not None:
+            say(source.summary())
     protocols = {task.name: task.protocol(data if task.needs_labels else None) for task in tasks}
     described = {} if data is None else {**data.describe(), **_seen_before(data, subject)}
     if any(task.compares_random for task in tasks):

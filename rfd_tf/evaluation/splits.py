@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
+from rfd_tf.data.copies import identical_files
 from rfd_tf.data.sources import Source
 from rfd_tf.data.subset import index_hash
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, shown
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:
@@ -62,6 +65,8 @@ def split(
 
     Returns:
         `(train_rows, test_source, test_rows)`: rows are increasing indices into their source.
+        Images without a class, labelled -1, are in neither. A warning counts the files that are
+        in both.
 
     Raises:
         UserError: no test set, and no class has an image to spare.
@@ -71,11 +76,15 @@ def split(
     >>> len(train_rows), source.name, len(test_rows)
     (100, 'digits/test', 297)
     """
-    rows = np.arange(train.num_images)
-    labels = np.zeros(len(rows), np.int64) if train.labels is None else train.labels
-    judged = held_out(labels) if test is None else np.zeros(len(rows), bool)
-    train_rows = rows[~judged]
-    test_rows = rows[judged] if test is None else np.arange(test.num_images)
+    train_rows = _with_class(train)
+    labels = np.zeros(len(train_rows), np.int64)
+    if train.labels is not None:
+        labels = train.labels[train_rows]
+    if test is None:
+        judged = held_out(labels)
+        train_rows, test_rows = train_rows[~judged], train_rows[judged]
+    else:
+        test_rows = _with_class(test)
     if not len(test_rows):
         raise UserError(
             f"'{train.name}' has one image a class: none can be held out for testing; {way_out}"
@@ -84,7 +93,31 @@ def split(
         train_rows = subset(train_rows, max_train)
     if max_test is not None:
         test_rows = subset(test_rows, max_test)
-    return train_rows, train if test is None else test, test_rows
+    judged_source = train if test is None else test
+    _warn_of_copies(train, train_rows, judged_source, test_rows)
+    return train_rows, judged_source, test_rows
+
+
+def _with_class(source: Source) -> np.ndarray:
+    """The indices of a source's images that have a class; all where none has."""
+    labels = source.labels
+    rows = np.arange(source.num_images)
+    return rows if labels is None or (labels < 0).all() else rows[labels >= 0]
+
+
+def _warn_of_copies(
+    train: Source, train_rows: np.ndarray, test: Source, test_rows: np.ndarray
+) -> None:
+    pairs, checked = identical_files(train, train_rows, test, test_rows)
+    if pairs:
+        first, other = (shown(name, 120) for name in pairs[0])
+        of = f"{checked:,} that were compared" if checked < len(test_rows) else f"{checked:,}"
+        warnings.warn(
+            f"{len(pairs):,} of the {of} test images of '{test.name}' are training images of "
+            f"'{train.name}' too, byte for byte ('{first}' is '{other}'): scores come out too "
+            "high; remove the copies from one of the sets",
+            stacklevel=2,
+        )
 
 
 def check_classes(train: Source, test: Source | None) -> int:
@@ -98,12 +131,12 @@ def check_classes(train: Source, test: Source | None) -> int:
         UserError: no labels, one class only, or classes that differ.
     """
     for source in (train, test):
-        if source is not None and source.labels is None:
+        if source is not None and (source.labels is None or (source.labels < 0).all()):
             raise UserError(
                 f"'{source.name}' has no labels, which evaluation needs: use a folder with one "
                 "sub-folder a class, or a dataset with labels"
             )
-    present = np.unique(train.labels)
+    present = np.unique(train.labels[_with_class(train)])
     if len(present) < 2:
         names = train.class_names
         one = f"'{names[present[0]]}'" if names else str(present[0])
@@ -117,7 +150,7 @@ def check_classes(train: Source, test: Source | None) -> int:
                 f"'{test.name}' has {_listed(test.class_names, train.class_names)}"
             )
         if not test.class_names:
-            unseen = np.setdiff1d(test.labels, present)
+            unseen = np.setdiff1d(test.labels[_with_class(test)], present)
             if len(unseen):
                 shown = ", ".join(map(str, unseen[:10]))
                 raise UserError(

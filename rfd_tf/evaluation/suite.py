@@ -376,7 +376,7 @@ def _part(report: dict[str, Any], task: str) -> dict[str, Any] | None:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
 

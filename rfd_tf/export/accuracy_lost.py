@@ -53,8 +53,9 @@ def divide(source: Source, calibration_images: int = CALIBRATION_IMAGES) -> Divi
     """
     if calibration_images < 1:
         raise UserError(f"calibration needs 1 image or more, not {calibration_images}")
-    rows = np.arange(source.num_images)
-    labels = source.labels
+    rows, labels = np.arange(source.num_images), source.labels
+    if labels is not None and (labels >= 0).any():
+        rows, labels = rows[labels >= 0], labels[labels >= 0]
     classes = 1 if labels is None else len(np.unique(labels))
     judged = held_out(np.zeros(len(rows), np.int64) if classes < 2 else labels)
     train, chosen = rows[~judged], rows[judged]

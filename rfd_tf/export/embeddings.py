@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from rfd_tf.evaluation.files import folder as made
 from rfd_tf.evaluation.files import replacing, write_json, write_text
 from rfd_tf.export.embedders import Embedder
 from rfd_tf.paths import expanded
+from rfd_tf.text import file_name_to_text
 from rfd_tf.training.folder_lock import NAME, FolderLock
 
 FORMATS = ("parquet", "npy")
@@ -57,6 +59,9 @@ def embed_folder(
     - `FEATURE.npy` for each feature, float32 `[N, D]`, and `file_names.json`: the rows' names.
     - `skipped_files.txt`: a line for each image left out: name, tab, reason.
     - `embeddings.json`: the report that is returned. Where it is, all is complete.
+
+    Names that are no UTF-8 are written with escapes, in `skipped_files.txt` also those that would
+    break the line; `rfd_tf.text.file_name_from_text` gives the name to open the file by.
 
     Args:
         embedder: of `rfd_tf.export.keras_embedder` or `onnx_embedder`.
@@ -103,6 +108,8 @@ def embed_folder(
         max_megapixels=max_megapixels,
         leave_out=[output],
     )
+    if progress:
+        print(source.summary(), file=sys.stderr, flush=True)
     identity = {
         **embedder.identity,
         "images_fingerprint": source.fingerprint,
@@ -240,7 +247,8 @@ def _finish_part(
         try:
             pixels = _by_pillow(source, row, embedder.image_size)
         except Exception as error:  # Pillow raises many types on broken files
-            skipped.append([source.names[row], reason_of(error)])
+            name = file_name_to_text(source.files[1][row], one_line=True)
+            skipped.append([name, reason_of(error)])
             continue
         rescued.append((row, embedder.embed(pixels)))
     for row, given in rescued:
@@ -279,7 +287,7 @@ def _assemble(
         skipped += [tuple(entry) for entry in left_out]
     with write_text(output / SKIPPED_FILE) as file:
         for name, reason in sorted(skipped):
-            file.write(f"{_one_line(name)}\t{_one_line(reason)}\n")
+            file.write(f"{name}\t{_one_line(reason)}\n")
     if not count:
         raise UserError(
             f"none of the {source.num_images} images in '{source.directory}' can be decoded; "

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rfd_tf.data.folder import visible_files
 from rfd_tf.data.image_files import has_image_extension
 from rfd_tf.data.subset import folds
 from rfd_tf.data.voc import split_by_name, voc_folder
@@ -62,11 +63,7 @@ def held_out(data_dir: str | os.PathLike, target: str | os.PathLike) -> tuple[Pa
                 annotation = f"{image.name}.xml"
                 links[target / part / "annotations" / annotation] = annotations / annotation
     else:
-        files = sorted(
-            path
-            for path in source.rglob("*")
-            if path.is_file() and has_image_extension(path.name) and not path.name.startswith(".")
-        )
+        files = [source / name for name in visible_files(source) if has_image_extension(name)]
         if len(files) < _TEST_SHARE:
             raise UserError(
                 f"'{data_dir}' holds {len(files)} images, too few to hold out a test set"
@@ -105,16 +102,22 @@ def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
     reports, rows = {}, []
     for name in networks:
         run = output / name
-        report = json.loads((run / "saliency" / "saliency.json").read_text(encoding="utf-8"))
-        flags = json.loads((run / "run.json").read_text(encoding="utf-8"))["flags"]
-        report["training"] = {
-            key: flags[key]
-            for key in ("epochs", "batch_size", "learning_rate", "decay_rate", "decay_epochs")
-        }
-        report["shuffled_rotations"] = _shuffled(flags)
+        try:
+            report = json.loads((run / "saliency" / "saliency.json").read_bytes())
+            flags = json.loads((run / "run.json").read_bytes())["flags"]
+            report["training"] = {
+                key: flags[key]
+                for key in ("epochs", "batch_size", "learning_rate", "decay_rate", "decay_epochs")
+            }
+            report["shuffled_rotations"] = _shuffled(flags)
+            rows += [{"backbone": name, **row} for row in report["rows"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"saliency/saliency.json or run.json in '{run}' is missing or damaged "
+                f"({error!r}); repair it, or run the command with another --output_dir"
+            ) from None
         report["parameters"] = _parameters(run)
         reports[name] = report
-        rows += [{"backbone": name, **row} for row in report["rows"]]
     return {"networks": reports, "rows": rows}
 
 

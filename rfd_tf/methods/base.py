@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from rfd_tf import applications
+from rfd_tf import applications, keras_settings
 from rfd_tf.errors import UserError
 from rfd_tf.layers import generators, replicas
 from rfd_tf.methods import fitting
@@ -64,7 +64,8 @@ class Method(keras.Model):
     The backbone may compute in bfloat16; heads and losses are float32.
 
     Raises:
-        UserError: for an endpoint that the backbone lacks.
+        UserError: for an endpoint that the backbone lacks; Keras is set to channels_first or to
+            another floatx than float32.
 
     A method that trains features to be small, for example:
 
@@ -115,6 +116,7 @@ class Method(keras.Model):
         fill_bank: bool = True,
         **kwargs,
     ):
+        keras_settings.check_loaded()
         # Float32 here keeps a mixed policy from rounding the batch; the backbone has its own.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)

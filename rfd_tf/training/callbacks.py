@@ -11,6 +11,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from rfd_tf.errors import UserError, shown
 from rfd_tf.paths import absolute
 from rfd_tf.training.optimizers import last_rate
 from rfd_tf.training.saving import BackgroundSaver
@@ -106,8 +107,14 @@ class MetricsFile(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         done = self.params["start_step"] // self.params["steps"]
         if done and self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= done]
+            try:
+                with open(self.path, newline="", encoding="utf-8-sig") as file:
+                    self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= done]
+            except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+                raise UserError(
+                    f"'{self.path}' is damaged ({shown(error)}); remove or repair it: without it, "
+                    "the resumed run writes its later epochs only"
+                ) from None
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, "step": (epoch + 1) * self.params["steps"]}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from rfd_tf.data import streams
+from rfd_tf.data import record_files, streams
 from rfd_tf.errors import UserError
 from rfd_tf.training import strategy as strategies
 
@@ -166,9 +166,10 @@ def train(
 
 @contextlib.contextmanager
 def _readable_images():
-    """Tells of images that have gone, in one line."""
+    """Tells of images that have gone or were damaged, in one line."""
     try:
-        yield
+        with record_files.damage_reported():
+            yield
     except tf.errors.InvalidArgumentError as error:
         if streams.NOTHING_READ not in str(error):
             raise

@@ -106,11 +106,13 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
+            run = json.loads(path.read_bytes())
             if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
                 raise ValueError("it lacks its entries")
+            if not isinstance(run.get("flags", {}), dict):
+                raise ValueError("its flags have no names")
             return run
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} cannot be read ({error}); restore it from a copy, or give another "
                 f"--output_dir ({_WHAT_OVERWRITE_DOES})"

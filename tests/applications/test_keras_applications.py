@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from rfd_tf.applications import BACKBONES, build, endpoints, preprocess_input, save_backbone
+from rfd_tf.applications import (
+    BACKBONES,
+    build,
+    endpoints,
+    portable,
+    preprocess_input,
+    save_backbone,
+)
 from rfd_tf.applications.keras_applications import snake_case
 from rfd_tf.errors import UserError
 from rfd_tf.layers import BatchNormalization
@@ -42,6 +49,9 @@ def test_names():
         ("mobilenet_v2", keras.applications.MobileNetV2, False, {"alpha": 0.35}),
         ("efficientnet_b0", keras.applications.EfficientNetB0, True, {}),
         ("mobilenet_v3_small", keras.applications.MobileNetV3Small, True, {"minimalistic": True}),
+        ("efficientnet_v2_b0", keras.applications.EfficientNetV2B0, True, {}),
+        ("convnext_tiny", keras.applications.ConvNeXtTiny, True, {}),
+        ("densenet121", keras.applications.DenseNet121, False, {}),
     ],
 )
 def test_files_pass_both_ways(name, plain, scales_inside, options, tmp_path):
@@ -66,6 +76,45 @@ def test_files_pass_both_ways(name, plain, scales_inside, options, tmp_path):
     wanted = np.asarray(ours(normalised))
     scale = np.abs(wanted).max()
     np.testing.assert_allclose(theirs(seen_by_keras), wanted, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "scales_inside", "options"),
+    [
+        ("mobilenet_v2", keras.applications.MobileNetV2, False, {"alpha": 0.35}),
+        ("mobilenet_v3_small", keras.applications.MobileNetV3Small, True, {"minimalistic": True}),
+    ],
+)
+def test_pixels_are_normalised_once_by_every_way_to_load(
+    name, function, scales_inside, options, tmp_path
+):
+    """The README's ways: rfd_tf, `backbone.keras` behind a Rescaling layer, Keras' constructor."""
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    ours = build(name, SIZE, **options)
+    rng = np.random.default_rng(0)
+    for weight in ours.weights:
+        if "kernel" in weight.path:
+            # Large enough that the input is still seen in the output.
+            fan_in = np.prod(weight.shape[: 2 if "depthwise" in weight.path else -1])
+            weight.assign(rng.normal(0, np.sqrt(2 / fan_in), weight.shape))
+    wanted = np.asarray(ours(preprocess_input(PIXELS, mean=mean, std=std)))
+    atol = 1e-4 * np.abs(wanted).max()
+
+    portable(ours).save(tmp_path / "backbone.keras")
+    pixels = keras.Input((SIZE, SIZE, 3))
+    scale, offset = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    x = keras.layers.Rescaling(scale, offset)(pixels)
+    tuned = keras.Model(pixels, keras.models.load_model(tmp_path / "backbone.keras")(x))
+    np.testing.assert_allclose(tuned(PIXELS.astype("float32")), wanted, atol=atol)
+
+    record = {"format": 1, "backbone": name, "arguments": options, "image_size": SIZE}
+    path = save_backbone(ours, tmp_path / "ours.weights.h5", record)
+    theirs = function(include_top=False, weights=str(path), input_shape=(SIZE, SIZE, 3), **options)
+    wanted = np.asarray(ours(preprocess_input(PIXELS)))
+    raw, normalised = PIXELS.astype("float32"), preprocess_input(PIXELS)
+    right, wrong = (raw, normalised) if scales_inside else (normalised, raw)
+    np.testing.assert_allclose(theirs(right), wanted, atol=1e-4 * np.abs(wanted).max())
+    assert np.abs(theirs(wrong) - wanted).max() > 1e-2 * np.abs(wanted).max()
 
 
 def test_fresh_efficientnet_normalises_as_preprocess_input_does():

@@ -101,3 +101,14 @@ def test_what_is_no_coco_file_is_named(tmp_path):
             coco_file(path, tmp_path)
     with pytest.raises(UserError, match="no such folder"):
         coco_file(path, tmp_path / "none")
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_json(write, codec):
+    path, folder = write(lambda content: content["categories"][0].update(name="cafe\u0301"))
+    text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+    path.write_bytes(text.encode(codec))
+    assert coco_file(path, folder, ["caf\u00e9"]).class_names == ("caf\u00e9",)
+    path.write_bytes(text.replace("dog", "\xe9").encode("latin-1", "replace") + b"\xe9")
+    with pytest.raises(UserError, match="instances.json' cannot be read as text: .* in UTF-8"):
+        coco_file(path, folder)

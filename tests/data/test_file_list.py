@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +27,22 @@ def test_order_labels_and_pixels_follow_the_list(folder):
     (folder / "lists").mkdir()
     (folder / "lists" / "list.txt").write_text(lines[0])
     assert image_list(folder / "lists" / "list.txt", root=folder).labels.tolist() == [7]
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_other_systems(folder, codec):
+    """Marks of encodings, line ends, and names in the form of another file system."""
+    Image.new("RGB", (8, 8)).save(folder / "caf\u00e9.png")
+    lines = "a/my class/3.png 7\r\n\r\ncafe\u0301.png 2\r\n"
+    (folder / "list.txt").write_bytes(lines.encode(codec))
+    source = image_list(folder / "list.txt")
+    assert source.labels.tolist() == [7, 2] and source.names[1] == "caf\u00e9.png"
+
+
+def test_names_that_are_no_text_are_listed_as_they_are_written(folder):
+    os.rename(folder / "a" / "my class" / "0.png", os.fsencode(folder) + b"/\xe9.png")
+    (folder / "list.txt").write_text("\\xe9.png 1\na/my class/1.png 0\n")
+    assert image_list(folder / "list.txt").names == ["\\xe9.png", "a/my class/1.png"]
 
 
 def test_names_of_classes_are_numbered(folder):

@@ -72,6 +72,10 @@ def test_text_of_others(tmp_path, source):
     np.testing.assert_array_equal(found[0], np.float32([1, 0.5, 1e-3, 1]))
     np.testing.assert_array_equal(found[1:, 1:], np.float32([[0, 0, 0.25]] * (N - 1)))
 
+    for codec in ("utf-8-sig", "utf-16"):
+        path.write_bytes(("0.5\r\n" * 4 * N).encode(codec))
+        assert (pu_weights.read(path, source) == 0.5).all()
+
     path.write_text("0.5\n" * (4 * N - 1))
     message = refused(path, source)
     assert "27 lines" in message and "need 28" in message and "'balls'" in message

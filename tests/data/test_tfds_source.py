@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -340,3 +342,73 @@ def test_deepcluster_resumes_within_an_epoch_bit_for_bit(folder, cache_bytes, tm
         strict=True,
     ):
         np.testing.assert_array_equal(one[1], other[1], one[0])
+
+
+def _shards(folder):
+    return sorted((Path(folder) / "rfd_test_images" / "1.0.0").glob("*train*tfrecord*"))
+
+
+def _cut(path, size):
+    with open(path, "r+b") as file:
+        file.truncate(size)
+
+
+DAMAGE = {
+    "cut off": lambda path: _cut(path, path.stat().st_size // 2),
+    "without content": lambda path: _cut(path, 0),
+    "a record less": lambda path: _cut(path, _second(path)),
+    "missing": lambda path: path.unlink(),
+    "other bytes": lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)),
+}
+
+
+def _second(path):
+    return 12 + int.from_bytes(path.read_bytes()[:8], "little") + 4
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_and_missing_record_files_are_named(folder, tmp_path, damage, cache_bytes):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    DAMAGE[damage](_shards(tmp_path)[1])
+    with pytest.raises(UserError) as error:
+        tfds("rfd_test_images", tfds_dir=str(tmp_path), cache_bytes=cache_bytes)
+    message = str(error.value)
+    assert f"'{_shards(folder)[1].name}'" in message.replace(f"'{tmp_path}/", "'").replace(
+        "rfd_test_images/1.0.0/", ""
+    )
+    assert "--tfds_download" in message and "\n" not in message
+    # Splits that need no such file are still of use.
+    assert tfds("rfd_test_images", "test", str(tmp_path)).num_images == 5
+
+
+def test_content_that_changed_is_named_when_it_is_read(folder, tmp_path):
+    """Lengths are right: only the checksum tells."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with open(_shards(tmp_path)[2], "r+b") as file:
+        file.seek(100)
+        file.write(b"\0\1\2\3")
+    with pytest.raises(UserError, match="-00002-of-00004' is damaged: corrupted record at"):
+        tfds("rfd_test_images", tfds_dir=str(tmp_path))
+    source = tfds("rfd_test_images", tfds_dir=str(tmp_path), cache_bytes=0)
+    for read in (lambda: source.labels, lambda: load_images(source, 12)):
+        with pytest.raises(UserError, match="-00002-of-00004' is damaged"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("dataset_info.json", "{", "dataset_info.json' is damaged"),
+     ("dataset_info.json", "", "dataset_info.json' is damaged"),
+     ("dataset_info.json", "[]", "dataset_info.json' is damaged"),
+     ("dataset_info.json", None, "has no dataset_info.json")],
+)  # fmt: skip
+def test_damaged_and_missing_descriptions_are_named(folder, tmp_path, name, content, message):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "rfd_test_images" / "1.0.0" / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match=f"{message}.*--tfds_download"):
+        tfds("rfd_test_images", tfds_dir=str(tmp_path))

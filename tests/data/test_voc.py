@@ -201,3 +201,41 @@ def test_pictures_of_every_format_are_found(folder):
     Image.new("RGB", (20, 10)).save(folder / "JPEGImages" / "d.TIF")
     names = [image.image.name for image in voc.voc_folder(folder).images]
     assert names == ["a.webp", "b.jpg", "c.jpg", "d.TIF"]
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "latin-1", "gbk"])
+def test_annotations_and_lists_in_other_encodings(folder, codec):
+    """A byte order mark, or the encoding that the annotation declares."""
+    name = "数" if codec == "gbk" else "caf\u00e9"
+    text = xml((name, (1, 1, 20, 10), False))
+    if codec in ("latin-1", "gbk"):
+        text = f"<?xml version='1.0' encoding='{codec}'?>\n{text}"
+    (folder / "Annotations" / "d.xml").write_bytes(text.replace("\n", "\r\n").encode(codec))
+    read = voc.voc_folder(folder, "test")
+    assert read.class_names == (name,)
+    (folder / "ImageSets/Main/test.txt").write_bytes("d\r\n".encode("utf-16"))
+    assert len(voc.voc_folder(folder, "test").images) == 1
+    (folder / "ImageSets/Main/test.txt").write_bytes("d\xe9\n".encode("latin-1"))
+    with pytest.raises(UserError, match="the list '.*test.txt' .*no text in UTF-8"):
+        voc.voc_folder(folder, "test")
+
+
+def test_hidden_files_of_macos_are_no_annotations(folder):
+    (folder / "Annotations" / "._a.xml").write_bytes(b"\0\5\x16\7")
+    assert len(voc.voc_folder(folder).images) == 4
+
+
+def test_classes_in_either_unicode_form_are_one(folder):
+    for name, label in (("a", "cafe\u0301"), ("d", "caf\u00e9")):
+        text = xml((label, (1, 1, 20, 10), False))
+        (folder / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+    (folder / "ImageSets/Main/train.txt").write_text("a\n")
+    train, test = voc.train_and_test(folder, "train", "test")
+    assert train.class_names == test.class_names == ("caf\u00e9",)
+
+
+def test_pictures_are_found_in_the_form_of_another_file_system(folder):
+    (folder / "JPEGImages" / "d.jpg").rename(folder / "JPEGImages" / "caf\u00e9.jpg")
+    text = xml(("dog", (1, 1, 20, 10), False)).replace("x.jpg", "cafe\u0301.jpg")
+    (folder / "Annotations" / "d.xml").write_text(text, encoding="utf-8")
+    assert voc.voc_folder(folder, "test").images[0].image.name == "caf\u00e9.jpg"

@@ -82,3 +82,11 @@ def test_a_damaged_file_is_started_over(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         PartialResults(tmp_path / "file" / "x").put("a", [])
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": 3}', '{"a": [[]]}', '{"a": [5]}', "null"])
+def test_damaged_parts_are_started_over(tmp_path, content):
+    (tmp_path / "finished_parts.json").write_text(content)
+    parts = PartialResults(tmp_path)
+    parts.put("key", [Result("f", 0.5)])
+    assert PartialResults(tmp_path).get("key")[0].value == 0.5

@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import pytest
 from PIL import Image
 
+from rfd_tf.errors import UserError
 from rfd_tf.training import callbacks, optimizers, schedules
 
 
@@ -88,3 +90,21 @@ def test_the_learning_rate_logged_is_the_one_that_was_used(monkeypatch):
         np.testing.assert_allclose([each["learning_rate"] for each in found], expected, rtol=1e-6)
     # Before any step it is the first one's.
     np.testing.assert_allclose(optimizers.last_rate(optimizers.SGD(table)), 0.1)
+
+
+@pytest.mark.parametrize("content", [b"epoch,step\nx,1\n", b"a,b\n1,2\n", b"\xff\xfe"])
+def test_a_damaged_metrics_file_is_named_when_a_run_resumes(tmp_path, content):
+    (tmp_path / "metrics.csv").write_bytes(content)
+    metrics = callbacks.MetricsFile(tmp_path / "metrics.csv")
+    metrics.set_params({"epochs": 3, "steps": 1, "start_step": 1})
+    with pytest.raises(UserError, match="metrics.csv' is damaged"):
+        metrics.on_train_begin()
+
+
+def test_a_metrics_file_that_a_spreadsheet_saved_is_read(tmp_path):
+    """With a byte order mark."""
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,7\n2,14\n", encoding="utf-8-sig")
+    metrics = callbacks.MetricsFile(tmp_path / "metrics.csv")
+    metrics.set_params({"epochs": 3, "steps": 7, "start_step": 7})
+    metrics.on_train_begin()
+    assert metrics.rows == [{"epoch": "1", "step": "7"}]

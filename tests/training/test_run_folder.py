@@ -41,6 +41,13 @@ def test_unwritable_folder_is_named(tmp_path):
 
 def test_damaged_run_file_is_named(tmp_path):
     run = RunFolder(tmp_path)
-    run.path("run.json").write_text("{")
-    with pytest.raises(UserError, match="run.json cannot be read"):
-        run.start(IDENTITY)
+    for content in ("{", "[]", '{"identity": 3}', '{"identity": {}, "flags": []}'):
+        run.path("run.json").write_text(content)
+        with pytest.raises(UserError, match="run.json cannot be read"):
+            run.start(IDENTITY)
+
+
+def test_a_run_file_that_an_editor_saved_is_read(tmp_path):
+    for codec in ("utf-8-sig", "utf-16"):
+        (tmp_path / "run.json").write_text('{"identity": {}}', encoding=codec)
+        assert RunFolder(tmp_path).read() == {"identity": {}}

@@ -142,4 +142,6 @@ def class_of(source: Source, index: int) -> str:
     if source.labels is None:
         return ""
     label = int(source.labels[index])
+    if label < 0:
+        return ""
     return str(source.class_names[label]) if source.class_names else f"class {label}"

@@ -117,7 +117,7 @@ def _dict(value: Any) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise ValueError("it holds no entries")
         return value
@@ -129,7 +129,7 @@ def _epochs(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [
                 {name: float(value) for name, value in row.items() if name and value}
                 for row in csv.DictReader(file)

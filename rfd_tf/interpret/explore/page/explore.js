@@ -56,7 +56,7 @@ function told(error) {
 
 function label(place) {
   const { labels, class_names: names } = state.set;
-  if (!labels) return "";
+  if (!labels || labels[place] < 0) return "";
   return names ? names[labels[place]] : `class ${labels[place]}`;
 }
 
@@ -228,7 +228,7 @@ function showDistance(distances) {
 
 function showNeighbours(neighbours) {
   const { subject, set } = state;
-  const own = subject.upload || !set.labels ? null : set.labels[subject.image];
+  const own = subject.upload || !label(subject.image) ? null : set.labels[subject.image];
   $("frames").hidden = own === null;
   $("rows").replaceChildren(...set.features.map(({ name }) => {
     let [same, others] = [0, 0];
@@ -434,7 +434,7 @@ function describe() {
     const kinds = [...new Set(set.labels)].sort((one, other) => one - other);
     $("class").append(element("option", { value: "" }, "all"), ...kinds.map((kind) =>
       element("option", { value: String(kind) },
-        set.class_names ? set.class_names[kind] : String(kind))));
+        kind < 0 ? "without a class" : set.class_names ? set.class_names[kind] : String(kind))));
     $("class-label").hidden = kinds.length < 2;
   } else {
     $("class").append(element("option", { value: "" }, "all"));
