@@ -57,7 +57,7 @@ OFFERED = {
         "--method_option=transform=rotation",
         "--method_option=transform=both",
     ],
-    "cifar10_rfd_nin": ["--schedule=step --lr_table=rotnet_cifar10 --epochs=200"],
+    "cifar10_rfd_nin": ["--schedule=step --lr_table=rotnet_cifar10 --epochs=200 --warmup_epochs=0"],
     "cifar10_rotation_nin": [
         "--epochs=20 --schedule=cosine --lr_table= --learning_rate=0.1 --warmup_epochs=0.1",
         "--method_option=rotations=[0,180]",
