@@ -140,8 +140,7 @@ def compare() -> None:
     """Several runs in one table."""
     from rfd_tf.applications import read_record
     from rfd_tf.errors import UserError
-    from rfd_tf.evaluation import TASKS, files, suite, suite_table
-    from rfd_tf.training.folder_lock import FolderLock
+    from rfd_tf.evaluation import TASKS, suite, suite_table
 
     if FLAGS.weights:
         raise UserError("--suite judges --runs, one or several; leave --weights out")
@@ -159,23 +158,22 @@ def compare() -> None:
                 print(source.summary())
     elif FLAGS.voc_tfds:
         unpack_voc()
-    with FolderLock(files.folder(output), doing="writes a suite's results to"):
-        comparison = suite.run_suite(
-            FLAGS.suite,
-            FLAGS.runs,
-            train,
-            test,
-            output=output,
-            only=FLAGS.task if FLAGS["task"].present else None,
-            options={task: evaluate_flags.options(task) for task in TASKS},
-            endpoints=FLAGS.endpoints or None,
-            batch_size=FLAGS.batch_size,
-            max_train_images=FLAGS.max_train_images,
-            seed=FLAGS.seed,
-            progress=True,
-            cache_features=FLAGS.cache_features,
-            say=print,
-        )
+    comparison = suite.run_suite(
+        FLAGS.suite,
+        FLAGS.runs,
+        train,
+        test,
+        output=output,
+        only=FLAGS.task if FLAGS["task"].present else None,
+        options={task: evaluate_flags.options(task) for task in TASKS},
+        endpoints=FLAGS.endpoints or None,
+        batch_size=FLAGS.batch_size,
+        max_train_images=FLAGS.max_train_images,
+        seed=FLAGS.seed,
+        progress=True,
+        cache_features=FLAGS.cache_features,
+        say=print,
+    )
     written = output / "comparison.md"
     print(f"\n{suite_table.markdown(comparison)}\nwritten: {written}, .csv, .png and .json")
 

@@ -108,8 +108,6 @@ def main() -> None:
 
 def calibration_source():
     """The images for --quantize, or None where it is not asked for or there are none."""
-    from rfd_tf.data.run_images import RunImages
-    from rfd_tf.data.sources import load
     from rfd_tf.errors import UserError
     from rfd_tf.export.quantize import checked_kinds
 
@@ -117,8 +115,11 @@ def calibration_source():
         if FLAGS.calibration_dir:
             raise UserError("--calibration_dir goes with --quantize=int8 or float16")
         return None
+    from rfd_tf.data.run_images import RunImages
+
     if FLAGS.calibration_dir:
-        return load(data_dir=FLAGS.calibration_dir, max_megapixels=FLAGS.max_megapixels)
+        images = RunImages(data_dir=FLAGS.calibration_dir, max_megapixels=FLAGS.max_megapixels)
+        return images.train()
     recorded = RunImages.of_run(FLAGS.weights)
     if not (recorded.dataset or recorded.data_dir or recorded.photos):
         return None

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from rfd_tf.data.base import Source
-from rfd_tf.data.decode import evaluation_resize
 from rfd_tf.data.folder import folder_ids
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings
@@ -234,6 +233,8 @@ def photo_options(flags: Mapping[str, Any], image_size: int | None) -> dict[str,
     >>> photo_options({"source_crops": 100, "source_hue": 0.0}, 32)
     {'hue': 0.0, 'num_crops': 100, 'size': 32}
     """
+    from rfd_tf.data.decode import evaluation_resize  # which imports TensorFlow
+
     names = [field.name for field in dataclasses.fields(CropSettings)]
     options = {
         name: flags[f"source_{name}"] for name in names if flags.get(f"source_{name}") is not None

@@ -20,6 +20,7 @@ from rfd_tf.evaluation.invariance import RATIO
 from rfd_tf.evaluation.rotation import ALL
 from rfd_tf.evaluation.runner import evaluate
 from rfd_tf.paths import expanded
+from rfd_tf.training.folder_lock import FolderLock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,73 +208,76 @@ def run_suite(
     tasks = {entry.label: _task(entry, options or {}) for entry in entries}
     subjects = _subjects(runs)
     output = files.folder(output)
+    with FolderLock(output, doing="writes a comparison to"):
 
-    def images(subject: Subject, task: Task) -> Data:
-        if train is None:
-            raise UserError("images to learn from and to judge are needed, and none were given")
-        return Data(
-            train,
-            test,
-            subject.image_size,
-            batch_size,
-            max_train_images,
-            seed,
-            labels_optional=task.labels_optional,
-        )
+        def images(subject: Subject, task: Task) -> Data:
+            if train is None:
+                raise UserError("images to learn from and to judge are needed, and none were given")
+            return Data(
+                train,
+                test,
+                subject.image_size,
+                batch_size,
+                max_train_images,
+                seed,
+                labels_optional=task.labels_optional,
+            )
 
-    reports: dict[str, dict[str, dict[str, Any]]] = {}
-    notes: list[str] = []
-    todo = []
-    for title, (run, subject) in subjects.items():
-        kept = _Kept(output / "runs" / title, subject)
-        reports[title] = {}
-        for entry in entries:
-            task = tasks[entry.label]
-            try:
-                data = None
-                if task.needs_labels:
-                    data = images(subject, task)
-                # First: some learn from it what their protocol tells of this network.
-                task.check(subject, data)
-                wanted = {
-                    "sha256": subject.sha256,
-                    "protocol": _json(task.protocol(data)),
-                    "endpoints": None if endpoints is None else list(endpoints),
-                }
-                described = {} if data is None else _json(data.identity())
-                found = kept.get(entry, wanted, described, seed)
-                if found is not None:
-                    say(f"{title}, {entry.label}: reused")
-                    reports[title][entry.label] = found
+        reports: dict[str, dict[str, dict[str, Any]]] = {}
+        notes: list[str] = []
+        todo = []
+        for title, (run, subject) in subjects.items():
+            kept = _Kept(output / "runs" / title, subject)
+            reports[title] = {}
+            for entry in entries:
+                task = tasks[entry.label]
+                try:
+                    data = None
+                    if task.needs_labels:
+                        data = images(subject, task)
+                    # First: some learn from it what their protocol tells of this network.
+                    task.check(subject, data)
+                    wanted = {
+                        "sha256": subject.sha256,
+                        "protocol": _json(task.protocol(data)),
+                        "endpoints": None if endpoints is None else list(endpoints),
+                    }
+                    described = {} if data is None else _json(data.identity())
+                    found = kept.get(entry, wanted, described, seed)
+                    if found is not None:
+                        say(f"{title}, {entry.label}: reused")
+                        reports[title][entry.label] = found
+                        continue
+                except UserError as error:
+                    notes.append(f"{title}, {entry.label}: {error}")
+                    say(f"left out: {notes[-1]}")
                     continue
-            except UserError as error:
-                notes.append(f"{title}, {entry.label}: {error}")
-                say(f"left out: {notes[-1]}")
-                continue
-            todo.append((title, run, entry, kept, wanted))
-    if not todo and not any(reports.values()):
-        raise UserError(f"suite '{name}' can judge none of the runs: {notes[0]}")
-    for group in _groups(todo, tasks):
-        title, run, _, kept, _ = group[0]
-        say(f"{title}: {', '.join(entry.label for _, _, entry, _, _ in group)}")
-        report = evaluate(
-            run,
-            [tasks[entry.label] for _, _, entry, _, _ in group],
-            train,
-            test,
-            endpoints=endpoints,
-            batch_size=batch_size,
-            max_train_images=max_train_images,
-            seed=seed,
-            progress=progress,
-            output=kept.folder / _slug(group[0][2].label),
-            cache_features=cache_features,
-        )
-        for _, _, entry, _, wanted in group:
-            reports[title][entry.label] = kept.put(entry, {**_part(report, entry.task), **wanted})
-    comparison = _compare(name, suite, entries, subjects, reports, notes)
-    write(comparison, output)
-    return comparison
+                todo.append((title, run, entry, kept, wanted))
+        if not todo and not any(reports.values()):
+            raise UserError(f"suite '{name}' can judge none of the runs: {notes[0]}")
+        for group in _groups(todo, tasks):
+            title, run, _, kept, _ = group[0]
+            say(f"{title}: {', '.join(entry.label for _, _, entry, _, _ in group)}")
+            report = evaluate(
+                run,
+                [tasks[entry.label] for _, _, entry, _, _ in group],
+                train,
+                test,
+                endpoints=endpoints,
+                batch_size=batch_size,
+                max_train_images=max_train_images,
+                seed=seed,
+                progress=progress,
+                output=kept.folder / _slug(group[0][2].label),
+                cache_features=cache_features,
+            )
+            for _, _, entry, _, wanted in group:
+                reports[title][entry.label] = kept.put(
+                    entry, {**_part(report, entry.task), **wanted}
+                )
+        comparison = _compare(name, suite, entries, subjects, reports, notes)
+        write(comparison, output)
+        return comparison
 
 
 def _chosen(name: str, suite: Suite, only: Sequence[str] | None) -> list[Entry]:
