@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _ROOMS = (
     "applications",
     "benchmarks",
+    "config",
     "data",
     "errors",
     "evaluation",
@@ -32,4 +33,6 @@ _ROOMS = (
     "training",
 )
 
-__getattr__, __dir__, __all__ = attach(__name__, _ROOMS)
+_NAMES = dict.fromkeys(("Run", "embed", "evaluate", "export_model", "pretrain"), "run")
+
+__getattr__, __dir__, __all__ = attach(__name__, _ROOMS, _NAMES)

@@ -11,6 +11,21 @@ from collections.abc import Iterator
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class TrainingStopped(Exception):
+    """A signal ended training after the step at hand; everything is saved.
+
+    Args:
+        signal: the signal.
+
+    >>> TrainingStopped(signal.SIGTERM).signal.name
+    'SIGTERM'
+    """
+
+    def __init__(self, signal: signal.Signals):
+        super().__init__(f"stopped by {signal.name}")
+        self.signal = signal
+
+
 class StopRequest:
     """Whether the process has been asked to stop.
 

@@ -1,0 +1,603 @@
+"""Every setting of a pretraining, with its default: the one home of what is not a method's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.paths import expanded
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting, as the command line and the Python call see it.
+
+    Attributes:
+        name: of the argument.
+        kind: `bool`, `int`, `float`, `str`, `Path`, `list` or `dict`; `None` for any JSON value.
+        default: its value where it is not given.
+        choices: the values allowed, or None for any.
+        help: what it does, from the docstring of the class that takes it.
+    """
+
+    name: str
+    kind: type | None
+    default: Any
+    choices: tuple[str, ...] | None
+    help: str
+
+    def checked(self, value: Any) -> Any:
+        """Returns a value of the setting's type.
+
+        Raises:
+            UserError: the value has another type or is not among the choices.
+        """
+        if value is None or self.kind is None:
+            if value is None and self.default is not None and self.kind is not None:
+                raise UserError(f"{self.name} must not be None")
+            return value
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if self.kind is Path:
+            if not isinstance(value, str):
+                raise UserError(f"{self.name} {shown(repr(value))} must be a path")
+            return os.fspath(expanded(value))
+        if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+            value = value.item()
+        if self.kind is list and isinstance(value, str):
+            value = [part for part in value.split(",") if part]
+        elif self.kind is list and isinstance(value, (tuple, set, frozenset)):
+            value = list(value)
+        elif self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        wrong = self.kind is not bool and isinstance(value, bool)
+        if wrong or not isinstance(value, Mapping if self.kind is dict else self.kind):
+            raise UserError(
+                f"{self.name} {shown(repr(value))} must be of type {self.kind.__name__}"
+            )
+        if self.choices and value not in self.choices:
+            raise unknown(self.name, value, self.choices)
+        return dict(value) if self.kind is dict else value
+
+
+def described(text: str | None) -> dict[str, str]:
+    """Returns the descriptions of arguments from the `Args:` or `Attributes:` of a docstring.
+
+    >>> described('''Does it.
+    ...
+    ...     Args:
+    ...         first, second: two numbers,
+    ...             in pixels.
+    ...
+    ...     Returns:
+    ...         Nothing.
+    ...     ''')
+    {'first': 'two numbers, in pixels.', 'second': 'two numbers, in pixels.'}
+    """
+    lines = inspect.cleandoc(text or "").splitlines()
+    found: dict[str, list[str]] = {}
+    names: list[str] = []
+    inside = False
+    for line in lines:
+        if re.fullmatch(r"(Args|Attributes):", line):
+            inside = True
+        elif inside and line and not line.startswith(" "):
+            inside = False
+        elif inside and line.strip():
+            entry = re.match(r" {4}(\*{0,2}\w+(?:,\s+\w+)*),?(?::\s+(.*)|\s*)$", line)
+            if entry and not line.startswith("     "):
+                pending = names if names and names[-1] == "" else []
+                names = [name for name in (*pending, *re.split(r",\s+", entry[1])) if name]
+                for name in names:
+                    found[name] = [entry[2]] if entry[2] else []
+                if not entry[2]:
+                    names.append("")  # the list of names goes on in the next line
+            else:
+                for name in names:
+                    found[name].append(line.strip())
+    return {name: " ".join(parts) for name, parts in found.items() if parts}
+
+
+def _kind_of(annotation: Any) -> tuple[type | None, tuple[str, ...] | None]:
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return _kind_of(parts[0]) if len(parts) == 1 else (None, None)
+    if typing.get_origin(annotation) is Literal:
+        return str, typing.get_args(annotation)
+    origin = typing.get_origin(annotation) or annotation
+    return (origin if origin in (bool, int, float, str, Path, list, dict) else None), None
+
+
+@functools.cache
+def settings_of(config: type) -> dict[str, Setting]:
+    """Returns the settings of a configuration dataclass by name."""
+    hints, texts = typing.get_type_hints(config), described(config.__doc__)
+    found = {}
+    for field in dataclasses.fields(config):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        kind, choices = _kind_of(hints[field.name])
+        found[field.name] = Setting(field.name, kind, default, choices, texts[field.name])
+    return found
+
+
+@dataclasses.dataclass(kw_only=True)
+class PretrainConfig:
+    """The settings of a pretraining, from Python and from the command line alike.
+
+    Create one by `PretrainConfig.create`, which checks names and types. Options of the method, such
+    as `temperature`, are arguments of its constructor; they are in `method_option`.
+
+    Args:
+        dataset: embedded dataset (digits) or TFDS image dataset by name.
+        data_dir: folder of training images, flat or nested.
+        train_split: split of `dataset` to train on, such as train or train[:60%].
+        tfds_classes: only the images of a TFDS `dataset` that show an object of one of these
+            classes, such as cat,dog of coco/2017.
+        tfds_dir: where TFDS datasets lie.
+        tfds_download: let TFDS download and prepare the dataset.
+        max_skipped: largest share of undecodable images to go on with.
+        max_megapixels: larger images are left out, before they are decoded.
+        image_size: side of the training images, pixels; the backbone's own size if not given.
+        crop: pad: zero border, random crop. resized: random resized crop. window: a square at a
+            random place, its side 7/8 of the image's. stretch: the whole image, its sides made
+            equal. none: the centre.
+        crop_area_min: smallest share of an image that a resized crop keeps.
+        padding: border of crop=pad, pixels; image_size / 8 if not given.
+        horizontal_flip: mirror half of the images.
+        color_jitter: strength of brightness, contrast, saturation changes.
+        hue: largest turn of the colours, a share of the circle up to 0.5.
+        grayscale: share of images made grey.
+        crops: crops of an image a step. rfd, rotation: 1 for all rotations, or one each. pirl: 2,
+            and the transformed version has its own.
+        mean: channel means of pixels / 255; ImageNet's if not given.
+        std: channel deviations of pixels / 255; ImageNet's if not given.
+        backbone: six_layer, network_in_network, alexnet, resnet18, or a keras.applications name
+            such as mobilenet_v2.
+        backbone_option: options of the backbone's constructor, such as width=0.5; on the command
+            line name=value, repeatable. weights=PLACE starts from a .weights.h5 file, a run folder
+            or shipped weights.
+        batch_norm_momentum: share that batch normalisation's moving statistics keep at a step; the
+            network's own if not given. Some networks of Keras have 0.999, which takes thousands of
+            steps to settle.
+        batch_size: original images in a batch; the views are four times as many.
+        mixed_precision: auto: bfloat16 where the hardware has it.
+        method: pretraining method, a name in rfd_tf.methods.METHODS.
+        method_option: options of the method's constructor; on the command line name=value,
+            repeatable.
+        fidelity: for method=rfd: train as the published program does, with its value for every
+            flag that is not given, its batch normalisation and its initial weights.
+            rfd_tf/training/fidelity.py lists them.
+        eval_dir: folder of labelled test images; sub-folders are classes.
+        eval_split: split of `dataset` to evaluate on. Default: test, validation, or a part of
+            `train_split`.
+        feature_endpoint: layer whose output is the feature; the last one if not given.
+        fill_bank: fill the bank by one forward pass before training.
+        pu_weights: file of P(looks upright) per image and rotation, by estimate_pu.py, or
+            prob.dat.
+        epochs: passes over the images.
+        steps_per_epoch: steps an epoch; as many as full batches if not given.
+        optimizer: sgd: coupled weight decay, as published. adam (AdamW) and rmsprop: decoupled.
+        learning_rate: highest learning rate.
+        schedule: learning-rate schedule.
+        lr_table: for schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10,
+            rotnet_imagenet.
+        warmup_epochs: epochs of linear warm-up of the cosine schedule; at most half of `epochs`
+            where it would not be shorter than them.
+        decay_rate: share of the rate that schedule=exponential leaves after `decay_epochs`.
+        decay_epochs: see `decay_rate`; the decay is spread over every step.
+        momentum: momentum of SGD and RMSprop, first moment of Adam.
+        nesterov: nesterov momentum.
+        weight_decay: weight decay, on every weight.
+        undecayed: names of weights without decay, such as gamma,beta,bias.
+        gradient_accumulation: parts a replica's batch is cut into, to save memory.
+        steps_per_execution: steps run by one call into TensorFlow.
+        seed: of weights, order, augmentation, negatives.
+        strategy: devices and machines to train on.
+        logical_devices: split the CPU into so many devices.
+        deterministic: bit-identical repetition, slower.
+        output_dir: folder of the run.
+        resume: auto: continue the run in `output_dir`.
+        overwrite: remove the run in `output_dir` first.
+        checkpoint_every: epochs between checkpoints.
+        checkpoint_every_steps: steps between checkpoints within an epoch, memory bank included; 0
+            for none. They are written beside training.
+        checkpoint_every_minutes: minutes between checkpoints within an epoch, memory bank included;
+            0 for none.
+        keep_checkpoints: checkpoints kept.
+        collapse_check: log the spread of the features of 256 images and the effective rank of the
+            memory bank every epoch, and warn when either says that all images get the same feature.
+        monitor_every: epochs between kNN measurements; 0 for none.
+        monitor_images: most train images of the kNN monitor; a fifth as many test images.
+        tensorboard: write TensorBoard event files.
+        evaluate: tasks run at the end, such as knn,linear.
+        export: formats exported at the end to export/: saved_model, onnx, keras.
+        source_images: one or a few photographs: the images are crops of them. Files, or
+            sklearn:china.jpg and sklearn:flower.jpg, which come with scikit-learn.
+        source_crops: crops of `source_images`, an epoch (published: 1281167).
+        source_size: side of the crops, pixels (published: 256); if not given, `image_size`, and
+            from 96 on 256 for each 224 of it.
+        source_seed: of the crops. Runs with other `seed` have the same crops.
+        source_region: crops are cut from a square region at a random place of a photograph: its
+            side, a share of the shorter side; 0 for the whole photograph.
+        source_scale: cut windows of random area from the region; off, windows of as many pixels as
+            they become.
+        source_area_min: smallest share of the region in a window.
+        source_aspect: largest width / height of a window; 1 for squares.
+        source_rotation: largest angle by which crops are turned, degrees.
+        source_shear: largest shear of crops, degrees.
+        source_vertical_flip: turn half of the crops upside down.
+        source_horizontal_flip: mirror half of the crops.
+        source_color_jitter: strength of brightness, contrast, saturation changes of crops.
+        source_hue: largest turn of the colours of crops, a share up to 0.5.
+        source_color_probability: share of the crops whose colours are changed.
+        source_noise: standard deviation of Gaussian noise on crops, a share of 0 to 255.
+
+    >>> config = PretrainConfig.create({"epochs": 3, "temperature": 0.1})
+    >>> config.epochs, config.crop, config.method_option, sorted(config.given)
+    (3, 'pad', {'temperature': 0.1}, ['epochs', 'temperature'])
+    >>> PretrainConfig.create({"epoch": 3})
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: unknown setting 'epoch' (did you mean 'epochs'?); ...
+    """
+
+    dataset: str | None = None
+    data_dir: Path | None = None
+    train_split: str = "train"
+    tfds_classes: list[str] = dataclasses.field(default_factory=list)
+    tfds_dir: Path | None = None
+    tfds_download: bool = False
+    max_skipped: float = 0.01
+    max_megapixels: float = 300.0
+    image_size: int | None = None
+    crop: Literal["pad", "resized", "window", "stretch", "none"] = "pad"
+    crop_area_min: float = 0.08
+    padding: int | None = None
+    horizontal_flip: bool = True
+    color_jitter: float = 0.0
+    hue: float = 0.0
+    grayscale: float = 0.0
+    crops: int = 1
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    backbone: str = "network_in_network"
+    backbone_option: dict[str, Any] = dataclasses.field(default_factory=dict)
+    batch_norm_momentum: float | None = None
+    batch_size: int = 128
+    mixed_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    method: str = "rfd"
+    method_option: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fidelity: bool = False
+    eval_dir: Path | None = None
+    eval_split: str | None = None
+    feature_endpoint: str | None = None
+    fill_bank: bool = True
+    pu_weights: Path | None = None
+    epochs: int = 100
+    steps_per_epoch: int | None = None
+    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
+    learning_rate: float = 0.05
+    schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
+    lr_table: str | None = None
+    warmup_epochs: float = 0.0
+    decay_rate: float = 0.5
+    decay_epochs: float = 10.0
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0005
+    undecayed: list[str] = dataclasses.field(default_factory=list)
+    gradient_accumulation: int = 1
+    steps_per_execution: int = 1
+    seed: int = 0
+    strategy: Literal["auto", "none", "mirrored", "multiworker"] = "auto"
+    logical_devices: int = 0
+    deterministic: bool = False
+    output_dir: Path | None = None
+    resume: Literal["auto", "never"] = "auto"
+    overwrite: bool = False
+    checkpoint_every: int = 1
+    checkpoint_every_steps: int = 0
+    checkpoint_every_minutes: float = 30.0
+    keep_checkpoints: int = 2
+    collapse_check: bool = True
+    monitor_every: int = 1
+    monitor_images: int = 10000
+    tensorboard: bool = True
+    evaluate: list[str] = dataclasses.field(default_factory=list)
+    export: list[str] = dataclasses.field(default_factory=list)
+    source_images: list[str] | None = None
+    source_crops: int = 50000
+    source_size: int | None = None
+    source_seed: int = 0
+    source_region: float = 0.5
+    source_scale: bool = True
+    source_area_min: float = 0.002
+    source_aspect: float = 1.3333333333333333
+    source_rotation: float = 30.0
+    source_shear: float = 30.0
+    source_vertical_flip: bool = False
+    source_horizontal_flip: bool = False
+    source_color_jitter: float = 0.4
+    source_hue: float = 0.1
+    source_color_probability: float = 0.5
+    source_noise: float = 0.0
+
+    def __post_init__(self):
+        #: Names of the settings that the user gave; the others have their defaults.
+        self.given: frozenset[str] = frozenset()
+
+    @classmethod
+    def create(cls, settings: Mapping[str, Any]) -> PretrainConfig:
+        """Creates the configuration from settings by name, those of the method's options included.
+
+        Args:
+            settings: name -> value; what is missing has its default.
+
+        Raises:
+            UserError: an unknown name, with the nearest one; a value of another type, or one that
+                is not among the choices.
+        """
+        from rfd_tf import methods
+
+        known, options = settings_of(cls), methods.all_arguments()
+        values: dict[str, Any] = {}
+        given = dict(settings.get("method_option") or {})
+        for name, value in settings.items():
+            if name in known:
+                values[name] = known[name].checked(value)
+            elif name in options:
+                given[name] = value
+            else:
+                raise unknown("setting", name, [*known, *options])
+        if given:
+            values["method_option"] = given
+        config = cls(**values)
+        config.given = frozenset(settings) | frozenset(given)
+        return config
+
+    @classmethod
+    def of_flags(cls, flags: Mapping[str, Any]) -> PretrainConfig:
+        """Creates the configuration that a run recorded in run.json.
+
+        Args:
+            flags: the entry "flags" of run.json; None stands for what had no effect.
+        """
+        settings = {}
+        for name, value in flags.items():
+            if name in ("backbone_option", "method_option"):
+                value = named_values(value, name)
+            if value is not None and value != []:
+                settings[name] = value
+        known = {*settings_of(cls), *_options_of(settings.get("method", cls.method))}
+        return cls.create({name: settings[name] for name in settings if name in known})
+
+    def check(self) -> None:
+        """Refuses what is wrong on the face of it, before images are read.
+
+        Raises:
+            UserError: names the setting, the value and the options.
+        """
+        from rfd_tf import applications, export, methods
+
+        if not self.output_dir:
+            raise UserError("give --output_dir, the folder of the run")
+        if self.method not in methods.METHODS:
+            raise unknown("method", self.method, methods.METHODS)
+        if self.backbone not in applications.BACKBONES:
+            raise unknown("backbone", self.backbone, applications.BACKBONES)
+        for kind in self.export:
+            if kind not in export.FORMATS:
+                raise unknown("export format", kind, export.FORMATS)
+        accepted = _options_of(self.method)
+        for name in self.method_option:
+            if name in accepted:
+                continue
+            if name in methods.all_arguments():
+                raise UserError(f"--{name} has no meaning for method {self.method}")
+            raise unknown(f"option of method {self.method}", name, accepted)
+        self.backbone_arguments()
+        self.normalization()
+
+    def follow_the_published_program(self) -> list[str]:
+        """Gives every setting that the user did not give the published RFD program's value.
+
+        Returns:
+            Those that the user gave and that differ from it, as `name=value`.
+
+        Raises:
+            UserError: the method is another one.
+        """
+        from rfd_tf.training import fidelity
+
+        fidelity.check_method(self.method)
+        values = fidelity.flag_values()
+        if "schedule" in self.given and self.schedule != values["schedule"]:
+            # The published table belongs to the published schedule.
+            del values["lr_table"]
+        own = []
+        for name, value in values.items():
+            current = getattr(self, name, self.method_option.get(name))
+            if name not in self.given:
+                if hasattr(self, name):
+                    setattr(self, name, value)
+                else:
+                    self.method_option[name] = value
+            elif current != value:
+                own.append(f"{name}={current}")
+        return own
+
+    # -- what follows from the settings -----------------------------------------------------
+
+    def backbone_arguments(self) -> tuple[dict[str, Any], str | None]:
+        """Returns the backbone's own options, and the weights it starts from or None."""
+        from rfd_tf.applications import registry
+
+        own, weights = registry.own_arguments(self.backbone, dict(self.backbone_option))
+        if self.fidelity and weights is None:
+            from rfd_tf.training import fidelity
+
+            own = {**fidelity.backbone_options(self.backbone), **own}
+        return own, weights
+
+    def side(self) -> int:
+        """Returns the side of the training images in pixels: the backbone's own if not given."""
+        from rfd_tf import applications
+
+        return self.image_size or applications.default_image_size(self.backbone)
+
+    def normalization(self) -> dict[str, tuple[float, ...]]:
+        """Returns the arguments `mean` and `std` of a method.
+
+        Raises:
+            UserError: not three numbers, or deviations that are not above 0.
+        """
+        from rfd_tf import applications
+
+        defaults = {"mean": applications.IMAGENET_MEAN, "std": applications.IMAGENET_STD}
+        return {name: self._channels(name, value) for name, value in defaults.items()}
+
+    def _channels(self, name: str, default) -> tuple[float, ...]:
+        given = getattr(self, name)
+        if given is None:
+            return tuple(default)
+        try:
+            values = tuple(float(value) for value in given)
+        except (TypeError, ValueError):
+            values = ()
+        if (
+            len(values) != 3
+            or not all(map(math.isfinite, values))
+            or (name == "std" and min(values) <= 0)
+        ):
+            shown_values = ",".join(map(str, given))
+            raise UserError(f"--{name} needs three numbers such as 0.5,0.5,0.5; got {shown_values}")
+        return values
+
+    def augmentation(self):
+        """Returns the `rfd_tf.training.pretraining.Augmentation` of the settings."""
+        from rfd_tf.training import pretraining
+
+        names = {field.name for field in dataclasses.fields(pretraining.Augmentation)}
+        return pretraining.Augmentation(
+            crop_area=(self.crop_area_min, 1.0),
+            **{name: getattr(self, name) for name in names - {"crop_area"}},
+        )
+
+    def optimization(self):
+        """Returns the `rfd_tf.training.pretraining.Optimization` of the settings."""
+        from rfd_tf.training import pretraining
+
+        names = {field.name for field in dataclasses.fields(pretraining.Optimization)}
+        return pretraining.Optimization(**{name: getattr(self, name) for name in names})
+
+    def images(self):
+        """Returns the `rfd_tf.data.run_images.RunImages` that the settings name.
+
+        Raises:
+            UserError: settings of crops without photographs.
+        """
+        from rfd_tf.data.run_images import RunImages, photo_options
+
+        names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
+        given = {name: getattr(self, name) for name in (*names, "max_skipped", "max_megapixels")}
+        if self.source_images:
+            options = {name: getattr(self, name) for name in PHOTO_SETTINGS}
+            given.update(
+                photos=self.source_images, photo_options=photo_options(options, self.side())
+            )
+        else:
+            for name in PHOTO_SETTINGS:
+                if name in self.given and name != "source_images":
+                    raise UserError(f"--{name} goes with --source_images")
+        return RunImages(**given, tfds_classes=tuple(self.tfds_classes))
+
+    def method_arguments(self, source) -> dict[str, Any]:
+        """Returns the arguments of the method besides the backbone, for a source of images."""
+        accepted = _options_of(self.method)
+        arguments = {
+            **self.normalization(),
+            "feature_endpoint": self.feature_endpoint,
+            "gradient_accumulation": self.gradient_accumulation,
+            "seed": self.seed,
+            **self.method_option,
+        }
+        if "num_images" in _all_arguments_of(self.method):
+            arguments["num_images"] = source.num_images
+        if self.pu_weights and "pu_gamma" in accepted:
+            from rfd_tf.data import pu_weights
+
+            arguments["pu_weights"] = pu_weights.read(self.pu_weights, source)
+        return arguments
+
+
+def _all_arguments_of(method: str) -> dict[str, Any]:
+    from rfd_tf import methods
+
+    return methods.arguments(method) if method in methods.METHODS else {}
+
+
+def _options_of(method: str) -> list[str]:
+    """The options of a method that are given by name."""
+    return [
+        name
+        for name in _all_arguments_of(method)
+        if name not in ("num_images", "pu_weights", "seed")
+    ]
+
+
+def named_values(items: Any, setting: str) -> dict[str, Any]:
+    """Returns options given as `name=value` texts as a dict, values read as JSON where they are.
+
+    Raises:
+        UserError: a text without a name or a value.
+
+    >>> named_values(["width=0.5", "transform=both"], "method_option")
+    {'width': 0.5, 'transform': 'both'}
+    """
+    if isinstance(items, Mapping):
+        return dict(items)
+    options = {}
+    for item in items or ():
+        name, equals, text = str(item).partition("=")
+        if not equals or not name:
+            raise UserError(f"--{setting} '{item}' must read name=value")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text == "True" if text in ("True", "False") else text
+    return options
+
+
+def named_texts(options: Mapping[str, Any]) -> list[str]:
+    """Returns options as `name=value` texts, without those that are None; see `named_values`."""
+    return [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in options.items()
+        if value is not None
+    ]
+
+
+#: The settings of crops of photographs.
+PHOTO_SETTINGS = tuple(
+    field.name for field in dataclasses.fields(PretrainConfig) if field.name.startswith("source_")
+)
+#: The settings of images, augmentation and network, which a run and its PU weights share.
+IMAGE_SETTINGS = (
+    "dataset", "data_dir", "train_split", "tfds_classes", "tfds_dir", "tfds_download",
+    "max_skipped", "max_megapixels", "image_size", "crop", "crop_area_min", "padding",
+    "horizontal_flip", "color_jitter", "hue", "grayscale", "crops", "mean", "std", "backbone",
+    "backbone_option", "batch_norm_momentum", "batch_size", "mixed_precision", *PHOTO_SETTINGS,
+)  # fmt: skip

@@ -1,0 +1,493 @@
+"""One pretraining from its configuration: what the command and `rfd_tf.pretrain` both run."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from rfd_tf import applications, evaluation, export, methods, recording
+from rfd_tf.applications.weights import RUN_FILE, origin
+from rfd_tf.config import PretrainConfig
+from rfd_tf.data import views
+from rfd_tf.data.base import Source
+from rfd_tf.data.photos import sheet
+from rfd_tf.data.run_images import shared
+from rfd_tf.errors import UserError, unknown
+from rfd_tf.evaluation.heads import save_heads
+from rfd_tf.evaluation.runner import output_locked
+from rfd_tf.evaluation.splits import check_classes
+from rfd_tf.training import (
+    callbacks,
+    checkpoint,
+    collapse,
+    fidelity,
+    image_list,
+    pretraining,
+    workers,
+)
+from rfd_tf.training import strategy as strategies
+from rfd_tf.training.folder_lock import FolderLock
+from rfd_tf.training.run_folder import RunFolder, full_disk_reported, write_json
+from rfd_tf.training.saving import BackgroundSaver
+from rfd_tf.training.stopping import StopRequest, TrainingStopped
+
+log = logging.getLogger("rfd_tf")
+
+IMAGENET_IMAGES = 1_281_167
+COLLAPSE_IMAGES = 256
+
+
+class Pretrainer:
+    """Pretrains into a run folder, or resumes the run that is there.
+
+    Args:
+        config: checked by `PretrainConfig.check`.
+        source: images to train on in place of those that the configuration names.
+        val_source: images to evaluate on, likewise.
+        callbacks: further Keras callbacks, called after those of the run and before its checkpoint.
+        progress: whether to show a progress bar and a line an epoch.
+
+    Raises:
+        UserError: names the setting, the value and what to do, before long work starts.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        *,
+        source: Source | None = None,
+        val_source: Source | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        progress: bool = True,
+    ):
+        self.config = config
+        self.callbacks = list(callbacks)
+        self.progress = progress
+        self._given_source, self._given_val_source = source, val_source
+
+    def run(self) -> None:
+        """Trains to the last epoch, evaluates and exports.
+
+        Raises:
+            TrainingStopped: a signal asked for it; everything is saved.
+        """
+        config = self.config
+        config.check()
+        if config.fidelity:
+            own = config.follow_the_published_program()
+            but = f", but for {' '.join(f'--{each}' for each in own)}" if own else ""
+            log.info(f"as the published RFD program{but}")
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        if config.strategy == "multiworker":
+            log.info(f"waiting up to {workers.START_TIMEOUT:g} s for all workers of TF_CONFIG")
+        self.strategy = strategies.build(config.strategy, config.logical_devices)
+        worker, num_workers = strategies.worker(self.strategy)
+        self.chief = worker == 0
+        with workers.lost_workers_reported(num_workers):
+            self.folder = RunFolder(config.output_dir, config.keep_checkpoints)
+            # The workers of one run share its folder.
+            locked = FolderLock(self.folder.directory) if self.chief else contextlib.nullcontext()
+            with locked as self.lock:
+                self._run_in_folder()
+
+    def _run_in_folder(self) -> None:
+        config, folder = self.config, self.folder
+        weights, started = self._starting_weights()
+        self.images = config.images()
+        self.source = self._given_source or self.images.train(
+            config.tfds_download, leave_out=[folder.directory]
+        )
+        log.info(self.source.summary())
+        self.judged: tuple[Source, Source | None] = (self.source, None)
+        if config.monitor_every > 0 or config.evaluate:
+            self.judged = self._sources_to_evaluate()
+        tasks = self._evaluation_tasks()
+        self.session = session = self._make_session(weights)
+        method = session.method
+        self.record = {
+            "format": 1,
+            "backbone": config.backbone,
+            "arguments": config.backbone_arguments()[0],
+            "method": config.method,
+            "dataset": self.source.name,
+            "endpoints": list(applications.endpoints(method.backbone)),
+            **method.record(),
+        }
+        if started:
+            self.record["started_from"] = started
+        log.info(self._description())
+        if unused := recording.unused(config, session):
+            named = ", ".join(f"--{name}" for name in unused)
+            log.info(f"note: without effect in this run: {named}")
+
+        # From here on files are written.
+        start_step = self._open_run()
+        self._write_skipped()
+        if self.chief and config.source_images:
+            path = folder.path("figures")
+            path.mkdir(exist_ok=True)
+            picture = sheet(self.source, session.image_size)
+            Image.fromarray(picture).save(path / "source_crops.png")
+        to_do = start_step < config.epochs * session.steps_per_epoch
+        monitor, monitor_start = None, None
+        if self.chief and to_do and config.monitor_every > 0:
+            monitor = self._make_monitor()
+        if monitor:
+            # A session begins before its checkpoint, also where a run is resumed: that is loaded
+            # below.
+            monitor_start = self._random_init_accuracy(monitor, started)
+            log.info(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
+        self._load_checkpoint(start_step)
+        if start_step == 0 and config.fill_bank and method.memory_bank is not None:
+            log.info("filling the memory bank by one forward pass")
+            session.fill_memory_bank()
+        if to_do:
+            self._train(start_step, monitor, monitor_start)
+        else:
+            log.info("the run is complete; give more --epochs to train on")
+            if self.chief:  # runs of older versions lack the file
+                epoch = start_step / session.steps_per_epoch
+                save_heads(folder.directory, method.heads(), epoch)
+        if self.chief:
+            self._finish(tasks)
+
+    # -- before training --------------------------------------------------------------------
+
+    def _starting_weights(self) -> tuple[str | None, dict | None]:
+        """The weights that the backbone is to load, and what the run's record says of its start.
+
+        A resumed run has its weights in the checkpoint: the file that it started from may have
+        changed since, or be gone.
+        """
+        config = self.config
+        own, weights = config.backbone_arguments()
+        if weights is None:
+            return None, None
+        if config.resume == "auto" and not config.overwrite and self.folder.checkpoints.latest():
+            record = (self.folder.read() or {}).get("record") or {}
+            path = os.path.abspath(os.path.expanduser(str(weights)))
+            started = record.get("started_from") or {}
+            if started.get("weights") in (weights, path, os.path.join(path, RUN_FILE)):
+                return None, started
+        # Built once before images are read, which may take long: weights may not fit.
+        applications.build(config.backbone, config.side(), weights=weights, **own)
+        return weights, origin(weights, config.backbone)
+
+    def _sources_to_evaluate(self) -> tuple[Source, Source | None]:
+        """Labelled images to train on and to evaluate on; None where a part of the first must do.
+
+        Where the training images have no labels, such as crops of photographs, the test images
+        serve as both.
+        """
+        config, source = self.config, self.source
+        test = self._given_val_source
+        if test is None and self._given_source is None:
+            test = self.images.test(config.tfds_download, leave_out=[config.output_dir])
+        if test is not None:
+            log.info(f"to evaluate: {test.summary()}")
+            if count := shared(source.image_ids(), test):
+                log.info(
+                    f"note: trained on {count} of the {test.num_images} test images of {test.name}"
+                )
+        if source.labels is None and test is not None and test.labels is not None:
+            return test, None
+        if test is None and source.labels is not None:
+            log.info(
+                "no test images: a fifth of the training images is held out from kNN and probes"
+            )
+        return source, test
+
+    def _evaluation_tasks(self) -> list:
+        """The evaluators that `evaluate` names, checked before training."""
+        names = self.config.evaluate
+        for name in names:
+            if name not in evaluation.TASKS:
+                raise unknown("evaluation task", name, evaluation.TASKS)
+        if names:
+            check_classes(*self.judged)
+        return [evaluation.TASKS[name]() for name in names]
+
+    def _make_session(self, weights: str | None) -> pretraining.Pretraining:
+        config = self.config
+        arguments = config.method_arguments(self.source)
+
+        def build_backbone():
+            own, _ = config.backbone_arguments()
+            backbone = applications.build(config.backbone, config.side(), weights=weights, **own)
+            if config.fidelity:
+                if weights is None:
+                    fidelity.initialize(backbone.layers, config.seed)
+                # The record's options build the network again, with the epsilon that they have.
+                epsilon = own.get("batch_norm_epsilon")
+                backbone = fidelity.apply_batch_normalization(backbone, epsilon)
+            if config.batch_norm_momentum is not None:
+                pretraining.set_batch_norm_momentum(backbone, config.batch_norm_momentum)
+            return backbone
+
+        def build_method(backbone):
+            method = methods.METHODS[config.method](backbone, **arguments)
+            if config.fidelity:
+                fidelity.initialize(method.heads().values(), config.seed + 1)
+            return method
+
+        return pretraining.Pretraining(
+            build_backbone=build_backbone,
+            build_method=build_method,
+            source=self.source,
+            image_size=config.side(),
+            optimization=config.optimization(),
+            augmentation=config.augmentation(),
+            strategy=self.strategy,
+            policy=strategies.precision_policy(config.mixed_precision),
+            seed=config.seed,
+        )
+
+    def _description(self) -> str:
+        """One paragraph on what is about to run."""
+        config, session, method = self.config, self.session, self.session.method
+        parameters = sum(math.prod(variable.shape) for variable in method.trainable_variables)
+        lines = [
+            f"{config.method} on {config.backbone}: {parameters:,} trainable parameters, feature "
+            f"'{method.feature_endpoint}' of {method.feature_dimensions} dimensions",
+            f"{session.optimization.epochs} epochs of {session.steps_per_epoch} steps of "
+            f"{session.optimization.batch_size} images, "
+            f"{session.strategy.num_replicas_in_sync} replica(s), {session.policy}"
+            + (" (chosen by --mixed_precision=auto)" if config.mixed_precision == "auto" else ""),
+        ]
+        bank = method.memory_bank
+        if bank is not None:
+            row = bank.dimensions * (4 if bank.storage_dtype == "float32" else 2) / 2**20
+            lines.append(
+                f"memory bank of {bank.num_images:,} x {bank.dimensions} {bank.storage_dtype}: "
+                f"{bank.num_images * row:,.1f} MiB ({IMAGENET_IMAGES * row:,.1f} MiB for the "
+                f"{IMAGENET_IMAGES:,} images of ImageNet)"
+            )
+        return "\n".join(lines)
+
+    def _open_run(self) -> int:
+        """Starts the run or finds where to resume it; returns the number of steps already done."""
+        config, session, source, folder = self.config, self.session, self.source, self.folder
+        identity = {
+            "method": config.method,
+            "dataset": source.name,
+            "fingerprint": source.fingerprint,
+            "num_images": source.num_images,
+            "image_size": session.image_size,
+            "backbone": config.backbone,
+            "backbone_options": self.record["arguments"],
+            "started_from": (self.record.get("started_from") or {}).get("sha256"),
+            "batch_size": config.batch_size,
+            "steps_per_epoch": session.steps_per_epoch,
+            "seed": config.seed,
+        }
+        step = 0
+        if self.chief:
+            flags = recording.flags(config, session, self.record)
+            found = folder.start(identity, config.resume, config.overwrite, source)
+            if found:
+                step = int(checkpoint.read_description(found)["step"])
+                before = folder.read() or {}
+                for change in recording.changes(before.get("flags", {}), flags):
+                    log.info(f"note: --{change}")
+                called = before["identity"].get("dataset")
+                if called != source.name:
+                    log.info(f"note: the images were called '{called}' and are now '{source.name}'")
+            folder.write(
+                flags=flags,
+                identity=identity,
+                built=session.built(),
+                record=self.record,
+                chance_levels=session.method.chance_levels(),
+                versions={
+                    "python": platform.python_version(),
+                    "tensorflow": tf.__version__,
+                    "keras": keras.__version__,
+                },
+                started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            )
+            image_list.write(folder.path(image_list.FILE), source)
+        # (Each machine may have mounted the images under another name.)
+        strategies.check_same(session.strategy, {**identity, "dataset": None})
+        # One process decides, or a worker could resume where another starts afresh.
+        return strategies.agree(session.strategy, step)
+
+    def _load_checkpoint(self, step: int) -> None:
+        """Restores the state after `step` steps, unless that is the start."""
+        if not step:
+            return
+        path = self.folder.checkpoints.path(step)
+        if not path.exists():
+            raise UserError(
+                f"{path} is not there: --output_dir must be a folder all machines share"
+            )
+        checkpoint.load(path, self.session.method, self.session.optimizer)
+        epoch = step / self.session.steps_per_epoch
+        log.info(f"resuming after epoch {epoch:g} from {path}")
+
+    def _make_monitor(self):
+        """Returns a function that measures the kNN accuracy of the feature, or None."""
+        train, test = self.judged
+        if train.labels is None:
+            log.info("no labels, so no kNN monitor: sub-folders named by class would give it some")
+            return None
+        method = self.session.method
+        return evaluation.NeighbourMonitor(
+            method.feature_model,
+            train,
+            test,
+            method.image_size,
+            method.mean,
+            method.std,
+            max_train=self.config.monitor_images,
+            stretch=self.session.stream.stretched,
+        )
+
+    def _random_init_accuracy(self, monitor, started: dict | None) -> float:
+        """The monitor's accuracy of the seed's random network, also of a run that starts from
+        weights; the backbone is left as it is."""
+        if started is None:
+            return monitor()
+        config, backbone = self.config, self.session.method.backbone
+        kept = backbone.get_weights()
+        keras.utils.set_random_seed(config.seed)
+        random = applications.build(
+            config.backbone, config.side(), **config.backbone_arguments()[0]
+        )
+        backbone.set_weights(random.get_weights())
+        accuracy = monitor()
+        backbone.set_weights(kept)
+        return accuracy
+
+    # -- training ---------------------------------------------------------------------------
+
+    def _train(self, start_step: int, monitor, monitor_start) -> None:
+        """Trains and saves.
+
+        Raises:
+            TrainingStopped: a signal asked for it.
+        """
+        session, config, folder = self.session, self.config, self.folder
+        if not self.chief:
+            session.train(start_step)
+            return
+        saver, stop = BackgroundSaver(folder.checkpoints), StopRequest()
+        listed = self._make_callbacks(monitor, monitor_start)
+        checkpoints = callbacks.Checkpoint(
+            saver,
+            session.method,
+            session.optimizer,
+            at_epoch_end=self._write_weights,
+            every=config.checkpoint_every,
+            every_steps=config.checkpoint_every_steps,
+            every_minutes=config.checkpoint_every_minutes,
+            stop=stop,
+        )
+        started = time.perf_counter()
+        with stop.listening(), full_disk_reported(folder.directory):
+            session.train(start_step, [*listed, *self.callbacks, checkpoints])
+            saver.wait()
+        seconds = time.perf_counter() - started
+        folder.add(saving=saver.report(seconds))
+        log.info(saver.tell(seconds))
+        if stop.signal:
+            log.info(
+                f"stopped by {stop.signal.name} after step {checkpoints.last_step:,} of "
+                f"{config.epochs * session.steps_per_epoch:,}; all is saved, and the same command "
+                "goes on from there"
+            )
+            raise TrainingStopped(stop.signal)
+
+    def _make_callbacks(self, monitor, monitor_start) -> list:
+        """What happens beside training, but for saving."""
+        session, config, folder = self.session, self.config, self.folder
+        levels = session.method.chance_levels()
+        listed = [callbacks.Throughput(config.batch_size, session.optimizer)]
+        if monitor:
+            listed.append(callbacks.Monitor(monitor, monitor_start, config.monitor_every))
+        if config.collapse_check:
+            listed.append(collapse.CollapseCheck(session.sample(COLLAPSE_IMAGES)))
+        listed.append(callbacks.MetricsFile(folder.path("metrics.csv")))
+        tensorboard = None
+        if config.tensorboard:
+            rotates = "rotation_loss" in session.method.loss_weights
+            shown = self._example_views() if rotates else None
+            tensorboard = callbacks.TensorBoard(folder.path("tensorboard"), levels, shown)
+            listed.append(tensorboard)
+        if type(session.method).figures is not methods.Method.figures:
+            listed.append(
+                callbacks.Figures(
+                    next(iter(session.dataset(augmented=False)))["image"][:8].numpy(),
+                    folder.path("figures"),
+                    tensorboard,
+                    every=config.monitor_every or config.epochs,
+                )
+            )
+        return [*listed, callbacks.Progress(levels)] if self.progress else listed
+
+    def _example_views(self) -> np.ndarray:
+        """The rotated views of the first few augmented images, for TensorBoard."""
+        batch = next(iter(self.session.dataset()))
+        degrees = getattr(self.session.method, "rotations", (0, 90, 180, 270))
+        rotated = views.rotate_degrees(batch["image"][:8], degrees)
+        return np.asarray(views.flatten_views(rotated)).astype("uint8")
+
+    # -- what is written --------------------------------------------------------------------
+
+    def _write_weights(self, epoch: int) -> None:
+        """Writes the files beside the checkpoint of an epoch's end."""
+        self.lock.check()
+        backbone, folder = self.session.method.backbone, self.folder
+        path = folder.path("backbone.weights.h5")
+        applications.save_backbone(backbone, path, {**self.record, "epoch": epoch})
+        save_heads(folder.directory, self.session.method.heads(), epoch)
+        self._write_skipped()
+
+    def _write_skipped(self) -> None:
+        """Writes the names of the images left out so far."""
+        skipped = [*self.source.skipped, *self.source.failed_while_reading()]
+        path = self.folder.path("skipped_files.txt")
+        text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
+        if self.chief and (not path.exists() or path.read_text(encoding="utf-8") != text):
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            if skipped:
+                log.info(
+                    f"{len(skipped)} images cannot be decoded and are left out; named in {path}"
+                )
+
+    def _finish(self, tasks: list) -> None:
+        """Writes the deployable files, and evaluates and exports where asked."""
+        folder, config = self.folder, self.config
+        applications.portable(self.session.method.backbone).save(folder.path("backbone.keras"))
+        log.info(
+            f"backbone: {folder.path('backbone.weights.h5')} and {folder.path('backbone.keras')}"
+        )
+        if tasks:
+            with output_locked(folder.path("evaluation.json")):
+                report = evaluation.evaluate(
+                    folder.directory,
+                    tasks,
+                    *self.judged,
+                    seed=config.seed,
+                    output=folder.path("evaluation_files"),
+                )
+                write_json(folder.path("evaluation.json"), report)
+            log.info(
+                "\nin percent, on upright and on randomly rotated test images:\n"
+                f"{evaluation.table(report)}\n"
+            )
+        if config.export:
+            path = folder.path("export")
+            export.export_backbone(folder.directory, path, tuple(config.export), overwrite=True)
+            log.info(f"exported and verified: {path}")

@@ -1,0 +1,96 @@
+"""What run.json records of a run's settings: the values that were built."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+from rfd_tf import methods
+from rfd_tf.config import PHOTO_SETTINGS, PretrainConfig, named_texts, settings_of
+from rfd_tf.data.photos import SAMPLE
+from rfd_tf.methods import RotationFeatureDecoupling
+from rfd_tf.methods.base import constructor_arguments
+from rfd_tf.training import pretraining
+
+_PATHS = ("data_dir", "eval_dir", "tfds_dir", "pu_weights", "output_dir")
+_IGNORED = {"resume", "overwrite", "output_dir"}
+
+
+def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict) -> dict[str, Any]:
+    """Returns every setting with the value that the built session has, JSON-able.
+
+    What has no effect is None. Settings of the method that Rotation Feature Decoupling has too
+    stand under their names, the others in `method_option`.
+
+    Args:
+        config: of the run.
+        session: built from it.
+        record: of the backbone.
+    """
+    values = {name: getattr(config, name) for name in settings_of(PretrainConfig)}
+    for name in _PATHS:
+        # Whoever reads the run later may stand in another folder.
+        values[name] = values[name] and os.path.abspath(values[name])
+    values.update(_photographs(config))
+    built = _built(config, session)
+    shared = constructor_arguments(RotationFeatureDecoupling)
+    named = {*values, *shared} - {"num_images", "method_option"}
+    values.update({name: built.get(name) for name in _governed() if name in named})
+    values["method_option"] = named_texts(
+        {name: value for name, value in built.items() if name not in named}
+    )
+    values["backbone_option"] = named_texts(record["arguments"])
+    if "started_from" in record:
+        values["backbone_option"].append(f"weights={record['started_from']['weights']}")
+    return values
+
+
+def unused(config: PretrainConfig, session: pretraining.Pretraining) -> list[str]:
+    """Returns the settings that were given and have no effect beside the others."""
+    built = _built(config, session)
+    values = {**vars(config), **config.method_option}
+    return [
+        name
+        for name in sorted(_governed())
+        if name in config.given and values.get(name) and built.get(name) is None
+    ]
+
+
+def changes(before: dict, now: dict) -> list[str]:
+    """Returns which settings a resumed run changes, as texts."""
+    return [
+        f"{name} was {before[name]!r} and is now {now[name]!r}"
+        for name in now
+        if name in before and before[name] != now[name] and name not in _IGNORED
+    ]
+
+
+def _built(config: PretrainConfig, session: pretraining.Pretraining) -> dict[str, Any]:
+    settings = session.settings()
+    area = settings.pop("crop_area")
+    settings["crop_area_min"] = area and area[0]
+    settings["fill_bank"] = None if session.method.memory_bank is None else config.fill_bank
+    return settings
+
+
+def _governed() -> set[str]:
+    """The settings whose values a built session knows, those of other methods included."""
+    names = {"image_size", "mean", "std", "feature_endpoint", "gradient_accumulation"}
+    names |= {"crop_area_min", "fill_bank", "batch_norm_momentum", "mixed_precision"}
+    names |= {field.name for field in dataclasses.fields(pretraining.Optimization)}
+    names |= {field.name for field in dataclasses.fields(pretraining.Augmentation)}
+    names |= set(methods.all_arguments()) - {"pu_weights", "num_images"}
+    return names - {"crop_area"}
+
+
+def _photographs(config: PretrainConfig) -> dict[str, Any]:
+    """The settings of crops with the values in use, None where there are no photographs."""
+    if not config.source_images:
+        return dict.fromkeys(PHOTO_SETTINGS)
+    values = {name: getattr(config, name) for name in PHOTO_SETTINGS}
+    values["source_size"] = config.images().photo_options["size"]
+    values["source_images"] = [
+        one if one.startswith(SAMPLE) else os.path.abspath(one) for one in config.source_images
+    ]
+    return values

@@ -1,0 +1,547 @@
+"""Pretraining as one call, and the run that it leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rfd_tf.config import PretrainConfig
+from rfd_tf.errors import UserError
+from rfd_tf.paths import absolute
+
+if TYPE_CHECKING:
+    import keras
+    import matplotlib.figure
+    import numpy as np
+
+    from rfd_tf.data.base import Source
+
+_log = logging.getLogger("rfd_tf")
+# Losses and accuracies of the plot; what is logged beside them is of another kind.
+_NOT_DRAWN = {"epoch", "step", "images_per_second", "learning_rate"}
+
+
+def pretrain(
+    data: str | os.PathLike | Source | np.ndarray | None = None,
+    *,
+    backbone: str = PretrainConfig.backbone,
+    method: str = PretrainConfig.method,
+    output_dir: str | os.PathLike | None = None,
+    val_data: str | os.PathLike | Source | np.ndarray | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 1,
+    **settings: Any,
+) -> Run:
+    """Pretrains a backbone on unlabelled images, or resumes the run in `output_dir`.
+
+    It is what the command `pretrain` runs: the same settings train the same weights.
+
+    Args:
+        data: images to train on: a folder, an embedded or TFDS dataset by name, a
+            `rfd_tf.data.Source`, or uint8 `[N, H, W, 3]`. None where `settings` name them
+            (`source_images`).
+        backbone: name of a network, see `rfd_tf.applications.BACKBONES`.
+        method: name of a method, see `rfd_tf.methods.METHODS`.
+        output_dir: folder of the run. A run that is there is resumed if its settings agree.
+        val_data: labelled images for the kNN monitor and evaluation, in the same forms; a part of
+            `data` where they are missing and `data` has labels.
+        callbacks: Keras callbacks, called while training.
+        verbose: 0 is silent; 1 logs to the standard output what the command prints.
+        **settings: see `rfd_tf.config.PretrainConfig`; options of the method, such as
+            `temperature`, by their names.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: an unknown setting, with the nearest name, or a wrong value, before long work
+            starts.
+        KeyboardInterrupt: Ctrl-C; the step at hand is finished and everything saved first.
+
+    >>> import tempfile
+    >>> run = pretrain("digits", backbone="six_layer", output_dir=tempfile.mkdtemp(), epochs=1,
+    ...                steps_per_epoch=1, batch_size=8, num_negatives=8, monitor_every=0, verbose=0)
+    >>> len(run.history), run.config.batch_size
+    (1, 8)
+    """
+    from rfd_tf.pretrainer import Pretrainer
+    from rfd_tf.training.stopping import TrainingStopped
+
+    named, source = _images(data, "data")
+    val_named, val_source = _images(val_data, "val_data")
+    given = {"backbone": backbone, "method": method, "output_dir": output_dir, **named, **settings}
+    if "data_dir" in val_named:
+        given["eval_dir"] = val_named["data_dir"]
+    elif "dataset" in val_named and val_named["dataset"] != given.get("dataset"):
+        val_source = _load(val_named["dataset"], given)
+    config = PretrainConfig.create({name: v for name, v in given.items() if v is not None})
+    with shown(verbose):
+        try:
+            Pretrainer(
+                config,
+                source=source,
+                val_source=val_source,
+                callbacks=callbacks,
+                progress=bool(verbose),
+            ).run()
+        except TrainingStopped as stopped:
+            if stopped.signal == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + stopped.signal) from None
+    return Run.open(config.output_dir)
+
+
+class Run:
+    """A pretraining's folder: its settings, its history, and the network it trained.
+
+    Open one by `Run.open`; `pretrain` returns one.
+
+    Attributes:
+        directory: the folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = absolute(directory)
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike) -> Run:
+        """Opens the folder of a run, finished or not.
+
+        Raises:
+            UserError: no such folder, or no run in it.
+
+        >>> Run.open("no/such/run")
+        Traceback (most recent call last):
+        ...
+        rfd_tf.errors.UserError: no such run folder: ...
+        """
+        run = cls(directory)
+        run.recorded()
+        return run
+
+    def recorded(self):
+        """Returns what the folder's files hold, as `rfd_tf.interpret.report.RunRecord`."""
+        from rfd_tf.interpret.report import read_run
+
+        return read_run(self.directory)
+
+    @property
+    def config(self) -> PretrainConfig:
+        """The settings as the run recorded them: the values that were built."""
+        return PretrainConfig.of_flags(self.recorded().flags)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """What was logged, a dict an epoch: losses, accuracies, the kNN monitor, the rate."""
+        return self.recorded().epochs
+
+    def backbone(self, image_size: int | None = None) -> keras.Model:
+        """Returns the trained network without top and pooling, as `keras.applications` would.
+
+        It takes normalised pixels, see `rfd_tf.applications.preprocess_input` and `mean` and `std`
+        of `config`.
+
+        Args:
+            image_size: side of its images, pixels; that of the training if None.
+
+        Raises:
+            UserError: nothing has been saved yet.
+        """
+        from rfd_tf import applications
+
+        return applications.load_backbone(self.directory, image_size)[0]
+
+    def plot(self) -> matplotlib.figure.Figure:
+        """Draws what was logged over the epochs, each quantity beside its chance level.
+
+        Returns:
+            A Matplotlib figure.
+
+        Raises:
+            UserError: no epoch is finished yet.
+        """
+        from matplotlib.figure import Figure
+
+        recorded = self.recorded()
+        if not recorded.epochs:
+            raise UserError(f"the run in '{self.directory}' has not finished an epoch yet")
+        names = [
+            name
+            for name in dict.fromkeys(name for row in recorded.epochs for name in row)
+            if name not in _NOT_DRAWN and not name.endswith("_random_init")
+        ]
+        columns = min(3, len(names))
+        rows = -(-len(names) // columns)
+        figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
+        for name, axes in zip(
+            names, figure.subplots(rows, columns, squeeze=False).flat, strict=False
+        ):
+            points = [(row["epoch"], row[name]) for row in recorded.epochs if name in row]
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3)
+            chance = recorded.chance_levels.get(name)
+            before = [row.get(f"{name}_random_init") for row in recorded.epochs]
+            for level, label in ((chance, "chance"), (before[-1], "random init")):
+                if level is not None:
+                    axes.axhline(level, linestyle=":", color="grey", label=label)
+                    axes.legend()
+            axes.set_title(name)
+            axes.set_xlabel("epoch")
+        for axes in figure.axes[len(names) :]:
+            axes.remove()
+        return figure
+
+    def evaluate(
+        self,
+        tasks: str | Sequence[Any] = ("knn", "linear"),
+        *,
+        data: str | os.PathLike | Source | None = None,
+        val_data: str | os.PathLike | Source | None = None,
+        verbose: int = 1,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Evaluates the network beside a random one, on the run's images or on others.
+
+        Args:
+            tasks: names in `rfd_tf.evaluation.TASKS`, or tasks created with options.
+            data, val_data: labelled images to train and to evaluate probes on; those that the run
+                records if None.
+            verbose: 0 is silent.
+            **options: `endpoints`, `batch_size`, `max_train_images`, `seed`, `cache_features`: see
+                `rfd_tf.evaluation.evaluate`.
+
+        Returns:
+            The report, which is also written to `evaluation.json` in the run folder.
+
+        Raises:
+            UserError: an unknown task, or images without labels.
+        """
+        return evaluate(
+            self.directory, tasks, data=data, val_data=val_data, verbose=verbose, **options
+        )
+
+    def embed(
+        self,
+        data: str | os.PathLike | np.ndarray,
+        output_dir: str | os.PathLike | None = None,
+        features: Sequence[str] = ("f",),
+        *,
+        verbose: int = 1,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Embeds images: a folder to files, or pixels to arrays.
+
+        Args:
+            data: a folder of images, or pixels uint8 `[N, S, S, 3]` of the run's image size.
+            output_dir: where the files of a folder go; see `rfd_tf.export.embed_folder`.
+            features: `f`, `f1`, `f2`, or layers by name.
+            verbose: 0 is silent.
+            **options: of `rfd_tf.export.embed_folder`.
+
+        Returns:
+            Of a folder the report of what was written; of pixels float32 `[N, D]` by feature.
+
+        Raises:
+            UserError: an unknown feature, or a folder without `output_dir`.
+        """
+        return embed(self.directory, data, output_dir, features, verbose=verbose, **options)
+
+    def export(
+        self,
+        formats: str | Sequence[str] = ("saved_model", "onnx"),
+        output_dir: str | os.PathLike | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """Exports the network with its preprocessing, each file checked against Keras.
+
+        Args:
+            formats: `saved_model`, `onnx`, `keras`.
+            output_dir: folder to write; `export` in the run folder if None.
+            **options: see `rfd_tf.export.export_backbone`.
+
+        Returns:
+            The model card, as in `card.json`.
+
+        Raises:
+            UserError: an unknown format.
+            rfd_tf.export.ExportMismatch: a file gives other values than Keras; nothing is written.
+        """
+        if output_dir is None:
+            output_dir = self.directory / "export"
+            options.setdefault("overwrite", True)
+        return export_model(self.directory, output_dir, formats, **options)
+
+    def report(self, output: str | os.PathLike | None = None, *, images: int = 1000) -> Path:
+        """Writes the report of the run: one HTML file that loads nothing from anywhere.
+
+        Args:
+            output: the file; `report.html` in the run folder if None.
+            images: look at no more test images; 0 leaves out all that needs images.
+
+        Returns:
+            The path of the file.
+        """
+        from rfd_tf.data.run_images import RunImages
+        from rfd_tf.interpret import report
+
+        recorded = self.recorded()
+        path = absolute(output) if output is not None else self.directory / "report.html"
+        report.check_output(path)
+        shown_images = None
+        if images and recorded.has_weights:
+            train, test = RunImages.of_run(self.directory).evaluation()
+            shown_images = report.ReportImages(recorded, train, test, images, 128, 0)
+        report.write(
+            path, recorded, shown_images, no_images="the report was asked for without images."
+        )
+        return path
+
+    def resume(
+        self,
+        epochs: int | None = None,
+        *,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: int = 1,
+        **settings: Any,
+    ) -> Run:
+        """Trains on from the last checkpoint, with the settings that the run recorded.
+
+        Args:
+            epochs: epochs in all; those recorded if None.
+            callbacks, verbose: see `pretrain`.
+            **settings: further settings to change.
+
+        Raises:
+            UserError: a setting that a resumed run must have in common with the one before.
+        """
+        config = self.config
+        kept = {name: getattr(config, name, None) for name in config.given}
+        kept.update(config.method_option)
+        for name in ("data_dir", "dataset", "overwrite", "resume", "method_option"):
+            kept.pop(name, None)
+        if epochs is not None:
+            settings["epochs"] = epochs
+        if config.data_dir or config.dataset:
+            settings.setdefault(
+                "data_dir" if config.data_dir else "dataset", config.data_dir or config.dataset
+            )
+        kept["output_dir"] = self.directory
+        return pretrain(callbacks=callbacks, verbose=verbose, **{**kept, **settings})
+
+    def __repr__(self) -> str:
+        return f"Run('{self.directory}')"
+
+    def _repr_html_(self) -> str:
+        """A small card for notebooks: what was trained, how far, and the last values."""
+        recorded = self.recorded()
+        flags, last = recorded.flags, recorded.epochs[-1] if recorded.epochs else {}
+        head = (
+            f"{flags.get('method')} on {flags.get('backbone')}: epoch {recorded.epochs_done} of "
+            f"{flags.get('epochs')}"
+        )
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{value:.4g}</td></tr>"
+            for name, value in last.items()
+            if name not in ("epoch", "step")
+        )
+        return (
+            f"<b>{html.escape(head)}</b><br><code>{html.escape(str(self.directory))}</code>"
+            f"<table>{rows}</table>"
+        )
+
+
+def evaluate(
+    weights: str | os.PathLike | Run,
+    tasks: str | Sequence[Any] = ("knn", "linear"),
+    *,
+    data: str | os.PathLike | Source | None = None,
+    val_data: str | os.PathLike | Source | None = None,
+    verbose: int = 1,
+    **options: Any,
+) -> dict[str, Any]:
+    """Evaluates a network beside a random one; see `Run.evaluate`.
+
+    Args:
+        weights: a run, its folder, a `.weights.h5` file or a shipped name. The report of a run is
+            written to its folder.
+        tasks, data, val_data, verbose, **options: see `Run.evaluate`. Images must be given where
+            `weights` is no run.
+
+    Returns:
+        The report.
+    """
+    from rfd_tf import evaluation
+    from rfd_tf.data.run_images import RunImages
+    from rfd_tf.errors import unknown
+    from rfd_tf.evaluation.files import write_json
+    from rfd_tf.evaluation.runner import output_locked, with_earlier
+
+    weights = weights.directory if isinstance(weights, Run) else weights
+    folder = absolute(weights) if absolute(weights).is_dir() else None
+    chosen = []
+    for task in [tasks] if isinstance(tasks, str) else tasks:
+        if isinstance(task, str):
+            if task not in evaluation.TASKS:
+                raise unknown("task", task, evaluation.TASKS)
+            task = evaluation.TASKS[task]()
+        chosen.append(task)
+    train, test = _source(data, "data"), _source(val_data, "val_data")
+    if train is None and any(task.needs_labels for task in chosen):
+        recorded = RunImages() if folder is None else RunImages.of_run(folder)
+        if not recorded.named:
+            raise UserError("give data, the labelled images that probes are trained on")
+        train, held_out = recorded.evaluation()
+        test = held_out if test is None else test
+    output = None if folder is None else folder / "evaluation.json"
+    with shown(verbose), contextlib.nullcontext() if output is None else output_locked(output):
+        earlier = None
+        if output is not None:
+            with contextlib.suppress(OSError, ValueError):
+                earlier = json.loads(output.read_bytes())
+        report = evaluation.evaluate(
+            weights,
+            chosen,
+            train,
+            test,
+            progress=bool(verbose),
+            output=None if output is None else output.with_name("evaluation_files"),
+            say=_log.info,
+            **options,
+        )
+        if output is not None:
+            report = with_earlier(report, earlier)
+            write_json(output, report)
+    return report
+
+
+def embed(
+    weights: str | os.PathLike | Run,
+    data: str | os.PathLike | np.ndarray,
+    output_dir: str | os.PathLike | None = None,
+    features: Sequence[str] = ("f",),
+    *,
+    verbose: int = 1,
+    **options: Any,
+) -> dict[str, Any]:
+    """Embeds images by a pretrained network; see `Run.embed`.
+
+    Args:
+        weights: a run, its folder, a `.weights.h5` file or a shipped name.
+        data, output_dir, features, verbose, **options: see `Run.embed`.
+
+    >>> import numpy as np
+    >>> pixels = np.zeros((2, 32, 32, 3), "uint8")
+    >>> embed("six_layer.rfd_cifar10", pixels)["f"].shape
+    (2, 128)
+    """
+    from rfd_tf import export
+
+    embedder = export.keras_embedder(
+        weights.directory if isinstance(weights, Run) else weights, features
+    )
+    if hasattr(data, "shape"):
+        return embedder.embed(data)
+    if output_dir is None:
+        raise UserError("give output_dir, the folder that the embeddings are written to")
+    return export.embed_folder(embedder, data, output_dir, progress=bool(verbose), **options)
+
+
+def export_model(
+    weights: str | os.PathLike | Run,
+    output_dir: str | os.PathLike,
+    formats: str | Sequence[str] = ("saved_model", "onnx"),
+    **options: Any,
+) -> dict[str, Any]:
+    """Exports a pretrained network with its preprocessing; see `Run.export`.
+
+    Args:
+        weights: a run, its folder, a `.weights.h5` file or a shipped name.
+        output_dir: folder to write.
+        formats, **options: see `Run.export`.
+    """
+    from rfd_tf import export
+
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
+    weights = weights.directory if isinstance(weights, Run) else weights
+    return export.export_backbone(weights, output_dir, formats, **options)
+
+
+@contextlib.contextmanager
+def shown(verbose: int) -> Iterator[None]:
+    """Shows the package's log on the standard output, a message a line, unless `verbose` is 0.
+
+    A program that has set up logging for `rfd_tf` itself keeps what it has.
+    """
+    if not verbose or _log.handlers:
+        yield
+        return
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level, propagate = _log.level, _log.propagate
+    _log.addHandler(handler)
+    _log.setLevel(logging.INFO)
+    _log.propagate = False
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(level)
+        _log.propagate = propagate
+
+
+def _images(data: Any, name: str) -> tuple[dict[str, Any], Source | None]:
+    """Settings that name images, or the images themselves."""
+    if data is None:
+        return {}, None
+    if isinstance(data, str | os.PathLike):
+        return named_images(data), None
+    return {}, _source(data, name)
+
+
+def named_images(data: str | os.PathLike) -> dict[str, str]:
+    """Returns the setting that a folder or a dataset's name stands for.
+
+    >>> named_images("digits"), named_images("./photos")
+    ({'dataset': 'digits'}, {'data_dir': './photos'})
+    """
+    text = os.fspath(data)
+    separators = (os.sep, "~", ".")
+    path = absolute(text)
+    if path.is_dir() or text.startswith(separators) or isinstance(data, os.PathLike):
+        return {"data_dir": text}
+    return {"dataset": text}
+
+
+def _source(data: Any, name: str) -> Source | None:
+    import numpy as np
+
+    from rfd_tf.data.base import ArraySource, Source
+
+    if data is None or isinstance(data, Source):
+        return data
+    if isinstance(data, str | os.PathLike):
+        named = named_images(data)
+        return _load(named.get("dataset"), named)
+    if hasattr(data, "shape"):
+        return ArraySource(np.asarray(data), name=name)
+    raise UserError(
+        f"{name} of type {type(data).__name__} holds no images; give a folder, a dataset's name, a "
+        "Source or a uint8 array [N, height, width, 3]"
+    )
+
+
+def _load(dataset: str | None, settings: Mapping[str, Any]) -> Source:
+    from rfd_tf import data
+
+    names = ("tfds_dir", "max_skipped", "max_megapixels")
+    options = {name: settings[name] for name in names if settings.get(name) is not None}
+    folder = None if dataset else settings["data_dir"]
+    split = {} if dataset is None else {"split": settings.get("eval_split") or "test"}
+    return data.load(dataset, folder, **split, **options)

@@ -1,0 +1,152 @@
+"""The Python call and the run that it returns: the same training as the command's."""
+
+import logging
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from script_driver import run_many
+
+import rfd_tf
+from rfd_tf.config import PretrainConfig, described, settings_of
+from rfd_tf.errors import UserError
+from rfd_tf.methods import METHODS
+
+FILTERS = [4, 4, 4, 4, 4, 8]
+SMALL = {
+    "backbone": "six_layer",
+    "backbone_option": {"filters": FILTERS},
+    "image_size": 16,
+    "batch_size": 8,
+    "temperature": 0.2,
+    "num_negatives": 6,
+    "mixed_precision": "float32",
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of tiny photographs."""
+    root = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        path = root / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 128, (20, 24, 3)) + 100 * (number % 2)
+        Image.fromarray(pixels.astype("uint8")).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    return rfd_tf.pretrain(
+        folder, output_dir=tmp_path_factory.mktemp("runs") / "run", epochs=2, verbose=0, **SMALL
+    )
+
+
+def test_the_command_trains_the_same_weights(run, folder, tmp_path):
+    arguments = [
+        f"--data_dir={folder}", f"--output_dir={tmp_path / 'run'}", "--epochs=2",
+        f"--backbone_option=filters={FILTERS}",
+        *(f"--{name}={value}" for name, value in SMALL.items() if name != "backbone_option"),
+    ]  # fmt: skip
+    ((code, output, error),) = run_many("pretrain", [arguments])
+    assert code == 0, error
+    assert "24 images of" in output
+    by_command = rfd_tf.Run.open(tmp_path / "run")
+    weights = zip(run.backbone().get_weights(), by_command.backbone().get_weights(), strict=True)
+    for one, other in weights:
+        np.testing.assert_array_equal(one, other)
+    ignored = {"output_dir"}
+    mine, theirs = run.recorded().flags, by_command.recorded().flags
+    assert {n for n in mine if mine[n] != theirs.get(n)} <= ignored
+    assert mine.keys() == theirs.keys()
+
+
+def test_a_run_reads_back(run):
+    assert run.config.epochs == 2 and run.config.method_option["temperature"] == 0.2
+    assert run.config.backbone_option == {"filters": FILTERS}
+    assert [row["epoch"] for row in run.history] == [1, 2]
+    assert {"loss", "knn_accuracy", "rotation_accuracy"} <= set(run.history[-1])
+    assert run.backbone().output_shape[-1] == 8
+    titles = {axes.get_title() for axes in run.plot().axes}
+    assert {"loss", "knn_accuracy"} <= titles and "learning_rate" not in titles
+    card = run._repr_html_()
+    assert "rfd on six_layer: epoch 2 of 2" in card and "knn_accuracy" in card
+    assert repr(run) == f"Run('{run.directory}')"
+
+
+def test_a_run_evaluates_embeds_exports_and_reports(run, folder, tmp_path):
+    report = run.evaluate("knn", verbose=0)
+    assert {row["task"] for row in report["results"]} == {"knn"}
+    assert (run.directory / "evaluation.json").is_file()
+    pixels = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3)).astype("uint8")
+    f, f1 = (run.embed(pixels, features=[name])[name] for name in ("f", "f1"))
+    assert f.shape == (3, 8)
+    np.testing.assert_array_equal(f[:, :4], f1)
+    written = run.embed(folder, tmp_path / "embeddings", verbose=0)
+    assert written["images"] == 24
+    card = run.export("onnx")
+    assert (run.directory / "export" / "model.onnx").is_file() and "onnx" in card["verification"]
+    assert run.report(images=0).name == "report.html"
+
+
+def test_resuming_trains_on(folder, tmp_path):
+    first = rfd_tf.pretrain(folder, output_dir=tmp_path / "a", epochs=1, verbose=0, **SMALL)
+    seen = []
+    resumed = first.resume(
+        epochs=3, verbose=0, callbacks=[keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: seen.append(epoch))],
+    )  # fmt: skip
+    assert seen == [1, 2] and len(resumed.history) == 3
+    with pytest.raises(UserError, match="batch_size 8, and this one has 4"):
+        resumed.resume(epochs=4, verbose=0, batch_size=4)
+
+
+def test_arrays_and_sources_are_trained_on(tmp_path):
+    images = np.random.default_rng(2).integers(0, 256, (16, 16, 16, 3)).astype("uint8")
+    run = rfd_tf.pretrain(images, output_dir=tmp_path / "a", epochs=1, verbose=0, **SMALL)
+    assert run.history[0]["loss"] > 0 and "knn_accuracy" not in run.history[0]
+    source = rfd_tf.data.ArraySource(images, labels=np.arange(16) % 2, name="mine")
+    run = rfd_tf.pretrain(
+        source, val_data=source, output_dir=tmp_path / "b", epochs=1, verbose=0, **SMALL
+    )
+    assert "knn_accuracy" in run.history[0]
+    with pytest.raises(UserError, match="data of type list holds no images"):
+        rfd_tf.pretrain([1, 2], output_dir=tmp_path / "c", **SMALL)
+
+
+def test_silence_and_messages(folder, tmp_path, capsys):
+    rfd_tf.pretrain(folder, output_dir=tmp_path / "a", epochs=1, verbose=0, **SMALL)
+    assert capsys.readouterr().out == ""
+    rfd_tf.pretrain(folder, output_dir=tmp_path / "b", epochs=1, steps_per_epoch=1, **SMALL)
+    assert "24 images of" in capsys.readouterr().out
+    assert not logging.getLogger("rfd_tf").handlers
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epoch": 3}, "unknown setting 'epoch' .did you mean 'epochs'"),
+        ({"epochs": "many"}, "epochs 'many' must be of type int"),
+        ({"epochs": True}, "epochs True must be of type int"),
+        ({"crop": "resize"}, "unknown crop 'resize' .did you mean 'resized'"),
+        ({"method": "rotation", "temperature": 0.1}, "temperature has no meaning for method"),
+        ({"backbone": "resnet"}, "unknown backbone 'resnet'"),
+        ({"output_dir": None}, "output_dir"),
+        ({"mean": [0.5, 0.5]}, "mean needs three numbers"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        rfd_tf.pretrain("digits", **{"output_dir": tmp_path, **SMALL, **settings}, verbose=0)
+
+
+def test_settings_have_descriptions_and_defaults_of_their_type():
+    for name, setting in settings_of(PretrainConfig).items():
+        assert setting.help.endswith("."), name
+        assert setting.default is None or setting.checked(setting.default) == setting.default
+    for kind in METHODS.values():
+        assert described(kind.__doc__)
