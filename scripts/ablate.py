@@ -23,10 +23,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import common
-import image_flags
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, image_flags, path_flags
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(image_flags)

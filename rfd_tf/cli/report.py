@@ -15,9 +15,10 @@ import os
 import shlex
 from pathlib import Path
 
-import path_flags
 from absl import flags
-from common import run
+
+from rfd_tf.cli import path_flags
+from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
     "run", None, "Run folder, as scripts/pretrain.py writes it; finished or not."

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 
-import common
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, path_flags
 
 MISMATCH = 1
 

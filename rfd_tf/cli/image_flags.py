@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import path_flags
-import photo_flags
 from absl import flags
+
+from rfd_tf.cli import path_flags, photo_flags
 
 FLAGS = flags.FLAGS
 

@@ -11,9 +11,9 @@ scripts/evaluate.py and scripts/export.py take it.
 
 from __future__ import annotations
 
-import common
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, path_flags
 
 path_flags.DEFINE_path("caffemodel", None, "The .caffemodel file.")
 path_flags.DEFINE_path("output", None, "The file to write, ending in .weights.h5.")

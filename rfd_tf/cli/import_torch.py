@@ -9,9 +9,9 @@ scripts/export.py. Needs PyTorch: pip install 'rfd_tf[torch]'.
 
 from __future__ import annotations
 
-import common
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, path_flags
 
 path_flags.DEFINE_path(
     "checkpoint", None, "The PyTorch file: a dict with `epoch` and `network`, or a state dict."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import path_flags
 
 FLAGS = flags.FLAGS
 

@@ -18,11 +18,9 @@ import os
 import platform
 import sys
 
-import common
-import image_flags
-import photo_flags
-import pretrain_flags
 from absl import flags
+
+from rfd_tf.cli import common, image_flags, photo_flags, pretrain_flags
 
 FLAGS = flags.FLAGS
 IMAGENET_IMAGES = 1_281_167

@@ -21,9 +21,10 @@ import contextlib
 import json
 from pathlib import Path
 
-import evaluate_flags
 from absl import flags
-from common import run
+
+from rfd_tf.cli import evaluate_flags
+from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(evaluate_flags)

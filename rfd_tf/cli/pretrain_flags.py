@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import image_flags
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import image_flags, path_flags
 
 flags.adopt_module_key_flags(image_flags)
 

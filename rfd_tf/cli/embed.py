@@ -11,9 +11,10 @@ interrupted one.
 
 from __future__ import annotations
 
-import path_flags
 from absl import flags
-from common import run
+
+from rfd_tf.cli import path_flags
+from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."

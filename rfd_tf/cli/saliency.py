@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import path_flags
-import saliency_flags
 from absl import flags
-from common import run
+
+from rfd_tf.cli import path_flags, saliency_flags
+from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(saliency_flags)

@@ -16,10 +16,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import common
-import image_flags
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, image_flags, path_flags
 
 FLAGS = flags.FLAGS
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import path_flags
 from absl import flags
-from common import run
+
+from rfd_tf.cli import path_flags
+from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
 path_flags.DEFINE_path(

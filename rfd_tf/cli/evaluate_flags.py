@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import path_flags
 
 FLAGS = flags.FLAGS
 

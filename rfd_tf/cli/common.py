@@ -12,8 +12,9 @@ from collections.abc import Callable
 # TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import path_flags
 from absl import app, flags, logging
+
+from rfd_tf.cli import path_flags
 
 USER_MISTAKE = 2
 _FLAGFILE = ("--flagfile", "-flagfile")
