@@ -1,7 +1,7 @@
 """Embeds all images of a folder: Parquet and NPY files with the names of the images.
 
-    python scripts/embed.py --weights=runs/x --data_dir=PATH/TO/IMAGES --output_dir=embeddings
-    python scripts/embed.py --onnx=exported/x/model.onnx --data_dir=PATH/TO/IMAGES --output_dir=OUT
+    rfd-tf embed --weights=runs/x --data_dir=PATH/TO/IMAGES --output_dir=embeddings
+    rfd-tf embed --onnx=exported/x/model.onnx --data_dir=PATH/TO/IMAGES --output_dir=OUT
 
 writes `embeddings.parquet` (a row an image: `file`, and a list of float32 for each feature),
 `FEATURE.npy` with `file_names.json`, `skipped_files.txt` (images that cannot be decoded) and
@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from absl import flags
 
-from rfd_tf.cli import path_flags
+from rfd_tf.cli import data_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
 path_flags.DEFINE_path("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
+data_flags.DEFINE_data("data", None, "The folder of images, as --data_dir.")
 path_flags.DEFINE_path(
     "data_dir", None, "The folder of images, flat or nested. Default: the run's training images."
 )
@@ -76,6 +77,7 @@ def images_folder() -> str:
 def main() -> None:
     from rfd_tf.errors import UserError
 
+    data_flags.resolve()
     if not FLAGS.output_dir:
         raise UserError("--output_dir is missing; see scripts/embed.py --help")
     data_dir = images_folder()

@@ -1,8 +1,8 @@
 """Estimates PU weights: how probable it is that each rotated view of an image looks upright.
 
-    python scripts/estimate_pu.py --config=configs/quickstart.cfg --output=pu.npz
-    python scripts/pretrain.py --flagfile=configs/quickstart.cfg --pu_weights=pu.npz ...
-    python scripts/estimate_pu.py --data_dir=photos --backbone=resnet18 --output=photos_pu.npz
+    rfd-tf estimate-pu --config=quickstart --output=pu.npz
+    rfd-tf pretrain --config=quickstart --pu_weights=pu.npz ...
+    rfd-tf estimate-pu --data_dir=photos --backbone=resnet18 --output=photos_pu.npz
 
 A rotation network is trained on all folds of the images but one and judges the one left out, for
 each fold in turn. Finished folds are kept beside the output until all are done: after an
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import common, image_flags, path_flags
+from rfd_tf.cli import common, data_flags, image_flags, path_flags
 
 FLAGS = flags.FLAGS
 
@@ -28,8 +28,8 @@ flags.DEFINE_alias("split", "train_split")
 path_flags.DEFINE_path(
     "config",
     None,
-    "Flag file of scripts/pretrain.py, or the folder of a run: its images, augmentation, network "
-    "and batch are used, except where flags give others.",
+    "Flag file of pretrain, the name of an installed one (quickstart), or the folder of a run: its "
+    "images, augmentation, network and batch are used, except where flags give others.",
 )
 
 # Files.
@@ -186,8 +186,9 @@ def estimate(source, how, output: Path) -> None:
 
 
 def main() -> None:
+    data_flags.resolve()
     if FLAGS.config:
-        image_flags.adopt({**image_flags.settings_of(FLAGS.config), **image_flags.given()})
+        image_flags.adopt_config(FLAGS.config)
     check_files()
     if FLAGS.input:
         convert()

@@ -1,10 +1,10 @@
 """Judges a pretrained backbone by the protocols of the papers, beside a random network.
 
-    python scripts/evaluate.py --weights=runs/x
-    python scripts/evaluate.py --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
-    python scripts/evaluate.py --task=lowshot,finetune --weights=runs/x --per_class=5,20,100
-    python scripts/evaluate.py --suite=cifar10 --runs=runs/x,runs/y
-    python scripts/evaluate.py --suite=voc --runs=runs/x,runs/y --voc_dir=VOCdevkit/VOC2007
+    rfd-tf evaluate --weights=runs/x
+    rfd-tf evaluate --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
+    rfd-tf evaluate --task=lowshot,finetune --weights=runs/x --per_class=5,20,100
+    rfd-tf evaluate --suite=cifar10 --runs=runs/x,runs/y
+    rfd-tf evaluate --suite=voc --runs=runs/x,runs/y --voc_dir=VOCdevkit/VOC2007
 
 Prints a table, accuracies and precisions in percent, and writes the same with each protocol's
 settings as JSON: to --output, or evaluation.json in the run folder. Figures, caches and finished
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import evaluate_flags
+from rfd_tf.cli import data_flags, evaluate_flags
 from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
@@ -183,6 +183,7 @@ def main() -> None:
     from rfd_tf.errors import UserError
     from rfd_tf.evaluation.runner import output_locked
 
+    data_flags.resolve()
     if FLAGS.suite:
         compare()
         return

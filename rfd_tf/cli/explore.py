@@ -1,6 +1,6 @@
 """Serves a page on this machine to look at a run by hand.
 
-    python scripts/explore.py --run=runs/x --data_dir=PATH/TO/IMAGES
+    rfd-tf explore --run=runs/x --data_dir=PATH/TO/IMAGES
 
 Click an image and see its neighbours under f1, f2 and f; turn it and watch the predicted
 rotation, the distances to itself and what matters in it; drop in a picture of your own. Only this

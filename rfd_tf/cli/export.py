@@ -1,6 +1,6 @@
 """Exports a pretrained backbone: SavedModel, ONNX, Keras file, each compared with Keras first.
 
-    python scripts/export.py --weights=runs/x --format=saved_model,onnx --output_dir=exported/x
+    rfd-tf export --weights=runs/x --format=saved_model,onnx --output_dir=exported/x
 
 writes `saved_model/1/`, `model.onnx`, `backbone.weights.h5`, `README.md` (what it is, and code to
 use it) and `card.json` (the same for programs).

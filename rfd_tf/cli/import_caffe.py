@@ -1,12 +1,12 @@
 """Turns a Caffe AlexNet (.caffemodel) into Keras weights.
 
-    python scripts/import_caffe.py --caffemodel=FILE --output=imported/alexnet.weights.h5
-    python scripts/import_caffe.py --caffemodel=FILE --color_order=rgb \\
+    rfd-tf import-caffe --caffemodel=FILE --output=imported/alexnet.weights.h5
+    rfd-tf import-caffe --caffemodel=FILE --color_order=rgb \\
         --pixel_mean=123.675,116.28,103.53 --pixel_std=58.395,57.12,57.375 --output=rgb.weights.h5
 
 The second normalises images as PyTorch's networks for ImageNet do. Neither Caffe nor its schema is
 needed. The file loads with `rfd_tf.applications.AlexNet(weights=..., include_top=False)`, and
-scripts/evaluate.py and scripts/export.py take it.
+rfd-tf evaluate and rfd-tf export take it.
 """
 
 from __future__ import annotations

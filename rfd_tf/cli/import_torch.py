@@ -1,10 +1,10 @@
 """Turns a checkpoint of the published RFD or RotNet program into Keras weights.
 
-    python scripts/import_torch.py --checkpoint=model_net_epoch245 --architecture=alexnet \\
+    rfd-tf import-torch --checkpoint=model_net_epoch245 --architecture=alexnet \\
         --output=imported/alexnet.weights.h5
 
 The file loads with `rfd_tf.applications.AlexNet(weights=..., include_top=False)` and exports with
-scripts/export.py. Needs PyTorch: pip install 'rfd_tf[torch]'.
+rfd-tf export. Needs PyTorch: pip install 'rfd_tf[torch]'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pretrains a backbone on unlabelled images.
 
-    python scripts/pretrain.py --flagfile=configs/quickstart.cfg --output_dir=runs/digits
-    python scripts/pretrain.py --data_dir=photos --backbone=mobilenet_v2 --output_dir=runs/photos
+    rfd-tf pretrain --config=quickstart --output_dir=runs/digits
+    rfd-tf pretrain --data_dir=photos --backbone=mobilenet_v2 --output_dir=runs/photos
 
 Running the same command again resumes the run. SIGTERM and SIGINT (Ctrl-C) save and end it after
 the step at hand, with exit code 143 or 130; a mistake or a fault that is told ends with code 2.
@@ -20,7 +20,7 @@ import sys
 
 from absl import flags
 
-from rfd_tf.cli import common, image_flags, photo_flags, pretrain_flags
+from rfd_tf.cli import common, data_flags, image_flags, photo_flags, pretrain_flags
 
 FLAGS = flags.FLAGS
 IMAGENET_IMAGES = 1_281_167
@@ -65,6 +65,7 @@ def say(text: str) -> None:
 
 
 def main() -> None:
+    data_flags.resolve()
     check_names()
     if FLAGS.fidelity:
         follow_the_original()

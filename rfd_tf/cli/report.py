@@ -1,9 +1,9 @@
 """Writes the report of a run: one HTML file with curves, neighbours, maps, tables and files.
 
-    python scripts/report.py --run=runs/x
-    python scripts/report.py --run=runs/x --data_dir=train --eval_dir=test --output=x.html
-    python scripts/report.py --run=runs/x --images=0             # without looking at images
-    python scripts/report.py --run=runs/x --tensorboard          # for TensorBoard, too
+    rfd-tf report --run=runs/x
+    rfd-tf report --run=runs/x --data_dir=train --eval_dir=test --output=x.html
+    rfd-tf report --run=runs/x --images=0             # without looking at images
+    rfd-tf report --run=runs/x --tensorboard          # for TensorBoard, too
 
 The file loads nothing from anywhere: it can be mailed, printed and opened on a phone. Images from
 the data are in it, some hundred, scaled down.

@@ -1,9 +1,9 @@
 """Measures whether a pretrained network looks at the objects in pictures.
 
-    python scripts/saliency.py --weights=runs/x --voc_dir=PATH
-    python scripts/saliency.py --weights=runs/x --coco_annotations=instances.json --coco_images=PATH
-    python scripts/saliency.py --weights=runs/x --data_dir=PATH --map=grad_cam
-    python scripts/saliency.py --weights=runs/x --data_dir=PATH --map=attention --map_layer=conv3 \\
+    rfd-tf saliency --weights=runs/x --voc_dir=PATH
+    rfd-tf saliency --weights=runs/x --coco_annotations=instances.json --coco_images=PATH
+    rfd-tf saliency --weights=runs/x --data_dir=PATH --map=grad_cam
+    rfd-tf saliency --weights=runs/x --data_dir=PATH --map=attention --map_layer=conv3 \\
         --power=2 --reference_weights=supervised/from_scratch.weights.h5
 
 Saliency is the gradient of the rotation classifier's outputs, or of the feature's neurons, with

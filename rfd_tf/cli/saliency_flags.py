@@ -1,4 +1,4 @@
-"""The flags of scripts/saliency.py: pictures, with or without boxes, and maps."""
+"""The flags of rfd-tf saliency: pictures, with or without boxes, and maps."""
 
 from __future__ import annotations
 
