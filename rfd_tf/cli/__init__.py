@@ -6,10 +6,11 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "main", "overview"]
+__all__ = ["COMMANDS", "main", "overview", "show"]
 
 #: Command -> the module that has its `main`, its flags and, in its docstring, what it does.
 COMMANDS = {
@@ -73,11 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
     if command in ("--help", "-h", "-help", "help"):
-        print(overview())
+        show(overview())
     elif command in ("--version", "-version", "-V"):
         import rfd_tf
 
-        print(f"rfd-tf {rfd_tf.__version__}")
+        show(f"rfd-tf {rfd_tf.__version__}")
     elif (name := command.replace("_", "-")) in COMMANDS:
         from rfd_tf.cli import common
 
@@ -89,6 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print(f"error: {_wrong(command)}; see rfd-tf --help", file=sys.stderr)
         raise SystemExit(_MISTAKE)
+
+
+def show(text: str) -> None:
+    """Prints a text that a reader such as `head` may not want to the end.
+
+    >>> show("text")
+    text
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would report the same again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong(command: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 
-from rfd_tf.cli import data_flags, path_flags
+from rfd_tf.cli import data_flags, path_flags, show
 
 USER_MISTAKE = 2
 COMMAND = "rfd-tf"
@@ -200,22 +199,19 @@ class _HelpFlag(flags.BooleanFlag):
 
     Args:
         name: of the flag.
-        show: returns the text.
+        text: returns what follows the docstring.
         module: name of the command's module.
     """
 
-    def __init__(self, name: str, show: Callable[[str], str], module: str):
+    def __init__(self, name: str, text: Callable[[str], str], module: str):
         short = "?" if name == "help" else None
         super().__init__(name, False, "show this help", short_name=short, allow_hide_cpp=True)
         self.allow_override = True
-        self._show, self._module = show, module
+        self._text, self._module = text, module
 
     def parse(self, arg: str) -> None:
         if self._parse(arg):
-            text = f"{sys.modules[self._module].__doc__}\n{self._show(self._module)}"
-            # (A reader such as `head` may have seen enough.)
-            with contextlib.suppress(BrokenPipeError):
-                print(text, flush=True)
+            show(f"{sys.modules[self._module].__doc__}\n{self._text(self._module)}")
             raise SystemExit(0)
 
 
@@ -277,6 +273,6 @@ def run(main: Callable[[], None], check_keras: bool = True) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     app.define_help_flags()
-    for name, show in (("help", _own_flags), ("helpshort", _own_flags), ("helpfull", _all_flags)):
-        flags.DEFINE_flag(_HelpFlag(name, show, main.__module__))
+    for name, text in (("help", _own_flags), ("helpshort", _own_flags), ("helpfull", _all_flags)):
+        flags.DEFINE_flag(_HelpFlag(name, text, main.__module__))
     app.run(guarded, flags_parser=_parse)
