@@ -29,7 +29,7 @@ path_flags.DEFINE_path("weights", None, "Run folder, weights file or shipped nam
 path_flags.DEFINE_path(
     "reference_weights",
     None,
-    "Another network beside it, such as a supervised one (evaluate.py --finetune_save_dir).",
+    "Another network beside it, such as a supervised one (rfd-tf evaluate --finetune_save_dir).",
 )
 flags.DEFINE_string("reference_title", "supervised", "What tables and figures call it.")
 path_flags.DEFINE_path(
