@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _ROOMS = (
     "applications",
     "benchmarks",
+    "cli",
     "config",
     "data",
     "errors",

@@ -60,6 +60,19 @@ def check_environment() -> None:
             )
 
 
+def backend() -> str:
+    """Returns the backend that Keras uses by these settings, or would use.
+
+    >>> backend()
+    'tensorflow'
+    """
+    named = os.environ.get("KERAS_BACKEND")
+    try:
+        return named or str(_read(config_path()).get("backend", "tensorflow"))
+    except UserError:  # a file that Keras cannot read either
+        return "tensorflow"
+
+
 def config_path() -> str:
     """Returns the file that Keras takes its settings from; it need not exist."""
     folder = os.environ.get("KERAS_HOME")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 from pathlib import Path
 
 from rfd_tf.errors import UserError
@@ -30,3 +31,23 @@ def absolute(path: str | os.PathLike) -> Path:
     True
     """
     return Path(os.path.abspath(expanded(path)))
+
+
+def shared_folders(name: str) -> tuple[Path, ...]:
+    """Returns where a folder of files that come with the package may be: a checkout's comes first.
+
+    Args:
+        name: the folder's name at the top of a checkout, and below `share/rfd_tf` where the
+            package is installed.
+
+    >>> [folder.name for folder in shared_folders("configs")][0]
+    'configs'
+    """
+    top = Path(__file__).resolve().parents[1]
+    # By the kind of installation: in an environment, for one user, by `pip install --target`.
+    user = sysconfig.get_path("data", sysconfig.get_preferred_scheme("user"))
+    places = [Path(sysconfig.get_path("data")), Path(user), top]
+    installed = [place / "share" / "rfd_tf" / name for place in places]
+    # (Another package may have put a folder of this name beside the installed one.)
+    checkout = [top / name] if (top / "setup.cfg").is_file() else []
+    return tuple(dict.fromkeys([*checkout, *installed]))

@@ -17,22 +17,25 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-import common
-import image_flags
-import path_flags
 from absl import flags
+
+from rfd_tf import presets
+from rfd_tf.cli import common, data_flags, image_flags, path_flags
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(image_flags)
 SCRIPTS = Path(__file__).resolve().parent
 
-path_flags.DEFINE_path("config", None, "Flag file of scripts/pretrain.py that all variants share.")
+path_flags.DEFINE_path(
+    "config",
+    None,
+    "Flag file of pretrain that all variants share, or the name of an installed one.",
+)
 flags.DEFINE_list(
     "variants",
     ["rotation", "f1", "instance", "f2", "coupled", "decoupled", "full_conv5", "full_fc6", "full"],
@@ -70,8 +73,12 @@ def run(script: str, *arguments: str) -> None:
 
 def shared_arguments() -> list[str]:
     """Returns the arguments of scripts/pretrain.py that are the same for all variants."""
-    arguments = [f"--flagfile={FLAGS.config}"] if FLAGS.config else []
-    arguments += image_flags.arguments(image_flags.given())
+    given = image_flags.given()
+    arguments = []
+    if FLAGS.config:
+        config = image_flags.expanded([f"--flagfile={presets.find(FLAGS.config)}"])
+        arguments = common.config_lines(config, given)
+    arguments += image_flags.arguments(given)
     for name in ("eval_dir", "epochs"):
         if FLAGS[name].value is not None:
             arguments.append(f"--{name}={FLAGS[name].value}")
@@ -109,7 +116,7 @@ def plan(shared: list[str], pu_weights: str) -> list[tuple[str, str, bool, list[
 
     method = setting(shared, "method", "rfd")
     if method != "rfd":
-        raise UserError(f"the ablations are those of --method=rfd, not of '{method}'")
+        raise UserError(f"the ablations are those of the method rfd, not of '{method}'")
     chosen = {}
     for name in FLAGS.variants:
         if name not in ablation.VARIANTS:
@@ -272,8 +279,7 @@ def main() -> None:
     for seed in FLAGS.seeds:
         if not seed.isdigit():
             raise UserError(f"seeds are whole numbers of at least 0, not '{seed}'")
-    if FLAGS.config and not os.path.exists(FLAGS.config):
-        raise UserError(f"no such flag file: '{FLAGS.config}'")
+    data_flags.resolve()
     output = Path(FLAGS.output_dir)
     shared = shared_arguments()
     # From here on, these flags are the runs' own.

@@ -15,9 +15,9 @@ import math
 import sys
 import time
 
-import common
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, path_flags
 
 BAR_MISSED = 1
 

@@ -13,9 +13,10 @@ import types
 import warnings
 from pathlib import Path
 
-import path_flags
 from absl import flags
-from common import run
+
+from rfd_tf.cli import path_flags
+from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
     "output_dir", "site", "Where the pages go; files of the same name are replaced"

@@ -9,9 +9,9 @@ when all are within their bars, 1 when any is out, 2 for a folder that cannot be
 
 from __future__ import annotations
 
-import common
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, path_flags
 
 OUT = 1
 

@@ -17,9 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import common
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import common, path_flags
 
 FLAGS = flags.FLAGS
 SCRIPTS = Path(__file__).resolve().parent

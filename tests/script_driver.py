@@ -14,13 +14,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
+CLI = ROOT / "rfd_tf" / "cli"
 
 _DRIVER = """
 import contextlib, importlib, io, json, sys
-folder, name, lines, prelude = sys.argv[1:]
+folder, module, name, lines, prelude = sys.argv[1:]
 sys.path.insert(0, folder)
-import common
-script = importlib.import_module(name)
+from rfd_tf.cli import common
+script = importlib.import_module(module)
 exec(prelude)
 results = []
 for line in json.loads(lines):
@@ -39,6 +40,11 @@ print("RESULTS" + json.dumps(results))
 """
 
 
+def source(name):
+    """The file that a command, or a module of flags, is written in."""
+    return next(path / f"{name}.py" for path in (CLI, SCRIPTS) if (path / f"{name}.py").exists())
+
+
 def run_script(name, *arguments, cwd=None):
     """Runs the script `name` in a process of its own; returns the completed process."""
     return subprocess.run(
@@ -52,13 +58,14 @@ def run_script(name, *arguments, cwd=None):
 
 
 def run_many(name, lines, prelude=""):
-    """Returns [exit code, stdout, stderr] of the script `name` for each command line.
+    """Returns [exit code, stdout, stderr] of the command `name` for each command line.
 
-    `prelude` is Python code to run before, with the script's module as `script`.
+    `prelude` is Python code to run before, with the command's module as `script`.
     """
     lines = [[str(argument) for argument in line] for line in lines]
+    module = f"rfd_tf.cli.{name}" if source(name).parent == CLI else name
     done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, str(SCRIPTS), name, json.dumps(lines), prelude],
+        [sys.executable, "-c", _DRIVER, str(SCRIPTS), module, name, json.dumps(lines), prelude],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Commands in the documentation name scripts and flags that exist, links lead somewhere."""
+"""Commands in the documentation name commands and flags that exist, links lead somewhere."""
 
 import json
 import re
@@ -16,13 +16,16 @@ PAGES = sorted(
         *ROOT.glob("exported/**/*.md"),
         *ROOT.glob("configs/*.cfg"),
         *ROOT.glob("scripts/*.py"),
+        *ROOT.glob("rfd_tf/cli/*.py"),
     ]
 )
-COMMAND = re.compile(r"python scripts/(\w+)\.py((?:[^`\n&]|\\\n)*)")
+COMMAND = re.compile(
+    r"(python scripts/\w+\.py|(?:rfd-tf|python -m rfd_tf) [a-z][\w-]*)((?:[^`\n&]|\\\n)*)"
+)
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)")
 #: Flags in the text that are those of other programs.
 FOREIGN = {
-    "absl": {"help"},
+    "absl": {"help", "version"},
     "pytest": {"dist"},
     "ruff": {"check"},
     "tensorflow_model_server": {"model_base_path"},
@@ -34,14 +37,19 @@ _LIST_FLAGS = """
 import importlib, json, sys
 from pathlib import Path
 from absl import app, flags, logging
+from rfd_tf import cli
 sys.path.insert(0, sys.argv[1])
 before, found = set(flags.FLAGS), {}
 names = {path.stem for path in Path(sys.argv[1]).glob("*.py")}
-for name in sorted(names):
+places = {f"python scripts/{name}.py": name for name in names}
+places.update({f"rfd-tf {name}": module for name, module in cli.COMMANDS.items()})
+places.update({f"python -m rfd_tf {name}": module for name, module in cli.COMMANDS.items()})
+for name, place in sorted(places.items()):
     flags.FLAGS.remove_flag_values([flag for flag in flags.FLAGS if flag not in before])
-    for module in names & set(sys.modules):
+    for module in [one for one in sys.modules if one in names or one.startswith("rfd_tf.cli.")]:
         del sys.modules[module]
-    importlib.import_module(name)
+        vars(cli).pop(module.rpartition(".")[2], None)
+    importlib.import_module(place)
     found[name] = [
         *flags.FLAGS,
         *("no" + flag for flag in flags.FLAGS if flags.FLAGS[flag].boolean),
@@ -52,14 +60,14 @@ print("FLAGS" + json.dumps(found))
 
 @pytest.fixture(scope="module")
 def flags():
-    """Every script's flags."""
+    """The flags of every script and of every command of rfd-tf."""
     scripts = str(ROOT / "scripts")
     command = [sys.executable, "-c", _LIST_FLAGS, scripts]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert "FLAGS" in done.stdout, done.stderr
     found = json.loads(done.stdout.split("FLAGS")[1])
-    # What absl reads before flags are parsed.
-    return {name: {*names, "flagfile"} for name, names in found.items()}
+    # What absl reads before flags are parsed, and what every command has.
+    return {name: {*names, "flagfile", "help"} for name, names in found.items()}
 
 
 def text_of(page):
@@ -74,11 +82,11 @@ def test_commands_name_scripts_and_flags_that_exist(flags):
         for script, rest in COMMAND.findall(text_of(page)):
             count += 1
             if script not in flags:
-                wrong.append(f"{page.relative_to(ROOT)}: no script {script}.py")
+                wrong.append(f"{page.relative_to(ROOT)}: no command {script}")
                 continue
             for flag in FLAG.findall(rest.split(" # ")[0]):
                 if flag not in flags[script]:
-                    wrong.append(f"{page.relative_to(ROOT)}: {script}.py has no flag --{flag}")
+                    wrong.append(f"{page.relative_to(ROOT)}: {script} has no flag --{flag}")
     assert count > 50
     assert not wrong, "\n".join(wrong)
 

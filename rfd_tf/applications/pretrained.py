@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rfd_tf.errors import UserError
+from rfd_tf.paths import shared_folders
 
 #: Folders in which the files may lie: a checkout's, and where an installed package keeps its data.
-PLACES = (
-    Path(__file__).resolve().parents[2] / "exported",
-    Path(sysconfig.get_path("data")) / "share" / "rfd_tf" / "exported",
-)
+PLACES = shared_folders("exported")
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,27 @@ class RunImages:
             return None
 
 
+def place_of(data: str | os.PathLike) -> dict[str, str]:
+    """Returns which field of `RunImages` a folder or the name of a dataset belongs to.
+
+    Args:
+        data: an existing folder comes first. Otherwise a path that begins with `/`, `.` or `~`
+            or ends with `/` is a `data_dir`, and all else a `dataset`: embedded or of TFDS.
+
+    >>> place_of("digits"), place_of("coco/2017"), place_of("./photos")
+    ({'dataset': 'digits'}, {'dataset': 'coco/2017'}, {'data_dir': './photos'})
+    """
+    path = expanded(data)
+    text = os.fspath(data)
+    try:
+        exists = path.exists()
+    except (OSError, ValueError):  # too long for a path, or with a null character
+        exists = False
+    if exists or text.startswith(("/", ".", "~")) or text.endswith(("/", os.sep)):
+        return {"data_dir": text}
+    return {"dataset": text}
+
+
 def photo_options(flags: Mapping[str, Any], image_size: int | None) -> dict[str, Any]:
     """Returns what `rfd_tf.data.photo_crops` takes from the flags of scripts/pretrain.py.
 

@@ -9,6 +9,7 @@ import threading
 
 import tensorflow as tf
 
+from rfd_tf import system
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.training import workers
 
@@ -171,13 +172,7 @@ def has_bfloat16_hardware() -> bool:
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
         return bool(capability) and capability[0] >= 8
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            text = file.read()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    return bool(system.cpu_flags() & {"amx_bf16", "avx512_bf16"})
 
 
 def precision_policy(name: str = "auto") -> str:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 FOLDER, EXAMPLES = Path(sys.argv[1]), int(sys.argv[2])
-sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "scripts"), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parent))
 
-import common
-import pretrain
 from fuzzing import anything, nothing_outside
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from rfd_tf.cli import common, pretrain
 
 BASE = """--dataset=digits
 --backbone=six_layer

@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
-import pretrain
 import pytest
 from absl import flags
 from PIL import Image
 
 from rfd_tf import data
 from rfd_tf.applications.weights import sha256
+from rfd_tf.cli import pretrain
 from rfd_tf.data import pu_weights
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.knn import nearest
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     digits = data.digits()
     probability = np.random.default_rng(0).random((digits.num_images, 4), np.float32)
     pu_weights.write(root / "pu.npz", probability, digits, classifier="softmax")
-    config = Path(pretrain.__file__).parents[1] / "configs" / "quickstart.cfg"
+    config = Path(__file__).parents[2] / "configs" / "quickstart.cfg"
     run_pretraining(
         f"--flagfile={config}",
         "--backbone_option=filters=[4,4,4,4,4,8]",

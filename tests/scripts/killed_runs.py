@@ -1,6 +1,6 @@
 """Runs scripts/pretrain.py several times, and kills or disturbs each run at a chosen point.
 
-    python killed_runs.py SCRIPTS_FOLDER JSON
+    python killed_runs.py JSON
 
 The JSON is a list of {"arguments": [...], "output": FILE, "at": {POINT: NUMBER}}. Each run is a
 forked process, for the imports take longer than the training; it does to itself what POINT says.
@@ -83,8 +83,7 @@ def child(job):
     handle = os.open(job["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    import common
-    import pretrain
+    from rfd_tf.cli import common, pretrain
 
     for point, number in job["at"].items():
         arrange(point, number)
@@ -93,7 +92,6 @@ def child(job):
 
 
 def main():
-    sys.path.insert(0, sys.argv[1])
     # Imported once for all; TensorFlow starts its threads later, in each child.
     import keras  # noqa: F401
     import sklearn.datasets  # noqa: F401
@@ -106,7 +104,7 @@ def main():
     import rfd_tf.training.pretraining  # noqa: F401
 
     statuses = []
-    for job in json.loads(sys.argv[2]):
+    for job in json.loads(sys.argv[1]):
         process = os.fork()
         if process == 0:
             code = 99

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pretrain
 import pytest
 import tensorflow as tf
 from absl import flags
 from script_driver import run_many, run_script
 
 from rfd_tf import data
+from rfd_tf.cli import pretrain
 from rfd_tf.data import pu_weights
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ablate.py"

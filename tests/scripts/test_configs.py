@@ -4,11 +4,12 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import pretrain
 import pytest
 import tensorflow as tf
 from absl import flags
 from script_driver import run_many
+
+from rfd_tf.cli import pretrain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -270,16 +270,15 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
 
 def test_every_option_of_every_task_has_a_flag():
     program = """
-import inspect, json, sys
-sys.path.insert(0, sys.argv[1])
-import evaluate_flags
+import inspect, json
+from rfd_tf.cli import evaluate_flags
 from rfd_tf.evaluation import TASKS
 own = {task: sorted(inspect.signature(make).parameters) for task, make in TASKS.items()}
 flagged = {task: sorted(options) for task, options in evaluate_flags.OPTIONS.items()}
 print("RESULTS" + json.dumps([own, flagged]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(SCRIPT.parent)],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         cwd=ROOT,

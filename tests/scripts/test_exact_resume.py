@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = HERE.parents[1] / "scripts"
 STEPS = 11  # an epoch, of the digits
 RUN = [
     "--dataset=digits",
@@ -53,7 +52,7 @@ def start(folder, jobs):
         for number, (run, arguments, at) in enumerate(jobs)
     ]
     done = subprocess.run(
-        [sys.executable, str(HERE / "killed_runs.py"), str(SCRIPTS), json.dumps(jobs)],
+        [sys.executable, str(HERE / "killed_runs.py"), json.dumps(jobs)],
         capture_output=True,
         text=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},

@@ -4,11 +4,11 @@ import ast
 import re
 
 import pytest
-from script_driver import ROOT, SCRIPTS, run_many
+from script_driver import CLI, ROOT, SCRIPTS, run_many, source
 
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
 # Of other programs: CSS, TFDS, TensorBoard; and of absl.
-FOREIGN = {"faint", "s", "file_format", "logdir", "help", "flagfile"}
+FOREIGN = {"faint", "s", "file_format", "logdir", "help", "helpfull", "flagfile", "version"}
 
 
 def texts(path):
@@ -27,16 +27,26 @@ def texts(path):
 
 
 def defined(script):
-    """The flags of a script and of the modules of flags that it imports."""
-    text = (SCRIPTS / f"{script}.py").read_text(encoding="utf-8")
+    """The flags of a command and of the modules of flags that it imports."""
+    text = source(script).read_text(encoding="utf-8")
     found = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text))
-    for module in re.findall(r"^(?:import|from) (\w+_flags|common)\b", text, re.M):
+    for module in shared(script):
         found |= defined(module)
     return found
 
 
+def shared(script):
+    """The modules of flags that a command imports."""
+    for node in ast.parse(source(script).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("rfd_tf.cli"):
+            names = [alias.name for alias in node.names] + [node.module.rpartition(".")[2]]
+            yield from (name for name in names if name == "common" or name.endswith("_flags"))
+
+
 COMMANDS = sorted(
-    path.stem for path in SCRIPTS.glob("*.py") if re.search(r"\brun\(main\)", path.read_text())
+    path.stem
+    for path in [*SCRIPTS.glob("*.py"), *CLI.glob("*.py")]
+    if re.search(r"\brun\(main\)", path.read_text())
 )
 
 
@@ -55,15 +65,13 @@ def test_every_flag_that_the_library_names_is_one_of_a_command():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_explains_its_flags_and_mistakes_by_flags_that_it_has(command):
     own = defined(command) | FOREIGN
-    modules = re.findall(
-        r"^(?:import|from) (\w+_flags)\b", (SCRIPTS / f"{command}.py").read_text(), re.M
-    )
+    modules = set(shared(command)) - {"common"}
     wrong = [
         f"{name}.py:{line} --{flag}"
         for name in {command, *modules}
-        for line, text in texts(SCRIPTS / f"{name}.py")
-        # (Command lines that start other scripts are not for the eye.)
-        if not re.match(r"\s*--\w+=|.*scripts/\w+\.py", text)
+        for line, text in texts(source(name))
+        # (Command lines that start other commands are not for the eye.)
+        if not re.match(r"\s*--\w+=|.*scripts/\w+\.py|.*rfd-tf [a-z]", text)
         for flag in FLAG.findall(text)
         if flag not in own
     ]

@@ -4,12 +4,12 @@ import json
 import math
 
 import numpy as np
-import pretrain
 import pytest
 import tensorflow as tf
 from absl import flags
 
 from rfd_tf import data, methods
+from rfd_tf.cli import pretrain
 from rfd_tf.errors import UserError
 from rfd_tf.layers.batch_norm import batch_normalizations
 

@@ -164,7 +164,7 @@ def test_a_mistake_ends_in_one_line_and_code_2(tmp_path):
 @pytest.fixture
 def call():
     """Runs the script's main() in this process."""
-    import pretrain
+    from rfd_tf.cli import pretrain
 
     def go(*arguments):
         flags.FLAGS.unparse_flags()

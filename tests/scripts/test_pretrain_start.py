@@ -4,7 +4,6 @@ import json
 
 import keras
 import numpy as np
-import pretrain
 import pytest
 import tensorflow as tf
 from absl import flags
@@ -13,6 +12,7 @@ from script_driver import run_many
 
 from rfd_tf import applications, data
 from rfd_tf.applications.weights import origin
+from rfd_tf.cli import pretrain
 from rfd_tf.errors import UserError
 
 FILTERS = [4, 4, 4, 8, 8, 16]

@@ -54,7 +54,7 @@ def run_script(*arguments, tf_config=None):
 
 def run_here(*arguments):
     """The script's main() in this process, without a strategy: spares TensorFlow's start."""
-    import pretrain
+    from rfd_tf.cli import pretrain
 
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["pretrain.py", "--strategy=none", *ON_DIGITS, *map(str, arguments)])

@@ -113,7 +113,7 @@ def test_a_terminal_without_utf8_stops_nothing(odd_folder, tmp_path, environment
 
 
 def test_the_encodings_of_texts_are_those_of_flagfiles(tmp_path):
-    import common
+    from rfd_tf.cli import common
 
     for name, content in ENCODINGS.items():
         (tmp_path / "x.cfg").write_bytes(content)

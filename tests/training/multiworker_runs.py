@@ -37,7 +37,7 @@ def run_workers(*commands):
             "TF_CONFIG": json.dumps(config),
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]),
+            "PYTHONPATH": str(ROOT),
         }
         processes.append(
             subprocess.Popen(
@@ -60,9 +60,7 @@ def run_workers(*commands):
 
 def die_in_step(number):
     """Runs pretrain.py with the remaining arguments; SIGKILLs the process before a step."""
-    import common
-    import pretrain
-
+    from rfd_tf.cli import common, pretrain
     from rfd_tf.training import loop
 
     make, calls = loop.make_step_function, []

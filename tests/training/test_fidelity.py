@@ -12,14 +12,14 @@ from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.training import fidelity
 from rfd_tf.training.pretraining import Optimization
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+CLI = Path(__file__).resolve().parents[2] / "rfd_tf" / "cli"
 
 
 def flags():
     """Name -> default of every flag of scripts/pretrain.py."""
     found = {}
     for module in ("pretrain_flags.py", "image_flags.py"):
-        for call in ast.walk(ast.parse((SCRIPTS / module).read_text(encoding="utf-8"))):
+        for call in ast.walk(ast.parse((CLI / module).read_text(encoding="utf-8"))):
             if isinstance(call, ast.Call) and getattr(call.func, "attr", "").startswith("DEFINE_"):
                 found[call.args[0].value] = ast.literal_eval(call.args[1])
     return found

@@ -58,7 +58,7 @@ def arguments(folder, output):
 @pytest.fixture(scope="module")
 def one_process(folder, tmp_path_factory):
     """The run of a single process without a strategy: the truth."""
-    import pretrain
+    from rfd_tf.cli import pretrain
 
     output = tmp_path_factory.mktemp("one")
     flags.FLAGS.unparse_flags()

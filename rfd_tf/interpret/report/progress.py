@@ -219,9 +219,9 @@ def files(run: RunRecord) -> Section:
     if run.has_weights:
         blocks.append(Code("Weights, with rfd_tf", _LOAD.format(path=str(run.folder))))
     blocks += [Code(title, code) for title, code in _of_card(exported / "README.md")]
-    commands = [f"python scripts/evaluate.py --task=knn,linear --weights={folder}"]
+    commands = [f"rfd-tf evaluate --task=knn,linear --weights={folder}"]
     commands.append(
-        f"python scripts/export.py --weights={folder} --format=saved_model,onnx \\\n"
+        f"rfd-tf export --weights={folder} --format=saved_model,onnx \\\n"
         f"    --output_dir={shlex.quote(str(run.folder / 'export'))} --overwrite"
     )
     if run.has_weights:

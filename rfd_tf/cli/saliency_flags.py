@@ -1,9 +1,10 @@
-"""The flags of scripts/saliency.py: pictures, with or without boxes, and maps."""
+"""The flags of rfd-tf saliency: pictures, with or without boxes, and maps."""
 
 from __future__ import annotations
 
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import path_flags
 
 FLAGS = flags.FLAGS
 

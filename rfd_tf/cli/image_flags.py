@@ -6,6 +6,7 @@ the run's command, its flag file or its folder.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -15,15 +16,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import path_flags
-import photo_flags
 from absl import flags
+
+from rfd_tf import presets
+from rfd_tf.cli import data_flags, path_flags, photo_flags
 
 FLAGS = flags.FLAGS
 
 flags.adopt_module_key_flags(photo_flags)
 
 # Images.
+data_flags.DEFINE_data(
+    "data",
+    None,
+    "The images to train on: a folder, an embedded dataset (digits) or a TFDS dataset by name. "
+    "Stands for --data_dir or --dataset.",
+)
 flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
 path_flags.DEFINE_path("data_dir", None, "Folder of training images, flat or nested.")
 flags.DEFINE_string(
@@ -219,13 +227,17 @@ def settings_of(run: str) -> dict[str, Any]:
     from rfd_tf.errors import UserError
 
     path = Path(run)
-    if path.is_file():
-        return settings([f"--flagfile={path}"])
+    if not path.is_dir():
+        with contextlib.suppress(UserError):
+            path = presets.find(run)
+        if path.is_file():
+            return settings([f"--flagfile={path}"])
     try:
         recorded = json.loads((path / "run.json").read_text(encoding="utf-8"))["flags"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"'{run}' is neither a flag file of scripts/pretrain.py nor the folder of a run"
+            f"'{run}' is neither a flag file of scripts/pretrain.py nor the folder of a run, nor "
+            "an installed configuration"
         ) from None
     shared = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
     # Flags of crops say nothing where there are no photographs, and are refused there.
@@ -255,6 +267,18 @@ def adopt(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         FLAGS[name].value = value
         FLAGS[name].present += 1
+
+
+def adopt_config(run: str) -> None:
+    """Gives the flags the values of a flag file or a run, except where they are given."""
+    own = given()
+    found = {
+        name: value
+        for name, value in settings_of(run).items()
+        if name not in own and not data_flags.replaced(name, own)
+    }
+    adopt(found)
+    data_flags.resolve()
 
 
 def given() -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import path_flags
 
 FLAGS = flags.FLAGS
 

@@ -1,12 +1,19 @@
-"""The flags of scripts/pretrain.py."""
+"""The flags of rfd-tf pretrain."""
 
 from __future__ import annotations
 
-import image_flags
-import path_flags
 from absl import flags
 
+from rfd_tf.cli import data_flags, image_flags, path_flags
+
 flags.adopt_module_key_flags(image_flags)
+
+path_flags.DEFINE_config(
+    "config",
+    None,
+    "Configuration whose flags hold unless given here: a flag file, or the name of an installed "
+    "one, such as quickstart or cifar10_rfd_nin.",
+)
 
 flags.DEFINE_string("method", "rfd", "Pretraining method, a name in rfd_tf.methods.METHODS.")
 
@@ -24,6 +31,12 @@ flags.DEFINE_bool(
 )
 
 # Images to evaluate on.
+data_flags.DEFINE_data(
+    "val_data",
+    None,
+    "Images to evaluate on: a folder, or the training images' dataset, for its test images. "
+    "Stands for --eval_dir.",
+)
 path_flags.DEFINE_path("eval_dir", None, "Folder of labelled test images; sub-folders are classes.")
 flags.DEFINE_string(
     "eval_split",

@@ -1,12 +1,13 @@
-"""The flags of scripts/evaluate.py, and which option of which task each sets."""
+"""The flags of rfd-tf evaluate, and which option of which task each sets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-import path_flags
 from absl import flags
+
+from rfd_tf.cli import data_flags, path_flags
 
 FLAGS = flags.FLAGS
 
@@ -23,6 +24,18 @@ path_flags.DEFINE_path_list(
 )
 
 # Images.
+data_flags.DEFINE_data(
+    "data",
+    None,
+    "Labelled images to learn from: a folder with one sub-folder a class, digits, or a TFDS name. "
+    "Stands for --data_dir or --dataset. Default: the run's.",
+)
+data_flags.DEFINE_data(
+    "val_data",
+    None,
+    "Images to judge: a folder with the same classes, or the dataset of --data, for its test "
+    "images. Stands for --eval_dir.",
+)
 flags.DEFINE_string(
     "dataset", None, "Labelled dataset: digits, or a TFDS name. Default: the run folder's."
 )

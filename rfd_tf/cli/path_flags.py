@@ -39,6 +39,24 @@ def DEFINE_path_list(name: str, default: list[str] | None, help: str) -> None:
     flags.DEFINE(_PathListParser(), name, default, help, serializer=flags.CsvListSerializer(","))
 
 
+class _ConfigParser(_PathParser):
+    """A flag file, or the name of an installed one."""
+
+    def flag_type(self) -> str:
+        return "configuration"
+
+
+def DEFINE_config(name: str, default: str | None, help: str) -> None:
+    """Defines --config, whose flags hold unless they are given; see `rfd_tf.cli.common`."""
+    flags.DEFINE(_ConfigParser(), name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def config_given() -> str | None:
+    """Returns what --config names where the command has the flag and it is given."""
+    flag = flags.FLAGS["config"] if "config" in flags.FLAGS else None
+    return flag.value if flag is not None and isinstance(flag.parser, _ConfigParser) else None
+
+
 def paths_given() -> dict[str, list[str]]:
     """Returns the paths that each path flag of the command was given, by the flag's name."""
     given = {}

@@ -7,15 +7,17 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 # TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import path_flags
 from absl import app, flags, logging
 
+from rfd_tf.cli import data_flags, path_flags, show
+
 USER_MISTAKE = 2
+COMMAND = "rfd-tf"
 _FLAGFILE = ("--flagfile", "-flagfile")
 
 
@@ -23,7 +25,12 @@ def _parse(arguments: list[str]) -> list[str]:
     from rfd_tf.errors import UserError
 
     try:
-        rest = flags.FLAGS([arguments[0], *_with_flagfiles(arguments[1:])])
+        given = _with_flagfiles(arguments[1:])
+        rest = flags.FLAGS([arguments[0], *given])
+        if path_flags.config_given():
+            rest = flags.FLAGS([arguments[0], *_config(), *given])
+            # What it stood for are now values of flags.
+            flags.FLAGS["config"].value = None
     except (flags.Error, UserError) as error:
         print(f"error: {error}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
@@ -79,6 +86,31 @@ def _flagfile(path: str, above: tuple[str, ...]) -> list[str]:
     return found
 
 
+def _config() -> list[str]:
+    """The flags of --config that those given leave room for; resets all flags."""
+    from rfd_tf import presets
+    from rfd_tf.errors import UserError
+
+    path = str(presets.find(path_flags.config_given()))
+    given = [name for name in flags.FLAGS if flags.FLAGS[name].present]
+    kept = config_lines(_flagfile(path, ()), given)
+    if any(flag_name(line) == "config" for line in kept):
+        raise UserError(f"'{path}' names another configuration; name that by --flagfile=FILE")
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    return kept
+
+
+def config_lines(lines: list[str], given: Collection[str]) -> list[str]:
+    """Returns the flags of a configuration but for those that name images given otherwise."""
+    return [line for line in lines if not data_flags.replaced(flag_name(line), given)]
+
+
+def flag_name(argument: str) -> str:
+    """Returns the name in `--name=value`."""
+    return argument.lstrip("-").partition("=")[0]
+
+
 def backbone_options() -> dict:
     """The flag --backbone_option as a dict."""
     return named_values("backbone_option")
@@ -117,7 +149,8 @@ _SUBSTITUTES = {
     "weights": ("run",),
     "run": ("weights",),
 }
-_OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|tfds build)\b[^;]*$")
+_OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|rfd-tf [\w-]+|tfds build)\b[^;]*$")
+_SCRIPT = re.compile(r"(?:python )?\bscripts/(\w+)\.py")
 
 
 def in_own_flags(message: str) -> str:
@@ -145,7 +178,52 @@ def in_own_flags(message: str) -> str:
                 return f"--{substitute}"
         return name
 
-    return re.sub(r"(?<![\w-])--(\w+)", own, message)
+    return in_own_commands(re.sub(r"(?<![\w-])--(\w+)", own, message))
+
+
+def in_own_commands(message: str) -> str:
+    """Returns a message in which scripts are the commands of `rfd-tf`, where that is running."""
+    from rfd_tf import cli
+
+    def own(match: re.Match) -> str:
+        name = match.group(1).replace("_", "-")
+        return f"{COMMAND} {name}" if name in cli.COMMANDS else match.group()
+
+    if not sys.argv[0].startswith(f"{COMMAND} "):
+        return message
+    return _SCRIPT.sub(own, message)
+
+
+class _HelpFlag(flags.BooleanFlag):
+    """--help in place of absl's, which knows the module `__main__` only.
+
+    Args:
+        name: of the flag.
+        text: returns what follows the docstring.
+        module: name of the command's module.
+    """
+
+    def __init__(self, name: str, text: Callable[[str], str], module: str):
+        short = "?" if name == "help" else None
+        super().__init__(name, False, "show this help", short_name=short, allow_hide_cpp=True)
+        self.allow_override = True
+        self._text, self._module = text, module
+
+    def parse(self, arg: str) -> None:
+        if self._parse(arg):
+            show(f"{sys.modules[self._module].__doc__}\n{self._text(self._module)}")
+            raise SystemExit(0)
+
+
+def _own_flags(module: str) -> str:
+    # (The first two lines name the module.)
+    listed = flags.FLAGS.module_help(module).split("\n")[2:]
+    last = "--flagfile=FILE reads flags from a file; --helpfull lists those of all modules."
+    return "\n".join(["flags:", *listed, "", last])
+
+
+def _all_flags(_: str) -> str:
+    return flags.FLAGS.get_help()
 
 
 def be_quiet() -> None:
@@ -163,8 +241,13 @@ def _warn_in_a_line(message, category, filename, lineno, line=None) -> str:
 _format_warning = warnings.formatwarning
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2."""
+def run(main: Callable[[], None], check_keras: bool = True) -> None:
+    """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2.
+
+    Args:
+        main: of a command's module, whose docstring and flags --help shows.
+        check_keras: refuse settings of Keras under which commands would go wrong.
+    """
 
     def guarded(_: list[str]) -> None:
         from rfd_tf import keras_settings
@@ -174,7 +257,8 @@ def run(main: Callable[[], None]) -> None:
         be_quiet()
         warnings.formatwarning = _warn_in_a_line
         try:
-            keras_settings.check_environment()
+            if check_keras:
+                keras_settings.check_environment()
             with record_files.damage_reported():
                 main()
         except UserError as error:
@@ -188,4 +272,7 @@ def run(main: Callable[[], None]) -> None:
         # Names of files and classes may hold what a terminal cannot show.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    app.define_help_flags()
+    for name, text in (("help", _own_flags), ("helpshort", _own_flags), ("helpfull", _all_flags)):
+        flags.DEFINE_flag(_HelpFlag(name, text, main.__module__))
     app.run(guarded, flags_parser=_parse)

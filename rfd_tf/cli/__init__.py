@@ -1,0 +1,117 @@
+"""The program `rfd-tf`: one module a command, and the flags that several share."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "main", "overview", "show"]
+
+#: Command -> the module that has its `main`, its flags and, in its docstring, what it does.
+COMMANDS = {
+    name: f"rfd_tf.cli.{name.replace('-', '_')}"
+    for name in (
+        "pretrain",
+        "evaluate",
+        "embed",
+        "export",
+        "report",
+        "explore",
+        "estimate-pu",
+        "saliency",
+        "import-torch",
+        "import-caffe",
+        "info",
+    )
+}
+
+_MISTAKE = 2
+
+
+def overview() -> str:
+    """Returns the list of commands, as `rfd-tf --help` prints it.
+
+    >>> print(overview())  # doctest: +ELLIPSIS
+    Self-supervised pretraining of Keras image backbones...
+    """
+    import rfd_tf
+
+    width = max(map(len, COMMANDS))
+    listed = [f"  {name:<{width}}  {_summary(module)}" for name, module in COMMANDS.items()]
+    first = (rfd_tf.__doc__ or "").splitlines()[0]
+    return "\n".join(
+        [
+            first,
+            "",
+            "usage: rfd-tf COMMAND [flags]",
+            "",
+            *listed,
+            "",
+            "rfd-tf COMMAND --help lists a command's flags; rfd-tf --version prints the version.",
+        ]
+    )
+
+
+def _summary(module: str) -> str:
+    """The first line of a module's docstring; the module itself would bring its flags along."""
+    text = importlib.util.find_spec(module).loader.get_source(module)
+    return ast.get_docstring(ast.parse(text)).splitlines()[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command of `rfd-tf` and ends the program with its exit code.
+
+    Args:
+        arguments: the command and its flags; those of the program if None.
+
+    >>> main(["--version"])
+    rfd-tf 0...
+    """
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
+    if command in ("--help", "-h", "-help", "help"):
+        show(overview())
+    elif command in ("--version", "-version", "-V"):
+        import rfd_tf
+
+        show(f"rfd-tf {rfd_tf.__version__}")
+    elif (name := command.replace("_", "-")) in COMMANDS:
+        from rfd_tf.cli import common
+
+        # This is how messages call the program.
+        sys.argv = [f"{common.COMMAND} {name}", *rest]
+        module = importlib.import_module(COMMANDS[name])
+        # `info` reports such settings instead of refusing to run.
+        common.run(module.main, check_keras=name != "info")
+    else:
+        print(f"error: {_wrong(command)}; see rfd-tf --help", file=sys.stderr)
+        raise SystemExit(_MISTAKE)
+
+
+def show(text: str) -> None:
+    """Prints a text that a reader such as `head` may not want to the end.
+
+    >>> show("text")
+    text
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python would report the same again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _wrong(command: str) -> str:
+    from rfd_tf.errors import shown
+
+    if not command:
+        return f"give a command: {', '.join(COMMANDS)}"
+    if command.startswith("-"):
+        return f"'{shown(command)}' stands before the command; flags come after it"
+    near = difflib.get_close_matches(command[:300], COMMANDS, n=1, cutoff=0.4)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return f"unknown command '{shown(command)}'{hint}"

@@ -1,0 +1,80 @@
+"""--data and --val_data: one flag each for a folder of images and for a dataset by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+# (A flag belongs to the command that defines it by these functions.)
+flags.disclaim_key_flags()
+
+_IMAGES = ("data", "data_dir", "dataset", "source_images")
+_TEST_IMAGES = ("val_data", "eval_dir", "eval_split")
+
+
+def DEFINE_data(name: str, default: str | None, help: str) -> None:
+    """Defines --data or --val_data.
+
+    A command with --data has --data_dir and, where it takes datasets, --dataset; one with
+    --val_data has --eval_dir and --eval_split.
+    """
+    flags.DEFINE_string(name, default, help)
+
+
+def resolve() -> None:
+    """Gives the values of --data and --val_data to the flags that they stand for.
+
+    Raises:
+        UserError: those flags are given as well, or the command cannot take such images.
+    """
+    from rfd_tf.data.run_images import place_of
+    from rfd_tf.errors import UserError
+
+    if "data" in FLAGS and (data := FLAGS["data"].value):
+        ((name, value),) = place_of(data).items()
+        if name not in FLAGS:
+            raise UserError(f"--data='{data}' is no folder, and this command takes no other images")
+        _give("data", name, value, [one for one in _IMAGES[1:] if one in FLAGS])
+    if "val_data" in FLAGS and (data := FLAGS["val_data"].value):
+        ((name, value),) = place_of(data).items()
+        if name == "data_dir":
+            _give("val_data", "eval_dir", value, ["eval_dir", "eval_split"])
+        elif value == FLAGS["dataset"].value:
+            FLAGS["val_data"].value = None  # its test images are the default
+        else:
+            raise UserError(
+                f"--val_data='{data}' is neither a folder nor the dataset of the training images"
+            )
+
+
+def _give(flag: str, name: str, value: str, taken: list[str]) -> None:
+    from rfd_tf.errors import UserError
+
+    for other in taken:
+        if FLAGS[other].value:
+            raise UserError(
+                f"--{flag}='{value}' and --{other}='{FLAGS[other].value}' both name the images; "
+                "give one of them"
+            )
+    # (Parsed, so that a path's ~ is expanded.)
+    FLAGS[name].value = FLAGS[name].parser.parse(value)
+    FLAGS[name].present += 1
+    FLAGS[flag].value = None
+
+
+def replaced(name: str, given: Collection[str]) -> bool:
+    """Whether flags that were given take the place of a configuration's flag of another name.
+
+    Args:
+        name: the configuration's flag.
+        given: the names of the flags that were given.
+    """
+    if any(one in given for one in _IMAGES):
+        if name in (*_IMAGES, *_TEST_IMAGES, "train_split", "tfds_classes"):
+            return True
+        if name.startswith("source_") and "source_images" not in given:
+            return True
+    return name in _TEST_IMAGES and any(one in given for one in _TEST_IMAGES)

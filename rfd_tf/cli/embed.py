@@ -1,0 +1,123 @@
+"""Embeds all images of a folder: Parquet and NPY files with the names of the images.
+
+    rfd-tf embed --weights=runs/x --data_dir=PATH/TO/IMAGES --output_dir=embeddings
+    rfd-tf embed --onnx=exported/x/model.onnx --data_dir=PATH/TO/IMAGES --output_dir=OUT
+
+writes `embeddings.parquet` (a row an image: `file`, and a list of float32 for each feature),
+`FEATURE.npy` with `file_names.json`, `skipped_files.txt` (images that cannot be decoded) and
+`embeddings.json`. Memory stays small whatever the folder holds. The same command again takes up an
+interrupted one.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from rfd_tf.cli import data_flags, path_flags
+from rfd_tf.cli.common import run
+
+path_flags.DEFINE_path(
+    "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
+)
+path_flags.DEFINE_path("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
+data_flags.DEFINE_data("data", None, "The folder of images, as --data_dir.")
+path_flags.DEFINE_path(
+    "data_dir", None, "The folder of images, flat or nested. Default: the run's training images."
+)
+path_flags.DEFINE_path("output_dir", None, "The folder to write.")
+flags.DEFINE_list(
+    "features",
+    [],
+    "What to write: f, f1, f2, layers such as block4 (averaged over the image), and of trained "
+    "heads rotation_logits, projection. Of an ONNX file its outputs by name. By default f, of an "
+    "ONNX file embedding.",
+)
+flags.DEFINE_list("format", ["parquet", "npy"], "Files to write: parquet, npy.")
+flags.DEFINE_float(
+    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
+)
+flags.DEFINE_integer("batch_size", 64, "Images a step.")
+flags.DEFINE_integer(
+    "part_images", 4096, "Images a part: what a kill can cost, and what is held in memory."
+)
+flags.DEFINE_integer("image_size", None, "Pixels a side; by default as recorded in the weights.")
+flags.DEFINE_string("backbone", None, "The network's name, for weights that carry no record of it.")
+flags.DEFINE_bool("overwrite", False, "Replace embeddings of another kind in the output folder.")
+
+FLAGS = flags.FLAGS
+
+
+def embedder():
+    """The network that the flags name."""
+    from rfd_tf import export
+    from rfd_tf.errors import UserError
+
+    if FLAGS.weights:
+        features = FLAGS.features or ["f"]
+        return export.keras_embedder(FLAGS.weights, features, FLAGS.image_size, FLAGS.backbone)
+    for name in ("image_size", "backbone"):
+        if FLAGS[name].value is not None:
+            raise UserError(f"--{name} goes with --weights; an ONNX file has its own")
+    return export.onnx_embedder(FLAGS.onnx, FLAGS.features)
+
+
+def images_folder() -> str:
+    """The folder that --data_dir names, or that the run was trained on."""
+    from rfd_tf.data.run_images import RunImages
+    from rfd_tf.errors import UserError
+
+    recorded = RunImages.of_run(FLAGS.weights) if FLAGS.weights else RunImages()
+    found = FLAGS.data_dir or recorded.data_dir
+    if not found:
+        other = f"; the run was trained on '{recorded.dataset}'" if recorded.dataset else ""
+        raise UserError(f"--data_dir is missing{other}; see scripts/embed.py --help")
+    return found
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+
+    data_flags.resolve()
+    if not FLAGS.output_dir:
+        raise UserError("--output_dir is missing; see scripts/embed.py --help")
+    data_dir = images_folder()
+    if bool(FLAGS.weights) == bool(FLAGS.onnx):
+        raise UserError("give --weights (a run folder, a file, a shipped name) or --onnx, not both")
+
+    from rfd_tf import export
+
+    report = export.embed_folder(
+        embedder(),
+        data_dir,
+        FLAGS.output_dir,
+        FLAGS.format,
+        batch_size=FLAGS.batch_size,
+        part_images=FLAGS.part_images,
+        max_megapixels=FLAGS.max_megapixels,
+        overwrite=FLAGS.overwrite,
+        progress=True,
+    )
+    print(summary(report, FLAGS.output_dir))
+
+
+def summary(report: dict, output_dir: str) -> str:
+    """What was embedded and how fast, as text."""
+    features = ", ".join(f"{name} [{size}]" for name, size in report["dimensions"].items())
+    lines = [f"{report['images']:,} images embedded in {output_dir}: {features}"]
+    if report["embedded_now"]:
+        earlier = report["images"] - report["embedded_now"]
+        lines.append(
+            f"  {report['embedded_now']:,} now, in {report['seconds']:.1f} s "
+            f"({report['images_per_second']:,.0f} images a second)"
+            + (f"; {earlier:,} were there already" if earlier > 0 else "")
+        )
+    else:
+        lines.append("  all were there already")
+    if report["skipped"]:
+        lines.append(f"  {report['skipped']:,} cannot be decoded: skipped_files.txt")
+    lines.append(f"  files: {', '.join(report['files'])}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)

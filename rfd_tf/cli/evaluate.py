@@ -1,0 +1,242 @@
+"""Judges a pretrained backbone by the protocols of the papers, beside a random network.
+
+    rfd-tf evaluate --weights=runs/x
+    rfd-tf evaluate --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
+    rfd-tf evaluate --task=lowshot,finetune --weights=runs/x --per_class=5,20,100
+    rfd-tf evaluate --suite=cifar10 --runs=runs/x,runs/y
+    rfd-tf evaluate --suite=voc --runs=runs/x,runs/y --voc_dir=VOCdevkit/VOC2007
+
+Prints a table, accuracies and precisions in percent, and writes the same with each protocol's
+settings as JSON: to --output, or evaluation.json in the run folder. Figures, caches and finished
+parts lie beside it, in evaluation_files; the same command again takes up an interrupted
+evaluation. README.md has the list of tasks.
+
+A suite judges several runs by the same tasks and writes one comparison: comparison.md, .csv, .png
+and .json in the folder --output, or suites/NAME.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import data_flags, evaluate_flags
+from rfd_tf.cli.common import run
+
+FLAGS = flags.FLAGS
+flags.adopt_module_key_flags(evaluate_flags)
+
+
+def tasks() -> list:
+    from rfd_tf.errors import unknown
+    from rfd_tf.evaluation import TASKS
+
+    names = list(dict.fromkeys(FLAGS.task))
+    for name in names or [""]:
+        if name not in TASKS:
+            raise unknown("task", name, TASKS)
+    evaluate_flags.check_used(names)
+    if FLAGS.voc_tfds:
+        unpack_voc()
+    return [TASKS[name](**evaluate_flags.options(name, names)) for name in names]
+
+
+def unpack_voc() -> None:
+    """Writes the TFDS dataset that --voc_tfds names into --voc_dir, unless it is there."""
+    from rfd_tf.data import voc_tfds
+    from rfd_tf.errors import UserError
+
+    if not FLAGS.voc_dir:
+        raise UserError("--voc_tfds needs --voc_dir, the folder to write the pictures to")
+    counts = voc_tfds.unpack(FLAGS.voc_tfds, FLAGS.voc_dir, FLAGS.tfds_dir, FLAGS.tfds_download)
+    found = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
+    print(f"{FLAGS.voc_tfds} in {FLAGS.voc_dir}; splits: {found}")
+
+
+def place() -> Path | None:
+    """The run folder that --weights names, if any."""
+    from rfd_tf.errors import UserError
+
+    if not FLAGS.weights:
+        raise UserError("give --weights a run folder, a .weights.h5 file or a shipped name")
+    folder = Path(FLAGS.weights)
+    return folder if folder.is_dir() else None
+
+
+def sources(recorded) -> tuple:
+    """Train and test source; the test source is None where a part of train is to be held out.
+
+    Args:
+        recorded: the `RunImages` of the run, of which flags replace their part.
+    """
+    from rfd_tf.data.sources import image_list
+    from rfd_tf.errors import UserError
+
+    if FLAGS.train_list:
+        for name in ("dataset", "data_dir", "eval_dir"):
+            if FLAGS[name].value:
+                raise UserError(f"--train_list goes with --eval_list, not with --{name}")
+        lists = [FLAGS.train_list, FLAGS.eval_list]
+        images = recorded.replaced(
+            max_skipped=FLAGS.max_skipped, max_megapixels=FLAGS.max_megapixels
+        )
+        limits = {"max_skipped": images.max_skipped, "max_megapixels": images.max_megapixels}
+        return tuple(
+            image_list(path, FLAGS.list_root, **limits) if path else None for path in lists
+        )
+    if FLAGS.eval_list:
+        raise UserError("--eval_list goes with --train_list")
+    images = recorded.replaced(**evaluate_flags.images())
+    if not (images.dataset or images.data_dir or images.eval_dir):
+        raise UserError(
+            "evaluation needs labelled images: give --dataset (digits, or a TFDS name), "
+            "--data_dir and --eval_dir, or --train_list and --eval_list"
+        )
+    return images.evaluation(FLAGS.tfds_download)
+
+
+def writable(path: Path) -> None:
+    """Finds out now, not after the work, whether the report can be written."""
+    from rfd_tf.errors import UserError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        with open(path, "a"):
+            pass
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write '{path}': {error.strerror}; choose another --output"
+        ) from None
+
+
+def describe(report: dict) -> str:
+    """What the table below it holds."""
+    lines = ["Accuracies and precisions in percent."]
+    data = report["data"]
+    if "train" in data:
+        lines.append(
+            f"{data['num_test']} test images ({data['test']}), learnt from {data['num_train']} "
+            f"({data['train']})."
+        )
+        lines.append(f"Rotated: {data['rotated']}.")
+        if data.get("trained_on"):
+            lines.append(f"Trained on, without labels: {data['trained_on']} of the test images.")
+        if data.get("test_in_train"):
+            lines.append(
+                f"Probes and kNN train on {data['test_in_train']} of the test images, with labels: "
+                "their scores are too high."
+            )
+    if any(row["when"] == "best epoch" for row in report["results"]):
+        lines.append("Best epoch: the best of all on the test images themselves, so flattering.")
+    return "\n".join(lines)
+
+
+def compare() -> None:
+    """Several runs in one table."""
+    from rfd_tf.applications import read_record
+    from rfd_tf.errors import UserError
+    from rfd_tf.evaluation import TASKS, suite, suite_table
+
+    if FLAGS.weights:
+        raise UserError("--suite judges --runs, one or several; leave --weights out")
+    evaluate_flags.check_used(entry.task for entry in suite.find(FLAGS.suite).entries)
+    if not FLAGS.runs:
+        raise UserError("give --runs, one run folder or more, separated by commas")
+    for run_folder in FLAGS.runs:
+        read_record(run_folder)
+    output = Path(FLAGS.output or f"suites/{FLAGS.suite}")
+    train = test = None
+    if suite.find(FLAGS.suite).needs_images:
+        train, test = sources(suite.recorded_images(FLAGS.suite, FLAGS.runs))
+        for source in (train, test):
+            if source is not None:
+                print(source.summary())
+    elif FLAGS.voc_tfds:
+        unpack_voc()
+    comparison = suite.run_suite(
+        FLAGS.suite,
+        FLAGS.runs,
+        train,
+        test,
+        output=output,
+        only=FLAGS.task if FLAGS["task"].present else None,
+        options={task: evaluate_flags.options(task) for task in TASKS},
+        endpoints=FLAGS.endpoints or None,
+        batch_size=FLAGS.batch_size,
+        max_train_images=FLAGS.max_train_images,
+        seed=FLAGS.seed,
+        progress=True,
+        cache_features=FLAGS.cache_features,
+        say=print,
+    )
+    written = output / "comparison.md"
+    print(f"\n{suite_table.markdown(comparison)}\nwritten: {written}, .csv, .png and .json")
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+    from rfd_tf.evaluation.runner import output_locked
+
+    data_flags.resolve()
+    if FLAGS.suite:
+        compare()
+        return
+    if FLAGS.runs:
+        raise UserError("--runs goes with --suite; one run is judged by --weights")
+    chosen = tasks()
+    folder = place()
+    output = Path(FLAGS.output) if FLAGS.output else None
+    if output is None and folder is not None:
+        output = folder / "evaluation.json"
+    if output is not None:
+        writable(output)
+    with contextlib.nullcontext() if output is None else output_locked(output):
+        evaluate_one(chosen, output)
+
+
+def evaluate_one(chosen: list, output: Path | None) -> None:
+    """One network, by the tasks chosen; writes the report where there is an output."""
+    from rfd_tf.applications import read_record
+    from rfd_tf.data.run_images import RunImages
+    from rfd_tf.evaluation.files import write_json
+    from rfd_tf.evaluation.runner import evaluate, table, with_earlier
+
+    earlier = None
+    if output is not None:
+        # The figures of other tasks on the same images stay in the file.
+        with contextlib.suppress(OSError, ValueError):
+            earlier = json.loads(output.read_bytes())
+    # A wrong name of weights is told before the images are read.
+    read_record(FLAGS.weights)
+    train = test = None
+    if any(task.needs_labels for task in chosen):
+        train, test = sources(RunImages.of_run(FLAGS.weights))
+    report = evaluate(
+        FLAGS.weights,
+        chosen,
+        train,
+        test,
+        endpoints=FLAGS.endpoints or None,
+        batch_size=FLAGS.batch_size,
+        max_train_images=FLAGS.max_train_images,
+        seed=FLAGS.seed,
+        progress=True,
+        output=None if output is None else output.with_name(f"{output.stem}_files"),
+        cache_features=FLAGS.cache_features,
+        say=print,
+    )
+    print(f"\n{describe(report)}\n\n{table(report)}\n")
+    if output is not None:
+        report = with_earlier(report, earlier)
+        write_json(output, report)
+        print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    run(main)

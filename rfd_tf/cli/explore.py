@@ -1,0 +1,114 @@
+"""Serves a page on this machine to look at a run by hand.
+
+    rfd-tf explore --run=runs/x --data_dir=PATH/TO/IMAGES
+
+Click an image and see its neighbours under f1, f2 and f; turn it and watch the predicted
+rotation, the distances to itself and what matters in it; drop in a picture of your own. Only this
+machine can reach the page. The network runs as ONNX; the file and the embeddings of the images are
+made once and kept in explore/ in the run folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import path_flags
+from rfd_tf.cli.common import run
+
+path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
+path_flags.DEFINE_path(
+    "data_dir", None, "A folder of images; by default those that the run was judged or trained on."
+)
+flags.DEFINE_string("dataset", None, "Or a dataset: digits, or a TFDS image dataset by name.")
+flags.DEFINE_string("split", None, "Which part of --dataset. Default: the run's, test.")
+flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
+flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
+flags.DEFINE_integer(
+    "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
+)
+flags.DEFINE_integer("neighbours", 12, "Nearest images shown for each feature.")
+path_flags.DEFINE_path(
+    "cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore."
+)
+
+FLAGS = flags.FLAGS
+
+
+def images_of(folder: Path):
+    """The images that the flags name, or those that the run is evaluated or was trained on."""
+    from rfd_tf.data.run_images import RunImages, warn_if_trained_on
+    from rfd_tf.errors import UserError
+
+    recorded = RunImages.of_run(folder)
+    given = {"data_dir": FLAGS.data_dir, "dataset": FLAGS.dataset, "tfds_dir": FLAGS.tfds_dir}
+    images = recorded.replaced(**given)
+    if not (images.dataset or images.data_dir or images.eval_dir):
+        raise UserError("give --data_dir a folder of images, or --dataset a name")
+    if FLAGS.split and not images.dataset:
+        raise UserError("--split goes with --dataset; a folder has no splits")
+    images = images.replaced(eval_split=FLAGS.split, tfds_classes=FLAGS.tfds_classes)
+    source = images.test() or images.train()
+    warn_if_trained_on(recorded, source, what="images")
+    return source
+
+
+def server():
+    """The server that the flags describe; not yet running."""
+    import hashlib
+
+    import numpy as np
+
+    from rfd_tf.errors import UserError
+    from rfd_tf.evaluation.feature_cache import FeatureCache
+    from rfd_tf.evaluation.files import folder as made
+    from rfd_tf.evaluation.image_set import ImageSet
+    from rfd_tf.evaluation.splits import subset
+    from rfd_tf.interpret.explore import Explorer, ExploreServer, OnnxNetwork, exported
+
+    if not FLAGS.run:
+        raise UserError("give --run a run folder")
+    if FLAGS.max_images < 0:
+        raise UserError(f"--max_images is 0 or more; got {FLAGS.max_images}")
+    folder = Path(FLAGS.run)
+    if not folder.is_dir():
+        raise UserError(f"no such run folder: '{folder}'")
+    source = images_of(folder)
+    kept = made(Path(FLAGS.cache_dir) if FLAGS.cache_dir else folder / "explore")
+    network = OnnxNetwork(exported(folder, kept))
+    rows = subset(np.arange(source.num_images), FLAGS.max_images or source.num_images)
+    images = ImageSet(source, rows, network.image_size)
+    identity = {
+        "weights": network.sha256,
+        "images": source.fingerprint,
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        "image_size": network.image_size,
+    }
+    explorer = Explorer(
+        network,
+        images,
+        FeatureCache(kept / "embeddings", identity),
+        neighbours=FLAGS.neighbours,
+        progress=True,
+    )
+    return ExploreServer(explorer, FLAGS.port, title=folder.resolve().name)
+
+
+def main() -> None:
+    page = server()
+    count, source = len(page.explorer.images), page.explorer.images.source
+    print(f"{count:,} of {source.num_images:,} images of {source.name}: {page.url}", flush=True)
+    print("only this machine can reach it; Ctrl-C ends it", flush=True)
+    print(source.summary(), flush=True)
+    try:
+        page.serve_forever()
+    except KeyboardInterrupt:
+        print("ended")
+    finally:
+        page.server_close()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,155 @@
+"""Writes the report of a run: one HTML file with curves, neighbours, maps, tables and files.
+
+    rfd-tf report --run=runs/x
+    rfd-tf report --run=runs/x --data_dir=train --eval_dir=test --output=x.html
+    rfd-tf report --run=runs/x --images=0             # without looking at images
+    rfd-tf report --run=runs/x --tensorboard          # for TensorBoard, too
+
+The file loads nothing from anywhere: it can be mailed, printed and opened on a phone. Images from
+the data are in it, some hundred, scaled down.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from absl import flags
+
+from rfd_tf.cli import path_flags
+from rfd_tf.cli.common import run
+
+path_flags.DEFINE_path(
+    "run", None, "Run folder, as scripts/pretrain.py writes it; finished or not."
+)
+path_flags.DEFINE_path("output", None, "HTML file. Default: report.html in the run folder.")
+flags.DEFINE_list(
+    "sections",
+    None,
+    "Only these: summary, curves, evaluation, neighbours, map, rotations, invariance, ambiguity, "
+    "saliency, filters, drawn, files. Default: all that apply.",
+)
+flags.DEFINE_boolean(
+    "tensorboard",
+    False,
+    "Also write tensorboard/report in the run folder: embeddings with thumbnails for the "
+    "projector, and grids of neighbours.",
+)
+
+# Images.
+flags.DEFINE_string("dataset", None, "digits, or a TFDS name. Default: the run's.")
+path_flags.DEFINE_path("data_dir", None, "Folder of training images. Default: the run's.")
+path_flags.DEFINE_path(
+    "eval_dir", None, "Folder of images to look at. Default: the run's, or a fifth of the others."
+)
+flags.DEFINE_string(
+    "train_split", None, "Split of --dataset that was trained on. Default: the run's, train."
+)
+flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default: the run's, test.")
+flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
+path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
+flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
+flags.DEFINE_float(
+    "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
+)
+flags.DEFINE_float(
+    "max_megapixels",
+    None,
+    "Larger images are left out, before they are decoded. Default: the run's, 300.",
+    0.001,
+)
+flags.DEFINE_integer(
+    "images",
+    1000,
+    "Look at no more test images, and find neighbours among five times as many training images; "
+    "0 leaves out all that needs images.",
+    0,
+)
+path_flags.DEFINE_path("pu_weights", None, "PU weights of the run, where the file has moved.")
+flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
+flags.DEFINE_integer("seed", 0, "Of the random-init network, the map and what is drawn.", 0)
+
+FLAGS = flags.FLAGS
+
+
+def sources(folder: Path) -> tuple:
+    """Train and test source; the test source is None where a part of train is to be held out."""
+    from rfd_tf.data.run_images import RunImages
+    from rfd_tf.errors import UserError
+
+    if FLAGS.dataset and (FLAGS.data_dir or FLAGS.eval_dir):
+        raise UserError("--dataset does not go with --data_dir and --eval_dir")
+    names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
+    given = {
+        name: FLAGS[name].value
+        for name in (*names, "tfds_classes", "max_skipped", "max_megapixels")
+    }
+    images = RunImages.of_run(folder).replaced(**given)
+    for name in ("data_dir", "eval_dir"):
+        path = getattr(images, name)
+        if path and not FLAGS[name].value and not os.path.isdir(path):
+            raise UserError(
+                f"the run's images are no longer in '{path}' (--{name}); say where they "
+                f"are by --{name}, or give --images=0 for a report without images"
+            )
+    if not (images.dataset or images.data_dir or images.eval_dir):
+        raise UserError(
+            "the run does not tell its images; give --data_dir or --dataset, or --images=0 for a "
+            "report without images"
+        )
+    return images.evaluation(FLAGS.tfds_download)
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+    from rfd_tf.interpret import report
+
+    if not FLAGS.run:
+        raise UserError("--run is missing: the folder of a run, as scripts/pretrain.py writes it")
+    record = report.read_run(FLAGS.run)
+    if FLAGS.pu_weights:
+        record.flags["pu_weights"] = FLAGS.pu_weights
+    output = Path(FLAGS.output) if FLAGS.output else record.folder / "report.html"
+    report.check_output(output)
+    for name in FLAGS.sections or []:
+        report.check_section(name)
+    images, reason = None, "the report was asked for without images."
+    if FLAGS.images and not record.has_weights:
+        reason = "the run has no weights yet."
+    elif FLAGS.images and (
+        FLAGS.tensorboard or report.needs_images(FLAGS.sections or report.SECTIONS)
+    ):
+        train, test = sources(record.folder)
+        for source in (train, test):
+            if source is not None:
+                print(source.summary(), flush=True)
+        images = report.ReportImages(
+            record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
+        )
+    if FLAGS.tensorboard and images is None:
+        raise UserError(f"nothing for TensorBoard: {reason}")
+    left_out = report.write(
+        output,
+        record,
+        images,
+        FLAGS.sections,
+        reason,
+        say=lambda name: print(f"{name} ...", flush=True),
+    )
+    for name, why in left_out:
+        print(f"left out: {name}: {why}")
+    if record.unfinished:
+        print(record.unfinished)
+    print(f"written: {output}")
+    if FLAGS.tensorboard:
+        from rfd_tf.interpret import projector
+
+        folder = record.folder / "tensorboard" / "report"
+        projector.write(folder, images)
+        logs = shlex.quote(str(record.folder / "tensorboard"))
+        print(f"written: {folder}; see it by tensorboard --logdir={logs}")
+
+
+if __name__ == "__main__":
+    run(main)
