@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import inspect
@@ -29,6 +30,7 @@ class Setting:
         default: its value where it is not given.
         choices: the values allowed, or None for any.
         help: what it does, from the docstring of the class that takes it.
+        bounds: smallest and largest value, each None where there is none.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Setting:
     default: Any
     choices: tuple[str, ...] | None
     help: str
+    bounds: tuple[float | None, float | None] = (None, None)
 
     def checked(self, value: Any) -> Any:
         """Returns a value of the setting's type.
@@ -68,6 +71,11 @@ class Setting:
             )
         if self.choices and value not in self.choices:
             raise unknown(self.name, value, self.choices)
+        least, most = self.bounds
+        if (least is not None and value < least) or (most is not None and value > most):
+            limits = [f"at least {least:g}"] if least is not None else []
+            limits += [f"at most {most:g}"] if most is not None else []
+            raise UserError(f"{self.name} {value} must be {' and '.join(limits)}")
         return dict(value) if self.kind is dict else value
 
 
@@ -109,6 +117,14 @@ def described(text: str | None) -> dict[str, str]:
     return {name: " ".join(parts) for name, parts in found.items() if parts}
 
 
+_BOUNDS = {
+    "max_megapixels": (0.001, None),
+    "batch_norm_momentum": (0.0, 1.0),
+    "checkpoint_every_steps": (0, None),
+    "checkpoint_every_minutes": (0.0, None),
+}
+
+
 def _kind_of(annotation: Any) -> tuple[type | None, tuple[str, ...] | None]:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         parts = [part for part in typing.get_args(annotation) if part is not type(None)]
@@ -129,7 +145,42 @@ def settings_of(config: type) -> dict[str, Setting]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         kind, choices = _kind_of(hints[field.name])
-        found[field.name] = Setting(field.name, kind, default, choices, texts[field.name])
+        bounds = _BOUNDS.get(field.name, (None, None))
+        found[field.name] = Setting(field.name, kind, default, choices, texts[field.name], bounds)
+    return found
+
+
+@functools.cache
+def method_settings() -> dict[str, Setting]:
+    """Returns the options of Rotation Feature Decoupling by name, which other methods share.
+
+    They are read from its source: importing it would import TensorFlow, which a command that only
+    lists its flags need not wait for.
+
+    >>> method_settings()["temperature"].default
+    0.07
+    """
+    source = (Path(__file__).parent / "methods" / "rotation_feature_decoupling.py").read_text()
+    (owner,) = [
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.ClassDef) and node.name == "RotationFeatureDecoupling"
+    ]
+    (constructor,) = [
+        node for node in owner.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    ]
+    texts = described(ast.get_docstring(owner))
+    found = {}
+    for argument, default in zip(
+        constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True
+    ):
+        if argument.arg in ("pu_weights", "seed"):
+            continue
+        annotation = eval(ast.unparse(argument.annotation), {"Literal": Literal})
+        kind, choices = _kind_of(annotation)
+        value = ast.literal_eval(default)
+        name = argument.arg
+        found[name] = Setting(name, kind, value, choices, texts[name])
     return found
 
 

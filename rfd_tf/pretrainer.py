@@ -114,7 +114,7 @@ class Pretrainer:
         if config.monitor_every > 0 or config.evaluate:
             self.judged = self._sources_to_evaluate()
         tasks = self._evaluation_tasks()
-        self.session = session = self._make_session(weights)
+        self.session = session = self.build(self.source, self.strategy, weights)
         method = session.method
         self.record = {
             "format": 1,
@@ -219,9 +219,18 @@ class Pretrainer:
             check_classes(*self.judged)
         return [evaluation.TASKS[name]() for name in names]
 
-    def _make_session(self, weights: str | None) -> pretraining.Pretraining:
+    def build(
+        self, source: Source, strategy: tf.distribute.Strategy, weights: str | None = None
+    ) -> pretraining.Pretraining:
+        """Puts backbone, method and optimizer together as the configuration says.
+
+        Args:
+            source: the images.
+            strategy: the strategy that trains.
+            weights: those that the backbone starts from, or None.
+        """
         config = self.config
-        arguments = config.method_arguments(self.source)
+        arguments = config.method_arguments(source)
 
         def build_backbone():
             own, _ = config.backbone_arguments()
@@ -245,11 +254,11 @@ class Pretrainer:
         return pretraining.Pretraining(
             build_backbone=build_backbone,
             build_method=build_method,
-            source=self.source,
+            source=source,
             image_size=config.side(),
             optimization=config.optimization(),
             augmentation=config.augmentation(),
-            strategy=self.strategy,
+            strategy=strategy,
             policy=strategies.precision_policy(config.mixed_precision),
             seed=config.seed,
         )

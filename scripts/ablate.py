@@ -125,7 +125,7 @@ def plan(shared: list[str], pu_weights: str) -> list[tuple[str, str, bool, list[
     chosen.update({f"full_{name}": ablation.split_at(name) for name in FLAGS.split_endpoints})
     if any(each.from_end or "feature_endpoint" in each.settings for each in chosen.values()):
         backbone = applications.build(
-            FLAGS.backbone, image_flags.image_size(), **common.backbone_options()
+            FLAGS.backbone, image_flags.config().side(), **common.backbone_options()
         )
         chosen = {name: ablation.resolve(each, backbone) for name, each in chosen.items()}
     epochs = setting(shared, "epochs", "100")

@@ -150,3 +150,30 @@ def test_settings_have_descriptions_and_defaults_of_their_type():
         assert setting.default is None or setting.checked(setting.default) == setting.default
     for kind in METHODS.values():
         assert described(kind.__doc__)
+
+
+def test_the_command_calls_callbacks_by_name(folder, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import keras\n"
+        "class Told(keras.callbacks.Callback):\n"
+        "    def on_epoch_end(self, epoch, logs=None):\n"
+        "        print('CALLED', epoch, sorted(logs)[0])\n"
+    )
+    common = [f"--data_dir={folder}", "--epochs=1", f"--backbone_option=filters={FILTERS}"]
+    common += [f"--{n}={value}" for n, value in SMALL.items() if n != "backbone_option"]
+    prelude = f"import os; os.chdir({str(tmp_path)!r})"
+    done = run_many(
+        "pretrain",
+        [
+            [*common, f"--output_dir={tmp_path / name}", f"--callback={callback}"]
+            for name, callback in (
+                ("a", "mine:Told"),
+                ("b", "mine:Other"),
+                ("c", "json:JSONDecoder"),
+            )
+        ],
+        prelude,
+    )
+    assert done[0][0] == 0 and "CALLED 0" in done[0][1]
+    assert done[1][0] == 2 and "mine:Other" in done[1][2]
+    assert done[2][0] == 2 and "no keras.callbacks.Callback" in done[2][2]

@@ -100,8 +100,8 @@ def estimation():
     return pu_estimation.Estimation(
         backbone=FLAGS.backbone,
         backbone_options=common.backbone_options(),
-        image_size=image_flags.image_size(),
-        **image_flags.normalization(),
+        image_size=image_flags.config().side(),
+        **image_flags.config().normalization(),
         batch_norm_momentum=FLAGS.batch_norm_momentum,
         classifier=FLAGS.classifier,
         num_folds=FLAGS.folds,
@@ -109,7 +109,7 @@ def estimation():
         optimization=pretraining.Optimization(
             **{name: FLAGS[name].value for name in options if name in FLAGS}
         ),
-        augmentation=image_flags.augmentation(),
+        augmentation=image_flags.config().augmentation(),
         policy=strategies.precision_policy(FLAGS.mixed_precision),
         seed=FLAGS.seed,
     )
@@ -144,7 +144,7 @@ def convert() -> None:
             about = {name: found[name] for name in about}
         pu_weights.write(FLAGS.output, probability, source, overwrite=FLAGS.overwrite, **about)
         say(f"PU weights: {FLAGS.output}")
-    draw(source, probability, image_flags.image_size())
+    draw(source, probability, image_flags.config().side())
 
 
 def train() -> None:

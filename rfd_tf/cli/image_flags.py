@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,156 +17,28 @@ from typing import Any
 from absl import flags
 
 from rfd_tf import presets
-from rfd_tf.cli import data_flags, path_flags, photo_flags
+from rfd_tf.cli import config_flags, data_flags
+from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig
 
 FLAGS = flags.FLAGS
 
-flags.adopt_module_key_flags(photo_flags)
-
-# Images.
 data_flags.DEFINE_data(
     "data",
     None,
     "The images to train on: a folder, an embedded dataset (digits) or a TFDS dataset by name. "
     "Stands for --data_dir or --dataset.",
 )
-flags.DEFINE_string("dataset", None, "Embedded dataset (digits) or TFDS image dataset by name.")
-path_flags.DEFINE_path("data_dir", None, "Folder of training images, flat or nested.")
-flags.DEFINE_string(
-    "train_split", "train", "Split of --dataset to train on, such as train or train[:60%]."
-)
-flags.DEFINE_list(
-    "tfds_classes",
-    [],
-    "Only the images of a TFDS --dataset that show an object of one of these classes, such as "
-    "cat,dog of coco/2017.",
-)
-path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
-flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
-flags.DEFINE_float("max_skipped", 0.01, "Largest share of undecodable images to go on with.")
-flags.DEFINE_float(
-    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
-)
-flags.DEFINE_integer(
-    "image_size", None, "Side of the training images, pixels; the backbone's own size if not given."
-)
-flags.DEFINE_enum(
-    "crop",
-    "pad",
-    ["pad", "resized", "window", "stretch", "none"],
-    "pad: zero border, random crop. resized: random resized crop. window: a square at a random "
-    "place, its side 7/8 of the image's. stretch: the whole image, its sides made equal.",
-)
-flags.DEFINE_float("crop_area_min", 0.08, "Smallest share of an image that a resized crop keeps.")
-flags.DEFINE_integer("padding", None, "Border of --crop=pad, pixels; image_size / 8 if not given.")
-flags.DEFINE_bool("horizontal_flip", True, "Mirror half of the images.")
-flags.DEFINE_float("color_jitter", 0.0, "Strength of brightness, contrast, saturation changes.")
-flags.DEFINE_float("hue", 0.0, "Largest turn of the colours, a share of the circle up to 0.5.")
-flags.DEFINE_float("grayscale", 0.0, "Share of images made grey.")
-flags.DEFINE_integer(
-    "crops",
-    1,
-    "Crops of an image a step. rfd, rotation: 1 for all rotations, or one each. "
-    "pirl: 2, and the transformed version has its own.",
-)
-flags.DEFINE_list("mean", None, "Channel means of pixels / 255; ImageNet's if not given.")
-flags.DEFINE_list("std", None, "Channel deviations of pixels / 255; ImageNet's if not given.")
-
-# Network.
-flags.DEFINE_string(
-    "backbone",
-    "network_in_network",
-    "six_layer, network_in_network, alexnet, resnet18, or a keras.applications "
-    "name such as mobilenet_v2.",
-)
-flags.DEFINE_multi_string(
-    "backbone_option",
-    [],
-    "Constructor option as name=value, such as width=0.5; may be repeated. weights=PLACE starts "
-    "from a .weights.h5 file, a run folder or shipped weights.",
-)
-flags.DEFINE_float(
-    "batch_norm_momentum",
-    None,
-    "Share that batch normalisation's moving statistics keep at a step; the network's own if not "
-    "given. Some networks of Keras have 0.999, which takes thousands of steps to settle.",
-    lower_bound=0.0,
-    upper_bound=1.0,
-)
-flags.DEFINE_integer(
-    "batch_size", 128, "Original images in a batch; the views are four times as many."
-)
-flags.DEFINE_enum(
-    "mixed_precision",
-    "auto",
-    ["auto", "float32", "bfloat16"],
-    "auto: bfloat16 where the hardware has it.",
-)
+config_flags.DEFINE_settings(IMAGE_SETTINGS)
 
 
-def channel_values(name: str, default: Sequence[float]) -> tuple[float, ...]:
-    """Returns the three numbers of --mean or --std."""
-    from rfd_tf.errors import UserError
-
-    given = FLAGS[name].value
-    if given is None:
-        return tuple(default)
-    try:
-        values = tuple(float(value) for value in given)
-    except ValueError:
-        values = ()
-    if (
-        len(values) != 3
-        or not all(map(math.isfinite, values))
-        or (name == "std" and min(values) <= 0)
-    ):
-        raise UserError(f"--{name} needs three numbers such as 0.5,0.5,0.5; got {','.join(given)}")
-    return values
-
-
-def normalization() -> dict[str, tuple[float, ...]]:
-    """Returns the arguments `mean` and `std` of a method."""
-    from rfd_tf import applications
-
-    return {
-        "mean": channel_values("mean", applications.IMAGENET_MEAN),
-        "std": channel_values("std", applications.IMAGENET_STD),
-    }
-
-
-def image_size() -> int:
-    """Returns the side of the training images in pixels."""
-    from rfd_tf import applications
-
-    return FLAGS.image_size or applications.default_image_size(FLAGS.backbone)
+def config():
+    """Returns the `rfd_tf.config.PretrainConfig` of these flags."""
+    return PretrainConfig.create(config_flags.given(IMAGE_SETTINGS))
 
 
 def load_source():
     """Loads the training images."""
-    from rfd_tf import data
-
-    return data.load(
-        FLAGS.dataset,
-        FLAGS.data_dir,
-        split=FLAGS.train_split,
-        tfds_dir=FLAGS.tfds_dir,
-        download=FLAGS.tfds_download,
-        max_skipped=FLAGS.max_skipped,
-        max_megapixels=FLAGS.max_megapixels,
-        **photo_flags.load_arguments(image_size()),
-        classes=FLAGS.tfds_classes,
-    )
-
-
-def augmentation():
-    """Returns the `rfd_tf.training.pretraining.Augmentation` of the flags."""
-    from rfd_tf.training import pretraining
-
-    names = {field.name for field in dataclasses.fields(pretraining.Augmentation)}
-    return pretraining.Augmentation(
-        crop_area=(FLAGS.crop_area_min, 1.0),
-        **{name: FLAGS[name].value for name in names - {"crop_area"}},
-    )
+    return config().images().train(FLAGS.tfds_download)
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:

@@ -286,7 +286,7 @@ def photo_crops(
     contents, photos = [], []
     for name in images:
         path = _path(str(name))
-        photo = _read(path, max_megapixels)
+        photo = _read(str(name), path, max_megapixels)
         _check_size(str(name), photo, size, how)
         contents.append(path.read_bytes())
         photos.append(photo)
@@ -347,20 +347,20 @@ def _path(name: str) -> Path:
     return Path(sklearn.datasets.__file__).with_name("images") / sample
 
 
-def _read(path: Path, max_megapixels: float) -> np.ndarray:
+def _read(name: str, path: Path, max_megapixels: float) -> np.ndarray:
     if not path.exists():
         hint = f"; scikit-learn's is {SAMPLE}{path.name}" if path.name in SAMPLES else ""
-        raise UserError(f"no such photograph: '{path}'{hint}")
+        raise UserError(f"no such photograph: '{name}'{hint}")
     if path.is_dir():
         raise UserError(
-            f"'{path}' is a folder, not a photograph; name its files, or train on all of them "
+            f"'{name}' is a folder, not a photograph; name its files, or train on all of them "
             "with --data_dir"
         )
     try:
         return image_files.read_rgb(path, max_megapixels)
     except Exception as error:  # Pillow raises many types on broken files
         raise UserError(
-            f"'{path}' cannot be read as an image ({image_files.reason_of(error)}); give a "
+            f"'{name}' cannot be read as an image ({image_files.reason_of(error)}); give a "
             f"{image_files.formats()}"
         ) from None
 

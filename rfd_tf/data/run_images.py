@@ -248,7 +248,7 @@ def photo_options(flags: Mapping[str, Any], image_size: int | None) -> dict[str,
     """Returns what `rfd_tf.data.photo_crops` takes from the flags of scripts/pretrain.py.
 
     Args:
-        flags: name -> value, those of `photo_flags`.
+        flags: name -> value, those that begin with `source_`.
         image_size: side of the training images, pixels.
 
     >>> photo_options({"source_crops": 100, "source_hue": 0.0}, 32)

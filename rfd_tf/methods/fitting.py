@@ -150,8 +150,8 @@ def check(method, options: dict) -> None:
 
     if isinstance(method.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise UserError(
-            "Keras' fit cannot train on several machines; use rfd_tf.training.Pretraining, or "
-            "scripts/pretrain.py with --strategy=multiworker"
+            "Keras' fit cannot train on several machines; use rfd_tf.pretrain or "
+            "rfd-tf pretrain with strategy=multiworker"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import keras
 import numpy as np
@@ -101,16 +102,16 @@ class RotationFeatureDecoupling(Method):
         projection_dimensions: int = 128,
         projection_hidden: int = 0,
         temperature: float = 0.07,
-        instance_loss: str = "nce",
-        instance_views: str = "mean",
-        negatives: str = "shared",
+        instance_loss: Literal["nce", "softmax"] = "nce",
+        instance_views: Literal["mean", "each"] = "mean",
+        negatives: Literal["shared", "per_image"] = "shared",
         num_negatives: int | None = None,
-        normalizer: str = "running",
+        normalizer: Literal["first_batch", "running", "analytic"] = "running",
         exclude_positive: bool = True,
         bank_momentum: float = 0.5,
-        bank_initialization: str = "unit",
-        bank_dtype: str = "float32",
-        distance: str = "mean_squared",
+        bank_initialization: Literal["unit", "uniform"] = "unit",
+        bank_dtype: Literal["float32", "bfloat16"] = "float32",
+        distance: Literal["mean_squared", "euclidean"] = "mean_squared",
         pu_weights=None,
         pu_gamma: float = 2.0,
         pu_start_epoch: int = 0,

@@ -204,8 +204,9 @@ def test_ten_crops_of_a_rotated_photograph_are_those_of_the_upright_one(tmp_path
     crops = batch["image"].numpy().astype(int)
     for code in range(2, 9):
         assert np.abs(crops[code - 1] - crops[0]).max() <= 1, code
-    mirrored = crops[:, [1, 0, 3, 2, 4], :, ::-1]
-    np.testing.assert_array_equal(crops[:, 5:], mirrored)
+    # (The centre of the mirrored image may lie a pixel beside the mirrored centre.)
+    mirrored = crops[:, [1, 0, 3, 2], :, ::-1]
+    np.testing.assert_array_equal(crops[:, 5:9], mirrored)
 
 
 def test_exif_behind_the_pixels_of_a_png_is_applied(tmp_path):

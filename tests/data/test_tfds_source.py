@@ -264,10 +264,8 @@ def test_a_broken_record_is_replaced_and_remembered(folder):
     source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
     records = source.records
 
-    def with_a_broken_one(seed=None, times=None):
-        return records(seed, times).map(
-            lambda i, image: (i, tf.where(i == 7, b"\x89PNG no", image))
-        )
+    def with_a_broken_one(*arguments):
+        return records(*arguments).map(lambda i, image: (i, tf.where(i == 7, b"\x89PNG no", image)))
 
     source.records = with_a_broken_one
     indices = np.concatenate([batch["index"] for batch in _batches(source, 18)])

@@ -193,7 +193,7 @@ def test_the_encoder_alone_may_see_the_fine_image():
 
 def test_every_step_draws_other_latents():
     method = _method()
-    first, second = (float(method(_batch())["discriminator_loss"]) for _ in range(2))
+    first, second = (float(method(_batch(), training=True)["discriminator_loss"]) for _ in range(2))
     assert first != second
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from absl import flags
 from script_driver import run_many, run_script
 
@@ -111,7 +110,7 @@ def session_of():
             flags.FLAGS[flag].unparse()
         flags.FLAGS(["pretrain.py", *arguments, "--output_dir=x"])
         source = pretrain.image_flags.load_source()
-        return pretrain.make_session(source, tf.distribute.get_strategy())
+        return build(source)[1]
 
     yield build
     for flag in flags.FLAGS:

@@ -5,10 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tensorflow as tf
 from absl import flags
+from built_sessions import build
 from script_driver import run_many
 
+from rfd_tf import recording
 from rfd_tf.cli import pretrain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -31,12 +32,10 @@ def parse():
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.cfg")))
 def test_a_configuration_builds_its_method(parse, name):
     parse(name)
-    pretrain.check_names()
     # Enough images for any batch and its negatives; none is read.
-    source = SimpleNamespace(num_images=40_000, name="images")
-    session = pretrain.make_session(source, tf.distribute.get_strategy())
+    config, session = build(SimpleNamespace(num_images=40_000, name="images"))
     assert session.method.trainable_variables
-    assert pretrain.unused_flags(session) == []
+    assert recording.unused(config, session) == []
     text = (CONFIGS / f"{name}.cfg").read_text()
     assert f"--flagfile=configs/{name}.cfg" in text, "the header gives the command"
 
@@ -44,18 +43,14 @@ def test_a_configuration_builds_its_method(parse, name):
 def test_batch_normalisation_may_follow_faster(parse):
     parse("study_folder_mobilenet_v2")
     source = SimpleNamespace(num_images=40_000, name="images")
-    backbone = pretrain.make_session(source, tf.distribute.get_strategy()).method.backbone
+    backbone = build(source)[1].method.backbone
     normalisations = [one for one in backbone.layers if hasattr(one, "moving_mean")]
     assert normalisations and {one.momentum for one in normalisations} == {0.9}
 
 
 def built(*arguments):
     flags.FLAGS(["pretrain.py", *arguments, "--output_dir=x"])
-    pretrain.check_names()
-    if flags.FLAGS.fidelity:
-        pretrain.follow_the_original()
-    source = SimpleNamespace(num_images=40_000, name="images")
-    return pretrain.make_session(source, tf.distribute.get_strategy())
+    return build(SimpleNamespace(num_images=40_000, name="images"))[1]
 
 
 def test_the_published_configuration_trains_as_its_header_has_it(parse):
@@ -117,7 +112,7 @@ def test_what_a_header_offers_builds(parse, name):
         assert offered in text
         parse(name, *offered.split())
         source = SimpleNamespace(num_images=40_000, name="images")
-        session = pretrain.make_session(source, tf.distribute.get_strategy())
+        session = build(source)[1]
         views = {"study_folder_six_layer": 4}.get(name, 1)
         assert session.steps_per_epoch == 40_000 * views // session.optimization.batch_size
 
@@ -151,4 +146,4 @@ def test_published_pixels_are_normalised_as_published(parse):
     }
     for name, (mean, std) in published.items():
         parse(name)
-        assert pretrain.image_flags.normalization() == {"mean": mean, "std": std}
+        assert pretrain.config().normalization() == {"mean": mean, "std": std}

@@ -5,8 +5,9 @@ import math
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from absl import flags
+from built_sessions import build
+from built_sessions import recorded as recorded_of
 
 from rfd_tf import data, methods
 from rfd_tf.cli import pretrain
@@ -108,8 +109,8 @@ def test_without_fidelity_the_record_has_what_the_method_chose(run):
 def test_flags_of_a_method_are_recorded_as_it_was_built(name):
     """Flag by flag: the default of the constructor, None for those of other methods."""
     parse(*TINY, f"--method={name}")
-    session = pretrain.make_session(data.digits(), tf.distribute.get_strategy())
-    recorded = pretrain.recorded_flags(session, {"arguments": {}})
+    config, session = build(data.digits())
+    recorded = recorded_of(config, session)
     own = methods.arguments(name)
     used = session.method.options()
     for flag in set(methods.all_arguments()) & set(flags.FLAGS) - {"pu_weights"}:
@@ -123,7 +124,7 @@ def test_flags_of_a_method_are_recorded_as_it_was_built(name):
         if recorded[flag] is not None:
             typed.append(f"--{flag}={recorded[flag]}")
     parse(*TINY, f"--method={name}", *typed)
-    again = pretrain.make_session(data.digits(), tf.distribute.get_strategy())
+    _, again = build(data.digits())
     assert json.dumps(again.settings()) == json.dumps(session.settings())
 
 

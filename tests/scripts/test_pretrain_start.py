@@ -5,8 +5,8 @@ import json
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from absl import flags
+from built_sessions import build
 from PIL import Image
 from script_driver import run_many
 
@@ -133,8 +133,8 @@ def test_a_run_resumes_when_the_weights_it_started_from_are_gone(first, tmp_path
 
 def test_shipped_weights_are_a_start():
     parse("--method=rotation", "--backbone=six_layer", "--backbone_option=weights=rfd_cifar10")
-    own, weights = pretrain.backbone_arguments()
-    session = pretrain.make_session(data.digits(), tf.distribute.get_strategy(), weights)
+    own, weights = pretrain.config().backbone_arguments()
+    _, session = build(data.digits(), weights)
     shipped, _ = applications.load_backbone("six_layer.rfd_cifar10")
     for path, value in kernels(shipped).items():
         np.testing.assert_array_equal(value, kernels(session.method.backbone)[path])
@@ -154,9 +154,9 @@ def test_a_network_of_keras_starts_from_weights_and_its_record_builds_it(tmp_pat
         f"--backbone_option=weights={path}",
         *given,
     )
-    own, weights = pretrain.backbone_arguments()
+    own, weights = pretrain.config().backbone_arguments()
     assert own == options
-    session = pretrain.make_session(data.digits(), tf.distribute.get_strategy(), weights)
+    _, session = build(data.digits(), weights)
     for name, value in kernels(model).items():
         np.testing.assert_array_equal(value, kernels(session.method.backbone)[name])
     assert session.method.backbone.get_layer("bn_Conv1").epsilon == 1e-5

@@ -1,34 +1,20 @@
 """The published program's settings against the library's defaults and the script's flags."""
 
-import ast
-from pathlib import Path
-
 import keras
 import numpy as np
 
 from rfd_tf import applications, methods
+from rfd_tf.config import PretrainConfig, method_settings, settings_of
 from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.training import fidelity
 from rfd_tf.training.pretraining import Optimization
 
-CLI = Path(__file__).resolve().parents[2] / "rfd_tf" / "cli"
 
-
-def flags():
-    """Name -> default of every flag of scripts/pretrain.py."""
-    found = {}
-    for module in ("pretrain_flags.py", "image_flags.py"):
-        for call in ast.walk(ast.parse((CLI / module).read_text(encoding="utf-8"))):
-            if isinstance(call, ast.Call) and getattr(call.func, "attr", "").startswith("DEFINE_"):
-                found[call.args[0].value] = ast.literal_eval(call.args[1])
-    return found
-
-
-def test_settings_are_flags_with_the_stated_defaults():
-    defined = flags()
+def test_settings_have_the_stated_defaults():
+    settings = {**settings_of(PretrainConfig), **method_settings()}
     for name in fidelity.flag_values():
-        assert fidelity.FIDELITY[name].default == defined[name], name
+        assert fidelity.FIDELITY[name].default == settings[name].default, name
 
 
 def test_defaults_are_those_of_the_library():
