@@ -1,4 +1,4 @@
-"""What every script shares: one way to start, one way to report a user's mistake."""
+"""What every command shares: one way to start, one way to report a user's mistake."""
 
 from __future__ import annotations
 
