@@ -457,16 +457,40 @@ class Method(keras.Model):
             **kwargs,
         )
 
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
         """Returns the mean losses over the images; what training has logged so far stays.
 
         Args:
             x: see `fit`.
-            *args, **kwargs: see `keras.Model.evaluate`.
+            y, sample_weight: have no meaning without labels.
+            batch_size, verbose, steps, callbacks, return_dict: see `keras.Model.evaluate`.
+
+        Raises:
+            UserError: labels, images whose index the method needs, or a dataset without end and no
+                steps.
         """
         logged = ops.convert_to_numpy(self.log_totals)
         try:
-            return super().evaluate(fitting.with_index(self, x), *args, **kwargs)
+            return super().evaluate(
+                fitting.with_index(self, (x, y, sample_weight), steps),
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
         finally:
             self.log_totals.assign(logged)
 
@@ -485,9 +509,6 @@ class Method(keras.Model):
 
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         variables = self.trainable_variables
-        size = batch["index"].shape[0]
-        if size is not None:
-            self.check_step(size * replicas.num_replicas())
         parts = self._parts(batch)
         gradients, outputs = None, None
         for part in parts:
@@ -525,19 +546,30 @@ class Method(keras.Model):
         return self._log(values, ops.shape(batch["index"])[0])
 
     def _parts(self, batch) -> list:
+        """Cuts a replica's batch into the parts of `gradient_accumulation`, after its checks."""
+        import tensorflow as tf
+
         count = self.gradient_accumulation
+        size = batch["index"].shape[0]
+        if size is not None:
+            fitting.check_divides(self, size)
+            self.check_step(size * replicas.num_replicas())
+        else:
+            # Known only when the step runs, as of a dataset whose last batch may be smaller.
+            size = tf.shape(batch["index"])[0]
+            problem = self.single_image_problem()
+            uneven = f"gradient_accumulation {count} must divide the images of every batch"
+            tf.debugging.assert_equal(size % count, 0, f"{uneven}; drop the remainder")
+            if problem:
+                alone = f"a batch leaves single images, and {problem}; drop the remainder"
+                images = size * replicas.num_replicas()
+                tf.debugging.assert_none_equal(images // count, 1, alone)
         if count == 1:
             return [batch]
-        size = batch["index"].shape[0]
-        if size is None or size % count:
-            raise UserError(
-                f"gradient_accumulation {count} must divide the {size} images a replica gets; "
-                "choose another batch_size or gradient_accumulation"
-            )
         step = size // count
         return [
-            {name: value[start : start + step] for name, value in batch.items()}
-            for start in range(0, size, step)
+            {name: value[part * step : (part + 1) * step] for name, value in batch.items()}
+            for part in range(count)
         ]
 
     def _log(self, values, images) -> dict:

@@ -57,11 +57,14 @@ def fit(
     """
     check(method, options)
     epochs, first = options["epochs"], options["initial_epoch"]
-    batches = batches_of(method, x, batch_size, steps_per_epoch, options["shuffle"], first)
+    shuffle = options["shuffle"] or chooses_order
+    batches = batches_of(method, x, batch_size, steps_per_epoch, shuffle, first)
     if not isinstance(batches.x, Mapping):
         options["shuffle"] = False  # datasets have an order of their own; Keras warns otherwise
     if options["validation_data"] is not None:
-        options["validation_data"] = with_index(method, options["validation_data"])
+        options["validation_data"] = with_index(
+            method, options["validation_data"], options.get("validation_steps"), "validation_steps"
+        )
     if chooses_order and batches.stream is None:
         raise UserError(
             f"{type(method).__name__} chooses the images of each epoch, which x of type "
@@ -71,7 +74,7 @@ def fit(
     if first == 0 and method.fill_bank and _untrained(method):
         fill_memory_bank(method, batches)
     images = batches.stream.images if batches.stream is not None else None
-    if not chooses_order:
+    if not chooses_order or first >= epochs:
         begin = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: method.begin_epoch(epoch, images)
         )
@@ -167,7 +170,7 @@ def batches_of(
     from rfd_tf.data import training_stream
 
     stream = training_stream.stream_of(x)
-    if stream is None and shuffle and steps_per_epoch is None:
+    if stream is None and shuffle:
         stream = _stream_of_array(method, x, batch_size)
     if stream is not None:
         check_images(method, stream.image_size, stream.source.num_images)
@@ -181,17 +184,19 @@ def batches_of(
     if _is_images(x):
         x = {"image": x, "index": np.arange(len(x))}
     if isinstance(x, Mapping):
-        size = batch_size or _DEFAULT_BATCH_SIZE
-        check_images(method, np.shape(x["image"])[-2], len(x["index"]))
+        size, count = batch_size or _DEFAULT_BATCH_SIZE, len(x["index"])
+        check_images(method, np.shape(x["image"])[-2], count)
+        # (The last batch of an epoch has what is left.)
+        for images in {min(size, count), count % size} - {0}:
+            check_divides(method, images)
+            method.check_step(images)
 
         def parts():
-            for start in range(0, len(x["index"]), size):
+            for start in range(0, count, size):
                 yield {name: value[start : start + size] for name, value in x.items()}
 
         return Batches(dict(x), batch_size, steps_per_epoch, parts)
-    steps = _number_of_batches(x)
-    if steps == float("inf") and steps_per_epoch is None:
-        raise UserError("the dataset has no end; give fit steps_per_epoch")
+    check_end(x, steps_per_epoch, "give fit steps_per_epoch")
     again = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
     return Batches(
         x,
@@ -242,8 +247,38 @@ def check_images(method, size: int, count: int) -> None:
         )
 
 
-def with_index(method, data):
-    """Validation data with an index where it lacks one and the method needs none."""
+def check_divides(method, images: int) -> None:
+    """Raises a `UserError` unless `gradient_accumulation` divides the images of a batch."""
+    if images % method.gradient_accumulation:
+        raise UserError(
+            f"gradient_accumulation {method.gradient_accumulation} must divide the {images} images "
+            "of a batch; choose another batch_size or gradient_accumulation"
+        )
+
+
+def check_end(x, steps: int | None, way_out: str) -> None:
+    """Raises a `UserError` for a dataset without end, unless steps are given."""
+    if steps is None and _number_of_batches(x) == float("inf"):
+        raise UserError(f"the dataset has no end; {way_out}")
+
+
+def with_index(method, data, steps: int | None = None, name: str = "steps"):
+    """Validation data with an index where it lacks one and the method needs none.
+
+    Args:
+        method: a `Method`.
+        data: see `Method.fit`.
+        steps: batches to take of a dataset, all if None.
+        name: of the argument that gives them.
+
+    Raises:
+        UserError: labels, images whose index the method needs, or a dataset without end.
+    """
+    if isinstance(data, tuple):
+        data, *labels = data
+        if any(each is not None for each in labels):
+            raise UserError(f"{type(method).__name__} learns without labels; give images alone")
+    check_end(data, steps, f"give source.eval_dataset(...), or {name}")
     if _is_images(data):
         data = {"image": data}
     if not isinstance(data, Mapping) or "index" in data:
@@ -296,8 +331,7 @@ def images_of(x, steps: int | None = None):
     Raises:
         UserError: an endless dataset, and no steps.
     """
-    if steps is None and _number_of_batches(x) == float("inf"):
-        raise UserError("the dataset has no end; give predict source.eval_dataset(...)")
+    check_end(x, steps, "give predict source.eval_dataset(...), or steps")
     if hasattr(x, "element_spec"):
         return x.map(lambda *data: _image_of(data[0] if len(data) == 1 else data))
     return _image_of(x)

@@ -241,6 +241,18 @@ def generator():
         ("rfd", {"x": source().images[:8]}, "num_images=24, and there are 8"),
         ("rfd", {"x": generator(), "steps_per_epoch": 2}, "can be read only once"),
         ("rfd", {"x": source().images, "validation_data": source().images[:2]}, "'index'"),
+        (
+            "rotation",
+            {"x": batches(), "validation_data": batches()},
+            "no end; give source.eval_dataset.*validation_steps",
+        ),
+        (
+            "rotation",
+            {"x": batches(), "validation_data": (source().images, np.zeros(COUNT))},
+            "without labels",
+        ),
+        # Of 24 images a batch of 23 leaves one, on which batch normalisation learns nothing.
+        ("bigan", {"x": source().images / 1.0, "batch_size": 23}, "single images"),
         ("rotation", {"x": batches().map(lambda batch: batch)}, "steps_per_epoch"),
         (
             "deepcluster",
@@ -252,6 +264,47 @@ def generator():
 def test_what_fit_cannot_do_is_refused(name, arguments, message):
     with pytest.raises(UserError, match=message):
         make(name).fit(**arguments, verbose=0)
+
+
+def test_evaluate_refuses_a_dataset_without_end_unless_steps_are_given():
+    method = make("rotation")
+    with pytest.raises(UserError, match="no end; give source.eval_dataset.*steps"):
+        method.evaluate(batches(), verbose=0)
+    assert np.isfinite(method.evaluate(batches(), steps=2, verbose=0)).all()
+    with pytest.raises(UserError, match="without labels"):
+        method.evaluate(source().images, np.zeros(COUNT), verbose=0)
+
+
+@pytest.mark.parametrize("options", [{"steps_per_epoch": 2}, {"shuffle": False}])
+def test_deepcluster_takes_an_array_however_it_is_to_be_read(options):
+    method = make("deepcluster")
+    method.fit(source().images, batch_size=BATCH, verbose=0, **options)
+    assert int(method.optimizer.iterations) == options.get("steps_per_epoch", STEPS)
+
+
+def test_fit_without_an_epoch_to_train_changes_nothing():
+    method = make("deepcluster")
+    before = method.get_weights()
+    history = method.fit(source().images, initial_epoch=1, epochs=1, verbose=0)
+    assert not history.history
+    for a, b in zip(method.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_batches_of_unknown_size_are_accumulated_and_checked():
+    images = {"image": source().images / np.float32(1), "index": np.arange(COUNT)}
+    whole, parts = (make("rotation", gradient_accumulation=count) for count in (1, 2))
+    for method in (whole, parts):
+        method.fit(images, batch_size=BATCH, shuffle=False, verbose=0)
+        assert int(method.optimizer.iterations) == STEPS
+    with pytest.raises(UserError, match="gradient_accumulation 2 must divide the 9 images"):
+        parts.fit(images, batch_size=9, verbose=0)
+    odd = tf.data.Dataset.from_tensor_slices(images).batch(9)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must divide the images of every"):
+        parts.fit(odd, verbose=0)
+    left = tf.data.Dataset.from_tensor_slices(images).batch(23)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="leaves single images"):
+        make("bigan").fit(left, verbose=0)
 
 
 def test_a_dataset_of_ones_own_trains_too():
