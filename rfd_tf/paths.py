@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from rfd_tf.errors import UserError
+from rfd_tf.text import file_name_from_text, same_name_forms
 
 
 def expanded(path: str | os.PathLike) -> Path:
@@ -30,3 +31,28 @@ def absolute(path: str | os.PathLike) -> Path:
     True
     """
     return Path(os.path.abspath(expanded(path)))
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether there is such a file, also for names that no file can have.
+
+    >>> is_file(Path("a\\0b"))
+    False
+    """
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
+def found_file(folder: Path, name: str) -> Path | None:
+    """Returns the file that a list or an annotation names; None where there is none.
+
+    The text may come from a system that stores accents in another Unicode form, or hold a name
+    that is no UTF-8 as `rfd_tf.text.file_name_to_text` writes it.
+
+    >>> found_file(Path("no/such/folder"), "a.jpg") is None
+    True
+    """
+    forms = dict.fromkeys((*same_name_forms(name), file_name_from_text(name)))
+    return next((folder / form for form in forms if is_file(folder / form)), None)
