@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 from rfd_tf.errors import UserError
+from rfd_tf.text import file_name_from_text, same_name_forms
 
 
 def expanded(path: str | os.PathLike) -> Path:
@@ -51,3 +52,28 @@ def shared_folders(name: str) -> tuple[Path, ...]:
     # (Another package may have put a folder of this name beside the installed one.)
     checkout = [top / name] if (top / "setup.cfg").is_file() else []
     return tuple(dict.fromkeys([*checkout, *installed]))
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether there is such a file, also for names that no file can have.
+
+    >>> is_file(Path("a\\0b"))
+    False
+    """
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+
+def found_file(folder: Path, name: str) -> Path | None:
+    """Returns the file that a list or an annotation names; None where there is none.
+
+    The text may come from a system that stores accents in another Unicode form, or hold a name
+    that is no UTF-8 as `rfd_tf.text.file_name_to_text` writes it.
+
+    >>> found_file(Path("no/such/folder"), "a.jpg") is None
+    True
+    """
+    forms = dict.fromkeys((*same_name_forms(name), file_name_from_text(name)))
+    return next((folder / form for form in forms if is_file(folder / form)), None)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rfd_tf.data.voc import VocImage, VocSet, is_file
+from rfd_tf.data.voc import VocImage, VocSet
 from rfd_tf.errors import UserError, shown, unknown
-from rfd_tf.paths import absolute, expanded
-from rfd_tf.text import file_name_to_text, read_text, same_form, same_name_forms
+from rfd_tf.paths import absolute, expanded, found_file
+from rfd_tf.text import file_name_to_text, read_text, same_form
 
 _MOST_SIDE = 1_000_000  # pixels, more than any picture format but one allows
 
@@ -105,7 +105,7 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
         return None
     if Path(name).name != name:
         raise UserError(f"'{path}' names the picture '{shown(name)}', which is no file name")
-    found = next((form for form in same_name_forms(name) if is_file(folder / form)), None)
+    found = found_file(folder, name)
     if found is None:
         raise UserError(f"no picture '{shown(folder / name)}', which '{path}' names")
     with np.errstate(over="ignore"):  # what is too large for the type leaves the picture, too
@@ -120,7 +120,7 @@ def _image(path, folder, picture, objects, categories, names) -> VocImage | None
     corners = np.clip(corners, 0, np.array([width, height] * 2, np.float32))
     return VocImage(
         file_name_to_text(Path(name).stem),
-        folder / found,
+        found,
         width,
         height,
         corners,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import numpy as np
 from rfd_tf.data import image_files
 from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, shown, unknown
-from rfd_tf.paths import absolute
-from rfd_tf.text import file_name_to_text, read_text, same_form, same_name_forms
+from rfd_tf.paths import absolute, found_file
+from rfd_tf.text import file_name_to_text, read_text, same_form
 
 #: The classes of PASCAL VOC, in the order of its palette masks (background, 0, comes before them).
 VOC_CLASSES = (
@@ -46,6 +47,7 @@ _SUFFIXES = (
     *(".jp2", ".ppm", ".pgm", ".heic", ".heif"),
 )
 _SUFFIXES += tuple(suffix.upper() for suffix in _SUFFIXES)
+_COLUMN = re.compile(r"\s+[-+]?[01]$")  # of a list: whether the picture shows a class
 _NAMED = 10  # names listed in a message
 
 
@@ -135,11 +137,8 @@ def voc_folder(
     annotations = _folder(root, ("Annotations", "annotations"), "annotations")
     class_names = None if class_names is None else tuple(map(same_form, class_names))
     read = []
-    for name in names or _stems(annotations, "*.xml"):
-        path = annotations / f"{name}.xml"
-        if not is_file(path):
-            raise UserError(f"no annotation '{shown(path)}' of a picture that is listed")
-        read.append((name, path, *_read_xml(path)))
+    for path in _listed_files(annotations, names, ".xml", "annotation"):
+        read.append((path.stem, path, *_read_xml(path)))
     if not read:
         raise UserError(f"'{annotations}' holds no .xml file")
     found = sorted({label for *_, objects in read for label, _, _ in objects})
@@ -326,19 +325,36 @@ def _names(root: Path, split: str | None, masks: bool) -> list[str] | None:
     if split is None:
         return None
     folder = root / "ImageSets" / ("Segmentation" if masks else "Main")
-    path = folder / f"{split}.txt"
-    if not is_file(path):
+    path = found_file(folder, f"{split}.txt")
+    if path is None:
         lists = _stems(folder, "*.txt") if folder.is_dir() else []
-        raise UserError(f"no list '{path}'; there {'are' if lists else 'is'} {_listed(lists)}")
-    # Lists of one class carry a second column; the name comes first.
-    lines = read_text(path, "the list").splitlines()
-    names = [line.split()[0] for line in lines if line.split()]
-    if not names:
+        wanted = shown(folder / f"{split}.txt")
+        raise UserError(f"no list '{wanted}'; there {'are' if lists else 'is'} {_listed(lists)}")
+    lines = [line.strip() for line in read_text(path, "the list").split("\n")]
+    lines = [line for line in lines if line]
+    if not lines:
         raise UserError(f"the list '{path}' is empty")
-    for name in names:
-        if Path(name).name != name:
-            raise UserError(f"the list '{path}' names '{shown(name)}', which is no file name")
-    return names
+    for line in lines:
+        if Path(line).name != line:
+            raise UserError(
+                f"the list '{path}' names '{shown(line.split()[0])}', which is no file name"
+            )
+    return lines
+
+
+def _listed_files(folder: Path, lines: list[str] | None, suffix: str, what: str) -> Iterator[Path]:
+    """Yields the files that a list names; all visible ones of the folder without a list."""
+    if lines is None:
+        yield from (folder / f"{stem}{suffix}" for stem in _stems(folder, f"*{suffix}"))
+    for line in lines or ():
+        # Lists of one class carry a second column; a name may hold spaces itself.
+        names = dict.fromkeys((line, line.rsplit(maxsplit=1)[0], line.split()[0]))
+        found = (found_file(folder, f"{name}{suffix}") for name in names)
+        path = next((path for path in found if path is not None), None)
+        if path is None:
+            wanted = folder / f"{_COLUMN.sub('', line)}{suffix}"
+            raise UserError(f"no {what} '{shown(wanted)}' of a picture that is listed")
+        yield path
 
 
 def _masked(
@@ -347,23 +363,12 @@ def _masked(
     masks = _folder(root, ("SegmentationClass", "masks"), "masks")
     images = []
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
-    for name in names or _stems(masks, "*.png"):
-        mask = masks / f"{name}.png"
-        if not is_file(mask):
-            raise UserError(f"no mask '{shown(mask)}' of a picture that is listed")
-        picture = _picture(pictures, name)
-        images.append(VocImage(file_name_to_text(name), picture, 0, 0, *nothing, mask=mask))
+    for mask in _listed_files(masks, names, ".png", "mask"):
+        picture = _picture(pictures, mask.stem)
+        images.append(VocImage(file_name_to_text(mask.stem), picture, 0, 0, *nothing, mask=mask))
     if not images:
         raise UserError(f"'{masks}' holds no .png file")
     return VocSet(_name(root, None), tuple(images), class_names)
-
-
-def is_file(path: Path) -> bool:
-    """Tells whether there is such a file, of names too that no file can have."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or with a zero byte
-        return False
 
 
 def _picture(folder: Path, name: str, filename: str = "") -> Path:
@@ -371,9 +376,8 @@ def _picture(folder: Path, name: str, filename: str = "") -> Path:
     candidates = [filename] if filename and Path(filename).name == filename else []
     candidates += [name + suffix for suffix in _SUFFIXES]
     for candidate in candidates:
-        for form in same_name_forms(candidate):
-            if is_file(folder / form):
-                return folder / form
+        if (found := found_file(folder, candidate)) is not None:
+            return found
     raise UserError(f"no picture of '{shown(name)}' in '{folder}' ({', '.join(_SUFFIXES[:4])})")
 
 

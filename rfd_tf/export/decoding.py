@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from rfd_tf.data.decode import decode_webp, evaluation_transform, to_uint8
 
-# An application segment of a JPEG holds 64 KiB at most, and Exif is among the first.
-_HEAD_BYTES = 1 << 16
+# A segment of a JPEG holds 64 KiB at most: an Exif block cannot point further.
+_MOST_BYTES = 1 << 16
 _EXIF = (0x45, 0x78, 0x69, 0x66, 0, 0)
 _ORIENTATION_TAG = 0x0112
+_SHORT, _LONG = 3, 4
+_START_OF_SCAN = 0xDA
 _NOWHERE = -1
 _ENTRY_BYTES = 12
 _MOST_ENTRIES = 512
@@ -166,7 +168,7 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     )
     # (A position behind the end would be an error.)
     inside = tf.clip_by_value(start, 0, tf.strings.length(encoded))
-    value = _orientation(tf.strings.substr(encoded, inside, _HEAD_BYTES))
+    value = _orientation(tf.strings.substr(encoded, inside, _MOST_BYTES))
     known = tf.logical_and(tf.not_equal(start, _NOWHERE), tf.logical_and(value >= 1, value <= 8))
     return tf.where(known, value, 1)
 
@@ -196,21 +198,20 @@ def _in_webp(encoded: tf.Tensor) -> tf.Tensor:
 
 def _bytes_of(head: tf.Tensor):
     """Returns a function from positions to the bytes there, zeros behind the end."""
-    values = tf.cast(tf.io.decode_raw(head, tf.uint8), tf.int32)
     # Behind the end there are zeros: no position read from a damaged file leads outside.
-    values = tf.concat([values, tf.zeros([1], tf.int32)], axis=0)
+    values = tf.io.decode_raw(tf.strings.join([head, b"\0"]), tf.uint8)
     last = tf.size(values) - 1
 
     def byte(position: tf.Tensor) -> tf.Tensor:
         inside = tf.logical_and(position >= 0, position < last)
-        return tf.gather(values, tf.where(inside, position, last))
+        return tf.cast(tf.gather(values, tf.where(inside, position, last)), tf.int32)
 
     return byte
 
 
 def _in_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     """Returns where the TIFF header of a JPEG's Exif segment stands."""
-    byte = _bytes_of(tf.strings.substr(encoded, 0, _HEAD_BYTES))
+    byte = _bytes_of(encoded)
 
     def is_exif(segment: tf.Tensor) -> tf.Tensor:
         signature = byte(segment + 4 + tf.range(len(_EXIF)))
@@ -220,8 +221,7 @@ def _in_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
     def is_other(segment: tf.Tensor) -> tf.Tensor:
         marker = byte(segment + 1)
-        application = tf.logical_and(marker >= 0xE0, marker <= 0xEF)
-        skippable = tf.logical_or(application, tf.equal(marker, 0xFE))
+        skippable = tf.logical_and(marker >= 0xC0, tf.not_equal(marker, _START_OF_SCAN))
         here = tf.logical_and(tf.equal(byte(segment), 0xFF), skippable)
         return tf.logical_and(here, tf.logical_not(is_exif(segment)))
 
@@ -244,12 +244,16 @@ def _orientation(head: tf.Tensor) -> tf.Tensor:
 
     def long(position: tf.Tensor) -> tf.Tensor:
         low, high = short(position), short(position + 2)
-        # Only the first 64 KiB are looked at, so that the upper half has to be zero.
+        # (Larger numbers lead outside.)
         value, rest = tf.where(little, low, high), tf.where(little, high, low)
-        return tf.where(tf.equal(rest, 0), value, _HEAD_BYTES)
+        return tf.where(tf.equal(rest, 0), value, _MOST_BYTES)
 
     directory = tiff + long(tiff + 4)
     count = tf.minimum(short(directory), _MOST_ENTRIES)
     entries = directory + 2 + _ENTRY_BYTES * tf.range(count)
-    found = tf.equal(short(entries), _ORIENTATION_TAG)
-    return tf.reduce_max(tf.where(found, short(entries + 8), 0))
+    kind, numbers = short(entries + 2), long(entries + 4)
+    # (More numbers than fit in here stand elsewhere: no orientation has them.)
+    of_short = tf.logical_and(tf.equal(kind, _SHORT), numbers <= 2)
+    of_long = tf.logical_and(tf.equal(kind, _LONG), numbers <= 1)
+    value = tf.where(of_short, short(entries + 8), tf.where(of_long, long(entries + 8), 0))
+    return tf.reduce_max(tf.where(tf.equal(short(entries), _ORIENTATION_TAG), value, 0))

@@ -1,5 +1,8 @@
 """Annotations in VOC's layout: what is read, and every fault by the name of its file."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -239,3 +242,25 @@ def test_pictures_are_found_in_the_form_of_another_file_system(folder):
     text = xml(("dog", (1, 1, 20, 10), False)).replace("x.jpg", "cafe\u0301.jpg")
     (folder / "Annotations" / "d.xml").write_text(text, encoding="utf-8")
     assert voc.voc_folder(folder, "test").images[0].image.name == "caf\u00e9.jpg"
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_lists_name_files_in_any_form(folder, masks):
+    odd = os.fsdecode(b"caf\xe9")
+    (folder / "SegmentationClass").mkdir()
+    (folder / "ImageSets/Segmentation").mkdir()
+    names = ["cafe\u0301", "my photo", "my photo 1", odd]
+    for name in names:
+        shutil.copy(folder / "JPEGImages" / "a.jpg", folder / "JPEGImages" / f"{name}.jpg")
+        Image.new("P", (20, 10)).save(folder / "SegmentationClass" / f"{name}.png")
+        text = xml(("dog", (1, 1, 20, 10), False))
+        (folder / "Annotations" / f"{name}.xml").write_text(text)
+    kind = "Segmentation" if masks else "Main"
+    path = folder / "ImageSets" / kind / "cafe\u0301.txt"
+    path.write_text("caf\u00e9\nmy photo\nmy photo -1\nmy photo 1\ncaf\\xe9  1\n", "utf-8")
+    found = voc.voc_folder(folder, "caf\u00e9", masks=masks).images
+    stems = [names[0], "my photo", "my photo", "my photo 1", odd]
+    assert [image.image.stem for image in found] == stems
+    path.write_text("her photo  1\n")
+    with pytest.raises(UserError, match=r"her photo\.(xml|png)' of a picture that is listed"):
+        voc.voc_folder(folder, "cafe\u0301", masks=masks)

@@ -1,11 +1,12 @@
 import io
+import struct
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf.data import evaluation_dataset, image_folder
+from rfd_tf.data import evaluation_dataset, image_files, image_folder
 from rfd_tf.data.decode import evaluation_transform
 from rfd_tf.data.image_files import to_rgb
 from rfd_tf.export.decoding import decode, exif_orientation, pixels_from_bytes
@@ -98,6 +99,28 @@ def test_no_or_damaged_exif_means_upright():
         assert orientation_in_graph(other).numpy() == 1
     for length in range(start - 8, start + 30, 3):
         assert orientation_in_graph(file[:length]).numpy() == 1
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")
+@pytest.mark.parametrize("endian", ["<", ">"])
+def test_odd_exif_blocks_are_read_as_in_training(endian):
+    photo = encoded(PHOTO, "JPEG")
+    comment = b"\xff\xfe" + struct.pack(">H", 65535) + bytes(65533)
+    quantisation = photo.index(b"\xff\xdb")
+    for kind, count in ((1, 1), (1, 2), (3, 1), (3, 2), (4, 1), (4, 2)):
+        value = b"\6\0\0\0" if kind == 1 else struct.pack(endian + " HI"[kind - 2], 6)
+        entry = struct.pack(endian + "HHI", 0x0112, kind, count) + value.ljust(4, b"\0")
+        start = struct.pack(endian + "HI", 42, 8) + struct.pack(endian + "H", 1)
+        block = b"Exif\0\0" + {"<": b"II", ">": b"MM"}[endian] + start + entry + bytes(4)
+        block = b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+        for content in (
+            photo[:2] + block + photo[2:],
+            photo[:2] + 2 * comment + block + photo[2:],
+            photo[:quantisation] + block + photo[quantisation:],
+        ):
+            wanted = image_files.header_of_bytes(content).orientation
+            assert wanted == (6 if kind == 3 or (kind, count) == (4, 1) else 1)
+            assert int(orientation_in_graph(content)) == wanted, (kind, count)
 
 
 def test_turned_photographs_come_out_upright():
