@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import os
-import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data import augment
-from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.decode import (
     KINDS,
     decode,
@@ -23,11 +22,13 @@ from rfd_tf.data.decode import (
     kind_of,
     shape_of,
 )
-from rfd_tf.data.folder import FolderSource
-from rfd_tf.data.photo_sampling import cutter
-from rfd_tf.data.photos import PhotoSource
 from rfd_tf.data.recipe import Batch, Recipe
-from rfd_tf.data.tfds_source import TfdsSource
+
+if TYPE_CHECKING:  # the sources import this module to read themselves
+    from rfd_tf.data.base import ArraySource, Source
+    from rfd_tf.data.folder import FolderSource
+    from rfd_tf.data.photos import PhotoSource
+    from rfd_tf.data.tfds_source import RecordSource
 
 _STEPS_AT_ONCE = 2
 Transform = Callable[..., tf.Tensor]  # of images, their size, and an image's EXIF orientation
@@ -134,18 +135,6 @@ def _one_step(
 
 # Arrays ------------------------------------------------------------------------------------------
 
-# One tensor per source, however many datasets read from it.
-_tensors: weakref.WeakKeyDictionary[ArraySource, tf.Tensor] = weakref.WeakKeyDictionary()
-
-
-def tensor_of(source: ArraySource) -> tf.Tensor:
-    """Returns the source's pixels as a tensor on the host."""
-    if source not in _tensors:
-        with tf.device("/CPU:0"):
-            # Identity leaves behind the second copy that a tensor made from an array holds on to.
-            _tensors[source] = tf.identity(tf.convert_to_tensor(source.images))
-    return _tensors[source]
-
 
 def _augmented(batch: tf.Tensor, draws: Batch, recipe: Recipe) -> tf.Tensor:
     """Augments images of one size, `[local_size * crops, H, W, 3]`."""
@@ -159,7 +148,7 @@ def _augmented(batch: tf.Tensor, draws: Batch, recipe: Recipe) -> tf.Tensor:
 
 
 def train_on_array(source: ArraySource, recipe: Recipe) -> tf.data.Dataset:
-    images = tensor_of(source)
+    images = source.tensor
 
     def make(step: tf.Tensor) -> Batch:
         index, view = recipe.examples(step, source.num_images)
@@ -185,7 +174,7 @@ def evaluate_array(
     indices: np.ndarray | None = None,
     transform: Transform = evaluation_transform,
 ) -> tf.data.Dataset:
-    images = tensor_of(source)
+    images = source.tensor
 
     def make(index: tf.Tensor) -> Batch:
         batch = transform(tf.gather(images, index), image_size)
@@ -200,7 +189,7 @@ def evaluate_array(
 
 def _cut(source: PhotoSource, index: tf.data.Dataset) -> tf.data.Dataset:
     """Makes of a dataset of indices one of `(index, crop)`, several crops at a time."""
-    make = cutter(source)
+    make = source.cutter
     pieces = index.batch(make.at_once).map(
         lambda some: (some, make(some)), num_parallel_calls=_calls(), deterministic=True
     )
@@ -208,7 +197,7 @@ def _cut(source: PhotoSource, index: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def train_on_photos(source: PhotoSource, recipe: Recipe) -> tf.data.Dataset:
-    cutter(source)  # made here, outside the functions that TensorFlow traces
+    _ = source.cutter  # made here, outside the functions that TensorFlow traces
 
     def make(step: tf.Tensor) -> tf.data.Dataset:
         draws = recipe.draws(step)
@@ -389,7 +378,7 @@ def evaluate_files(
 
 
 def _load_record(
-    source: TfdsSource,
+    source: RecordSource,
     recipe: Recipe,
     contents: tf.Tensor,
     draws: tf.Tensor | None = None,
@@ -403,7 +392,7 @@ def _load_record(
     return _decode_windows(contents, kind, window, mirrored, recipe.image_size, KINDS)
 
 
-def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
+def train_on_records(source: RecordSource, recipe: Recipe) -> tf.data.Dataset:
     per_epoch = recipe.steps_per_epoch
     first_epoch, done = divmod(recipe.start_step, per_epoch)
     failures = Failures(source)
@@ -445,7 +434,7 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
 
 
 def evaluate_records(
-    source: TfdsSource,
+    source: RecordSource,
     image_size: int,
     batch_size: int,
     indices: np.ndarray | None = None,
@@ -468,17 +457,3 @@ def evaluate_records(
         wanted = tf.constant(wanted)
         records = records.filter(lambda index, _: tf.gather(wanted, index))
     return _parallel(records.batch(batch_size), make, True)
-
-
-TRAIN = {
-    ArraySource: train_on_array,
-    FolderSource: train_on_files,
-    PhotoSource: train_on_photos,
-    TfdsSource: train_on_records,
-}
-EVALUATE = {
-    ArraySource: evaluate_array,
-    FolderSource: evaluate_files,
-    PhotoSource: evaluate_photos,
-    TfdsSource: evaluate_records,
-}
