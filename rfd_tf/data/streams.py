@@ -236,20 +236,20 @@ def _by_image(rows: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     return tf.reshape(rows, [-1, recipe.crops, rows.shape[1]])
 
 
-def _take_mirrored(draws: Batch, lying: tf.Tensor | bool = False) -> tf.Tensor:
-    """Takes out of `draws` which crops to mirror, for `decode_windows`.
+def _mirrored(draws: Batch, lying: tf.Tensor | bool = False) -> tf.Tensor:
+    """Returns which crops to mirror as they are decoded, for `decode_windows`.
 
     Each image is mirrored as it is loaded, side by side with others, which is faster than in the
-    finished batch.
+    finished batch; `Recipe.finish` is then called with `mirrored=True`.
 
     Args:
-        draws: of a step; `"flip"`, bool `[n * crops]`, is removed where it is there.
+        draws: of a step, with `"flip"`, bool `[n * crops]`, where any are mirrored.
         lying: bool `[n * crops]`, the crops that lie on their side as stored.
 
     Returns:
         bool `[n * crops, 2]`: whether upside down, whether left to right, as stored.
     """
-    flip = draws.pop("flip", tf.zeros(tf.shape(draws["window"])[:1], tf.bool))
+    flip = draws.get("flip", tf.zeros(tf.shape(draws["window"])[:1], tf.bool))
     return tf.stack([flip & lying, flip & tf.logical_not(lying)], axis=1)
 
 
@@ -282,7 +282,7 @@ class _Files:
         """Chooses windows of images as they are seen, in the pixels as they are stored.
 
         Returns:
-            int32 `[n, 4]`, and bool `[n, 2]`, see `_take_mirrored`; `[n, crops, ...]` where there
+            int32 `[n, 4]`, and bool `[n, 2]`, see `_mirrored`; `[n, crops, ...]` where there
             are several crops.
         """
         each = self._windows(recipe.each_crop(index), draws, recipe)
@@ -294,14 +294,14 @@ class _Files:
         sizes = tf.gather(self.sizes, index)
         if not self.turned:
             windows = recipe.windows(draws["window"], sizes[:, 0], sizes[:, 1])
-            return windows, _take_mirrored(draws)
+            return windows, _mirrored(draws)
         # From orientation 5 on height and width change places. The other turns need no thought: a
         # window is as likely as its mirror image.
         lying = tf.gather(self.orientations, index) >= 5
         seen = tf.where(lying[:, None], sizes[:, ::-1], sizes)
         windows = recipe.windows(draws["window"], seen[:, 0], seen[:, 1])
         windows = tf.where(lying[:, None], tf.gather(windows, [1, 0, 3, 2], axis=1), windows)
-        return windows, _take_mirrored(draws, lying)
+        return windows, _mirrored(draws, lying)
 
     def upright(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """Rotates windows of images, square, `[n, S, S, 3]`, to how they are seen."""
@@ -341,7 +341,8 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
             images = _crops(images, recipe)
             if "window" in draws:
                 images = files.upright(images, recipe.each_crop(index))
-            return recipe.batch(recipe.finish(images, draws), index, view)
+            images = recipe.finish(images, draws, mirrored="window" in draws)
+            return recipe.batch(images, index, view)
 
         load = functools.partial(files.load, recipe.image_size, transform=recipe.whole)
         return _one_step(step, index, rows, load, finish, failures)
@@ -418,11 +419,12 @@ def train_on_records(source: RecordSource, recipe: Recipe) -> tf.data.Dataset:
         draws = recipe.draws(step)
         rows = (contents,)
         if "window" in draws:
-            mirrored = _take_mirrored(draws)
+            mirrored = _mirrored(draws)
             rows = (contents, _by_image(draws["window"], recipe), _by_image(mirrored, recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
-            return recipe.batch(recipe.finish(_crops(images, recipe), draws), index, view)
+            images = recipe.finish(_crops(images, recipe), draws, mirrored="window" in draws)
+            return recipe.batch(images, index, view)
 
         load = functools.partial(_load_record, source, recipe)
         return _one_step(step, index, rows, load, finish, failures)
