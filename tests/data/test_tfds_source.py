@@ -263,8 +263,8 @@ def test_a_broken_record_is_replaced_and_remembered(folder):
     source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
     records = source.records
 
-    def with_a_broken_one(seed=None, times=None):
-        return records(seed, times).map(
+    def with_a_broken_one(seed=None, times=None, views=1):
+        return records(seed, times, views).map(
             lambda i, image: (i, tf.where(i == 7, b"\x89PNG no", image))
         )
 
