@@ -312,16 +312,9 @@ class Method(keras.Model):
         optimizer = getattr(self, "optimizer", None)
         if optimizer is None or not optimizer.built:
             return
-        trained = [id(variable) for variable in self.trainable_variables]
-        state = {id(variable) for variable in optimizer.variables}
-        for kept in vars(optimizer).values():
-            # What an optimizer keeps for each variable, it keeps in a list of their order.
-            if not isinstance(kept, list) or len(kept) != len(trained):
-                continue
-            for variable in variables:
-                slot = kept[trained.index(id(variable))]
-                if id(slot) in state and slot.shape == variable.shape:
-                    slot.assign(np.zeros(slot.shape, "float32"))
+        for variable in variables:
+            for slot in _optimizer_slots(optimizer, variable, self.trainable_variables):
+                slot.assign(np.zeros(slot.shape, "float32"))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of the losses in `y_pred`, the dict that `call` returned."""
@@ -591,3 +584,24 @@ def _add(total, values):
     return [
         b if a is None else a if b is None else a + b for a, b in zip(total, values, strict=True)
     ]
+
+
+def _optimizer_slots(optimizer, variable, trained) -> list[keras.Variable]:
+    """What an optimizer keeps of a weight, in the weight's shape, such as its momentum.
+
+    `Optimizer.add_variable_from_reference` of Keras begins the name of such a variable with the
+    path of the weight. Weights of one path have theirs in their own order.
+    """
+
+    def prefix(weight) -> str:
+        return weight.path.replace("/", "_") + "_"
+
+    own = prefix(variable)
+    longer = tuple(prefix(one) for one in trained if len(prefix(one)) > len(own))
+    twins = [one for one in trained if prefix(one) == own]
+    place = next(number for number, one in enumerate(twins) if one is variable)
+    named: dict[str, list] = {}
+    for slot in optimizer.variables:
+        if slot.name.startswith(own) and not slot.name.startswith(longer):
+            named.setdefault(slot.name, []).append(slot)
+    return [slots[place] for slots in named.values() if slots[place].shape == variable.shape]
