@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -56,6 +56,8 @@ class Method(keras.Model):
             other, to train with less memory. Batch normalisation sees each part by itself.
         fill_bank: whether `fit` fills the memory bank, where there is one, by a forward pass
             before the first step.
+        added_losses: for the constructor of a method that extends another: the weights of the
+            losses that its `call` adds to the other's, by name.
 
     `compile(optimizer=...)`, `fit`, `evaluate`, `save`, `keras.models.load_model`,
     `keras.models.clone_model` and `export` are Keras' own. `predict` returns the features of
@@ -114,6 +116,7 @@ class Method(keras.Model):
         std: Sequence[float] = applications.IMAGENET_STD,
         gradient_accumulation: int = 1,
         fill_bank: bool = True,
+        added_losses: Mapping[str, float] | None = None,
         **kwargs,
     ):
         keras_settings.check_loaded()
@@ -129,6 +132,7 @@ class Method(keras.Model):
         self.std = tuple(float(value) for value in std)
         self.gradient_accumulation = int(gradient_accumulation)
         self.fill_bank = bool(fill_bank)
+        self._added_losses = dict(added_losses or {})
         # XLA makes convolutional networks slower on CPUs: `jit_compile="auto"` leaves it off.
         self.supports_jit = keras.backend.backend() != "tensorflow"
         #: Images of a training step over all replicas, once that is known; chance levels of what
@@ -144,6 +148,7 @@ class Method(keras.Model):
             loss_weights: weight of each loss in the sum that is trained, by name.
             diagnostics: names of further values, logged and never trained.
         """
+        loss_weights = {**loss_weights, **self._added_losses}
         self.loss_weights = {name: float(weight) for name, weight in loss_weights.items()}
         self.log_names = ("loss", *self.loss_weights, *diagnostics)
         # Running sums over the images of what is logged and, last, the number of images.
