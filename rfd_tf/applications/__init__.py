@@ -19,11 +19,11 @@ from rfd_tf.applications.preprocessing import (
     preprocess_input,
 )
 from rfd_tf.applications.pretrained import WEIGHTS
-from rfd_tf.applications.registry import BACKBONES, build, default_image_size
+from rfd_tf.applications.registry import BACKBONES, build, default_image_size, load_backbone
 from rfd_tf.applications.rescale import rescale_weights
 from rfd_tf.applications.resnet18 import ResNet18
 from rfd_tf.applications.six_layer import SixLayer
-from rfd_tf.applications.weights import load_backbone, read_record, save_backbone
+from rfd_tf.applications.weights import read_record, save_backbone
 
 __all__ = [
     "BACKBONES",

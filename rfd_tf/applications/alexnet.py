@@ -127,5 +127,6 @@ def AlexNet(
             "width": width,
             "sobel": sobel,
         }
-        weight_files.load_into(model, weights, "alexnet", arguments)
+        defaults = building.own_defaults(AlexNet)
+        weight_files.load_into(model, weights, "alexnet", arguments, defaults)
     return model

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +14,26 @@ from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import BatchNormalization
 
 POOLINGS = (None, "avg", "max")
+#: The arguments that all networks have.
+COMMON = (
+    "include_top",
+    "weights",
+    "input_tensor",
+    "input_shape",
+    "pooling",
+    "classes",
+    "classifier_activation",
+    "name",
+)
+
+
+def own_defaults(constructor: Callable[..., keras.Model]) -> dict[str, Any]:
+    """Returns a network's own options (those beside the common ones) and their defaults."""
+    return {
+        option: parameter.default
+        for option, parameter in inspect.signature(constructor).parameters.items()
+        if option not in COMMON
+    }
 
 
 def fan_in_uniform() -> keras.initializers.Initializer:

@@ -27,16 +27,6 @@ DEFAULT_SIZES = {
     "efficientnet_v2_b3": 300, "efficientnet_v2_s": 384, "efficientnet_v2_m": 480,
     "efficientnet_v2_l": 480,
 }  # fmt: skip
-COMMON = (
-    "include_top",
-    "weights",
-    "input_tensor",
-    "input_shape",
-    "pooling",
-    "classes",
-    "classifier_activation",
-    "name",
-)
 
 # What networks with scaling inside make of pixels 0-255: (divisor, offset).
 INNER_SCALING = {
@@ -78,7 +68,7 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
     defaults = {
         option: parameter.default
         for option, parameter in parameters.items()
-        if option not in (*COMMON, "include_preprocessing")
+        if option not in (*building.COMMON, "include_preprocessing")
         and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
 
@@ -142,7 +132,7 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
             _set_epsilon(model, batch_norm_epsilon)
         if weights is not None:
             own = {**options, "batch_norm_epsilon": batch_norm_epsilon}
-            weight_files.load_into(model, weights, backbone, own)
+            weight_files.load_into(model, weights, backbone, own, building.own_defaults(construct))
         else:
             _set_inner_normalization(model)
         return model

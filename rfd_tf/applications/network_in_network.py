@@ -115,5 +115,6 @@ def NetworkInNetwork(
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
         arguments = {"blocks": blocks, "width": width, "sobel": sobel}
-        weight_files.load_into(model, weights, "network_in_network", arguments)
+        defaults = building.own_defaults(NetworkInNetwork)
+        weight_files.load_into(model, weights, "network_in_network", arguments, defaults)
     return model

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from rfd_tf.applications import weights as weight_files
 from rfd_tf.applications.alexnet import AlexNet
-from rfd_tf.applications.keras_applications import COMMON, DEFAULT_SIZES, constructors
+from rfd_tf.applications.building import own_defaults
+from rfd_tf.applications.keras_applications import DEFAULT_SIZES, constructors
 from rfd_tf.applications.network_in_network import NetworkInNetwork
 from rfd_tf.applications.resnet18 import ResNet18
 from rfd_tf.applications.six_layer import SixLayer
@@ -72,12 +75,61 @@ def default_arguments(name: str) -> dict[str, Any]:
     >>> default_arguments("resnet18")
     {'cifar_stem': False, 'width': 1.0, 'sobel': False}
     """
-    parameters = inspect.signature(BACKBONES[name]).parameters
-    return {
-        option: parameter.default
-        for option, parameter in parameters.items()
-        if option not in COMMON
-    }
+    return own_defaults(BACKBONES[name])
+
+
+def load_backbone(
+    path_or_name: str | os.PathLike, image_size: int | None = None
+) -> tuple[keras.Model, dict[str, Any]]:
+    """Builds the backbone that a weights file belongs to, and loads it.
+
+    Args:
+        path_or_name: a `.weights.h5` file, the run folder that holds one, or a shipped name.
+        image_size: height and width in pixels; the recorded one by default.
+
+    Returns:
+        `(model, record)`: the backbone without top and pooling, and the file's record.
+
+    Raises:
+        UserError: no such file or name, a file without record, an architecture that this version
+            does not know, weights that do not fit.
+
+    >>> import tempfile
+    >>> record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 32}
+    >>> folder = tempfile.mkdtemp()
+    >>> path = folder + "/backbone.weights.h5"
+    >>> _ = weight_files.save_backbone(SixLayer(include_top=False), path, record)
+    >>> model, record = load_backbone(folder)
+    >>> model.output_shape, record["backbone"]
+    ((None, 8, 8, 128), 'six_layer')
+    """
+    path = weight_files.find_weights(path_or_name)
+    record = weight_files.read_record(path)
+    if record is None:
+        raise UserError(
+            f"'{path}' carries no record of its backbone; name it: "
+            "rfd_tf.applications.build(BACKBONE, IMAGE_SIZE, weights=PATH)"
+        )
+    if record["backbone"] not in BACKBONES:
+        raise UserError(f"'{path}': {unknown('backbone', record['backbone'], BACKBONES)}")
+    weight_files.check_options(record, path, default_arguments(record["backbone"]))
+    model = build(
+        record["backbone"],
+        record["image_size"] if image_size is None else image_size,
+        weights=str(path),
+        **record["arguments"],
+    )
+    names = {layer.name for layer in model.layers}
+    wanted = [*(record.get("endpoints") or [])]
+    if record.get("feature"):
+        wanted.append(record["feature"]["endpoint"])
+    for name in wanted:
+        if name not in names:
+            raise UserError(
+                f"the record in '{path}' names an endpoint '{name}', which "
+                f"backbone {record['backbone']} does not have"
+            )
+    return model, record
 
 
 def own_arguments(name: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:

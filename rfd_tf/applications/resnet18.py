@@ -97,7 +97,8 @@ def ResNet18(
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
         arguments = {"cifar_stem": cifar_stem, "width": width, "sobel": sobel}
-        weight_files.load_into(model, weights, "resnet18", arguments)
+        defaults = building.own_defaults(ResNet18)
+        weight_files.load_into(model, weights, "resnet18", arguments, defaults)
     return model
 
 

@@ -95,7 +95,7 @@ def SixLayer(
     )
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
-        weight_files.load_into(
-            model, weights, "six_layer", {"filters": list(filters), "sobel": sobel}
-        )
+        arguments = {"filters": list(filters), "sobel": sobel}
+        defaults = building.own_defaults(SixLayer)
+        weight_files.load_into(model, weights, "six_layer", arguments, defaults)
     return model

@@ -100,65 +100,12 @@ def read_record(path: str | os.PathLike) -> dict[str, Any] | None:
     return None if text is None else records.decode(text, f"'{path}'")
 
 
-def load_backbone(
-    path_or_name: str | os.PathLike, image_size: int | None = None
-) -> tuple[keras.Model, dict[str, Any]]:
-    """Builds the backbone that a weights file belongs to, and loads it.
-
-    Args:
-        path_or_name: a `.weights.h5` file, the run folder that holds one, or a shipped name.
-        image_size: height and width in pixels; the recorded one by default.
-
-    Returns:
-        `(model, record)`: the backbone without top and pooling, and the file's record.
-
-    Raises:
-        UserError: no such file or name, a file without record, an architecture that this version
-            does not know, weights that do not fit.
-
-    >>> import tempfile
-    >>> from rfd_tf.applications import SixLayer
-    >>> record = {"format": 1, "backbone": "six_layer", "arguments": {}, "image_size": 32}
-    >>> folder = tempfile.mkdtemp()
-    >>> _ = save_backbone(SixLayer(include_top=False), folder + "/backbone.weights.h5", record)
-    >>> model, record = load_backbone(folder)
-    >>> model.output_shape, record["backbone"]
-    ((None, 8, 8, 128), 'six_layer')
-    """
-    from rfd_tf.applications import registry
-
-    path = find_weights(path_or_name)
-    record = read_record(path)
-    if record is None:
-        raise UserError(
-            f"'{path}' carries no record of its backbone; name it: "
-            "rfd_tf.applications.build(BACKBONE, IMAGE_SIZE, weights=PATH)"
-        )
-    arguments = _checked_arguments(record, path)
-    model = registry.build(
-        record["backbone"],
-        record["image_size"] if image_size is None else image_size,
-        weights=str(path),
-        **arguments,
-    )
-    names = {layer.name for layer in model.layers}
-    wanted = [*(record.get("endpoints") or [])]
-    if record.get("feature"):
-        wanted.append(record["feature"]["endpoint"])
-    for name in wanted:
-        if name not in names:
-            raise UserError(
-                f"the record in '{path}' names an endpoint '{name}', which "
-                f"backbone {record['backbone']} does not have"
-            )
-    return model, record
-
-
 def load_into(
     model: keras.Model,
     weights: str | os.PathLike,
     backbone: str,
     arguments: dict[str, Any],
+    defaults: dict[str, Any],
 ) -> None:
     """Loads a weights file into a freshly built backbone, all of it or none.
 
@@ -170,6 +117,7 @@ def load_into(
         weights: a `.weights.h5` file, the run folder that holds one, or a shipped name.
         backbone: the network's key in `BACKBONES`.
         arguments: the values of its own options.
+        defaults: the defaults of these, see `building.own_defaults`.
 
     Raises:
         UserError: no such file or name; a file of another backbone, other options, another
@@ -178,9 +126,11 @@ def load_into(
     path = find_weights(weights, backbone)
     record = read_record(path)
     if record is not None:
-        recorded = _checked_arguments(record, path)
-        theirs = _described(record["backbone"], recorded)
-        ours = _described(backbone, arguments)
+        same = record["backbone"] == backbone
+        if same:
+            check_options(record, path, defaults)
+        theirs = _described(record["backbone"], record["arguments"], defaults if same else {})
+        ours = _described(backbone, arguments, defaults)
         if theirs != ours:
             raise UserError(f"'{path}' holds backbone {theirs}, not {ours}")
     if pretrained.find(weights, backbone) and _has_top(model):
@@ -190,12 +140,12 @@ def load_into(
             stacklevel=3,
         )
         model = keras.Model(model.inputs, model.get_layer(_TOP).input)
-    _check_shapes(model, path, record, backbone)
+    _check_shapes(model, path, record, backbone, defaults)
     try:
         model.load_weights(str(path))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"'{path}' {_holds(record)}; its weights do not fit backbone {backbone}"
+            f"'{path}' {_holds(record, defaults)}; its weights do not fit backbone {backbone}"
         ) from error
 
 
@@ -275,26 +225,23 @@ def _opened(path: Path) -> Any:
         raise UserError(f"'{path}' is not a weights file (HDF5), or is cut off") from error
 
 
-def _checked_arguments(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns the record's options, none of which may be other than the backbone's own."""
-    from rfd_tf.applications import registry
+def check_options(record: dict[str, Any], path: Path, defaults: dict[str, Any]) -> None:
+    """Raises `UserError` where a record has an option that its backbone has not.
 
-    if record["backbone"] not in registry.BACKBONES:
-        error = unknown("backbone", record["backbone"], registry.BACKBONES)
-        raise UserError(f"'{path}': {error}")
-    own = registry.default_arguments(record["backbone"])
+    Args:
+        record: of a weights file.
+        path: of the file, for the message.
+        defaults: the options of the record's backbone.
+    """
     for option in record["arguments"]:
-        if option not in own:
-            error = unknown(f"option of backbone {record['backbone']}", option, own)
+        if option not in defaults:
+            error = unknown(f"option of backbone {record['backbone']}", option, defaults)
             raise UserError(f"'{path}': {error}")
-    return dict(record["arguments"])
 
 
-def _described(backbone: str, arguments: dict[str, Any]) -> str:
+def _described(backbone: str, arguments: dict[str, Any], defaults: dict[str, Any]) -> str:
     """Returns backbone and options as text that is the same where the networks are."""
-    from rfd_tf.applications import registry
-
-    defaults = _as_json(registry.default_arguments(backbone))
+    defaults = _as_json(defaults)
     shown = [
         f"{option}={value}"
         for option, value in sorted(_as_json(arguments).items())
@@ -307,11 +254,11 @@ def _as_json(arguments: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(arguments, default=str))
 
 
-def _holds(record: dict[str, Any] | None) -> str:
+def _holds(record: dict[str, Any] | None, defaults: dict[str, Any]) -> str:
     if record is None:
         return "carries no record of its backbone"
-    size = record["image_size"]
-    return f"holds backbone {_described(record['backbone'], record['arguments'])} for {size} pixels"
+    described = _described(record["backbone"], record["arguments"], defaults)
+    return f"holds backbone {described} for {record['image_size']} pixels"
 
 
 def _has_top(model: keras.Model) -> bool:
@@ -319,7 +266,11 @@ def _has_top(model: keras.Model) -> bool:
 
 
 def _check_shapes(
-    model: keras.Model, path: Path, record: dict[str, Any] | None, backbone: str
+    model: keras.Model,
+    path: Path,
+    record: dict[str, Any] | None,
+    backbone: str,
+    defaults: dict[str, Any],
 ) -> None:
     """Raises `UserError` unless the file has the model's weights and no others.
 
@@ -330,7 +281,7 @@ def _check_shapes(
     if _has_top(model):
         if top is None:
             raise UserError(
-                f"'{path}' {_holds(record)}, without a classification layer: "
+                f"'{path}' {_holds(record, defaults)}, without a classification layer: "
                 "load it with include_top=False"
             )
         classes, wanted = top[-1][-1], model.get_layer(_TOP).weights[-1].shape[-1]
@@ -343,8 +294,8 @@ def _check_shapes(
         surplus = sum((found - wanted).values())
         missing = sum((wanted - found).values())
         raise UserError(
-            f"'{path}' {_holds(record)} and does not fit backbone {backbone} as asked for: "
-            f"{missing} of its {sum(wanted.values())} weights are not there in their shape, "
+            f"'{path}' {_holds(record, defaults)} and does not fit backbone {backbone} as asked "
+            f"for: {missing} of its {sum(wanted.values())} weights are not there in their shape, "
             f"{surplus} of the file's belong to something else"
         )
 

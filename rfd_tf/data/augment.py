@@ -194,29 +194,6 @@ def crop_and_resize(images: tf.Tensor, windows: tf.Tensor, image_size: int) -> t
     return to_uint8(values)
 
 
-def random_resized_crop(
-    images: tf.Tensor,
-    seed: tf.Tensor,
-    image_size: int,
-    area: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> tf.Tensor:
-    """Cuts a random window out of each image and resizes it.
-
-    See `resized_crop_windows` for the window and `crop_and_resize` for the resizing.
-
-    Returns:
-        uint8 `[B, image_size, image_size, 3]`.
-
-    >>> random_resized_crop(tf.zeros((2, 40, 60, 3), tf.uint8), tf.constant([0, 1]), 16).shape
-    TensorShape([2, 16, 16, 3])
-    """
-    batch_size, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
-    draws = window_draws(batch_size, seed)
-    sizes = tf.fill([batch_size], height), tf.fill([batch_size], width)
-    return crop_and_resize(images, resized_crop_windows(draws, *sizes, area, ratio), image_size)
-
-
 def pad_and_crop_offsets(batch_size: int | tf.Tensor, seed: tf.Tensor, padding: int) -> tf.Tensor:
     """Draws where `pad_and_crop` cuts: int32 `[B, 2]`, top and left, 0 to `2 * padding`.
 

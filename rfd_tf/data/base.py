@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rfd_tf.data import class_folders
 from rfd_tf.errors import UserError
 from rfd_tf.text import file_name_from_text, file_name_to_text
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from rfd_tf.data.recipe import Recipe
 
 
 def fingerprint(parts: Iterable[bytes | memoryview | str | int]) -> str:
@@ -53,6 +59,9 @@ class Source:
 
     The index is dense, 0 to `num_images - 1`, and belongs to the image: shuffling, sharding and
     interleaving do not change it. It addresses the memory bank and per-image weights.
+
+    A kind of source is a subclass that defines how its images are read, `training_steps` and
+    `evaluation_pass`, and what a part of it is, `_part`.
 
     Attributes:
         name: what to call the set in messages and records.
@@ -208,11 +217,118 @@ class Source:
             self, image_size=image_size, batch_size=batch_size, **options
         )
 
+    def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
+        """Returns the training batches from a step on; `training_dataset` calls it.
+
+        Args:
+            recipe: the checked arguments of `training_dataset`: it has the steps, which images
+                each holds and how they are augmented, and makes the batch of them.
+        """
+        raise self._undefined("training_steps")
+
+    def evaluation_pass(
+        self,
+        image_size: int,
+        batch_size: int,
+        indices: np.ndarray | None,
+        transform: Callable[..., tf.Tensor],
+    ) -> tf.data.Dataset:
+        """Returns one pass over the images; `evaluation_dataset` calls it.
+
+        Args:
+            image_size, batch_size, indices: as of `evaluation_dataset`.
+            transform: gives images their final size: called with the images, `image_size` and,
+                where images have one, the EXIF orientation.
+        """
+        raise self._undefined("evaluation_pass")
+
+    def images_of_size(self, image_size: int) -> np.ndarray | None:
+        """Returns all pixels where they are in memory at this size; else None. Do not write to it.
+
+        Args:
+            image_size: side S of the images, pixels.
+
+        Returns:
+            uint8 `[num_images, S, S, 3]`, or None.
+        """
+        del image_size
+        return None
+
+    def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> Source:
+        """Returns some of the images as a source of its own.
+
+        Image j of the part is image `indices[j]` of the whole: the part's index is dense again.
+        Files that cannot be read while training are remembered by both.
+
+        Args:
+            indices: increasing integers, 0 to `num_images - 1`, at least one.
+            name: what to call the part.
+
+        Returns:
+            A source that is read as this one is. Pixels in memory are copied.
+
+        Raises:
+            UserError: no index, or indices that do not increase or lie outside.
+
+        >>> from rfd_tf.data import digits
+        >>> part = digits("train").subset([3, 5, 1499])
+        >>> part.num_images, part.labels.tolist()
+        (3, [3, 5, 2])
+        """
+        indices = np.asarray(indices, np.int64)
+        if indices.ndim != 1 or not len(indices):
+            raise UserError(f"a part of '{self.name}' needs at least one image")
+        if indices[0] < 0 or indices[-1] >= self.num_images or (np.diff(indices) < 1).any():
+            raise UserError(
+                f"indices of a part of '{self.name}' must increase and lie in 0 to "
+                f"{self.num_images - 1}"
+            )
+        part = self._part(
+            indices,
+            name=name or f"{len(indices)} images of {self.name}",
+            class_names=self.class_names,
+            fingerprint=fingerprint(["subset", self.fingerprint, indices.tobytes()]),
+            names=[self.names[i] for i in indices] if self.names is not None else None,
+        )
+        if self.origins is not None:
+            part.origins = lambda: self.image_ids()[indices]
+        return part
+
+    def _part(self, indices: np.ndarray, **described: Any) -> Source:
+        """Returns the images at checked indices; `described` as `Source` takes it, but labels."""
+        raise self._undefined("_part")
+
+    def _labels_at(self, indices: np.ndarray) -> np.ndarray | None:
+        return None if self.labels is None else self.labels[indices]
+
+    def _undefined(self, method: str) -> UserError:
+        return UserError(
+            f"cannot read images from {type(self).__name__}: a source defines `{method}`; "
+            "ArraySource takes images in memory, image_folder reads files"
+        )
+
     def __len__(self) -> int:
         return self.num_images
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} '{self.name}': {self.num_images} images>"
+
+
+class PartMixin:
+    """What parts that are read from disk share: the whole hears of files that go bad.
+
+    Attributes:
+        whole: the source that this is a part of.
+        indices: int64 `[num_images]`, the index in the whole of each image.
+    """
+
+    whole: Source
+    indices: np.ndarray
+
+    def record_failures(self, read: Callable[[], Iterable[int]]) -> None:
+        """Adds a record that a pipeline keeps, to the part and to the whole."""
+        super().record_failures(read)
+        self.whole.record_failures(lambda: self.indices[np.asarray(list(read()), np.int64)])
 
 
 class ArraySource(Source):
@@ -263,6 +379,37 @@ class ArraySource(Source):
             skipped=skipped,
             names=names,
         )
+
+    @functools.cached_property
+    def tensor(self) -> tf.Tensor:
+        """The pixels as a tensor on the host: one, however many datasets read from it."""
+        import tensorflow as tf
+
+        with tf.device("/CPU:0"):
+            # Identity leaves behind the second copy that a tensor made from an array holds on to.
+            return tf.identity(tf.convert_to_tensor(self.images))
+
+    def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.train_on_array(self, recipe)
+
+    def evaluation_pass(
+        self,
+        image_size: int,
+        batch_size: int,
+        indices: np.ndarray | None,
+        transform: Callable[..., tf.Tensor],
+    ) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.evaluate_array(self, image_size, batch_size, indices, transform)
+
+    def images_of_size(self, image_size: int) -> np.ndarray | None:
+        return self.images if self.images.shape[1:3] == (image_size, image_size) else None
+
+    def _part(self, indices: np.ndarray, **described: Any) -> ArraySource:
+        return ArraySource(self.images[indices], labels=self._labels_at(indices), **described)
 
 
 def fingerprint_of_array(images: np.ndarray) -> str:

@@ -15,16 +15,21 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from rfd_tf.data import class_folders, image_files, results_folders
-from rfd_tf.data.base import ArraySource, Source, fingerprint
+from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint
 from rfd_tf.data.image_files import Header
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute, expanded
 from rfd_tf.text import file_name_to_text
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from rfd_tf.data.recipe import Recipe
 
 _FULL_CHECK_LIMIT = 200_000
 _CACHED_SIDE = 256  # larger images stay on disk, however few they are
@@ -81,6 +86,39 @@ class FolderSource(Source):
         except Exception as error:  # Pillow raises many types on broken files
             return image_files.reason_of(error)
         return "could not be read at the time"
+
+    def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.train_on_files(self, recipe)
+
+    def evaluation_pass(
+        self,
+        image_size: int,
+        batch_size: int,
+        indices: np.ndarray | None,
+        transform: Callable[..., tf.Tensor],
+    ) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.evaluate_files(self, image_size, batch_size, indices, transform)
+
+    def _part(self, indices: np.ndarray, **described: Any) -> FolderSource:
+        return _FolderPart(self, indices, labels=self._labels_at(indices), **described)
+
+
+class _FolderPart(PartMixin, FolderSource):
+    def __init__(self, whole: FolderSource, indices: np.ndarray, **described: Any):
+        turned = whole.orientations
+        headers = np.column_stack(
+            [
+                whole.kinds[indices],
+                whole.sizes[indices],
+                np.ones(len(indices), np.int32) if turned is None else turned[indices],
+            ]
+        )
+        super().__init__(whole.directory, [whole.paths[i] for i in indices], headers, **described)
+        self.whole, self.indices = whole, indices
 
 
 def image_folder(

@@ -7,7 +7,7 @@ Where a crop's pixels lie in its photograph is one affine map, found for many cr
 from __future__ import annotations
 
 import math
-import weakref
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -15,7 +15,10 @@ from PIL import Image
 
 from rfd_tf.data import augment
 from rfd_tf.data.decode import to_uint8
-from rfd_tf.data.photos import _GOLDEN, DRAWS, PhotoSource, key_of, noise_key, normal_quantiles
+from rfd_tf.data.photo_draws import DRAWS, GOLDEN, key_of, noise_key, normal_quantiles
+
+if TYPE_CHECKING:
+    from rfd_tf.data.photos import PhotoSource
 
 # Of `DRAWS`: which are used for what.
 _REGION, _WINDOW = slice(0, 2), slice(2, 24)
@@ -29,24 +32,24 @@ def _uint64(value: int) -> tf.Tensor:
 
 def hashed(counters: tf.Tensor) -> tf.Tensor:
     """Scrambles uint64 numbers as `subset.index_hash` does."""
-    z = counters + _uint64(_GOLDEN)
+    z = counters + _uint64(GOLDEN)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         z = tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _uint64(shift))) * _uint64(factor)
     return tf.bitwise.bitwise_xor(z, tf.bitwise.right_shift(z, _uint64(31)))
 
 
 def uniform_draws(seed: int, numbers: tf.Tensor) -> tf.Tensor:
-    """Returns `photos.uniform_draws` of int64 numbers `[n]`, as a tensor."""
+    """Returns `photo_draws.uniform_draws` of int64 numbers `[n]`, as a tensor."""
     counters = numbers[:, None] * DRAWS + tf.range(DRAWS, dtype=tf.int64)
-    bits = hashed(_uint64(key_of(seed)) + tf.cast(counters, tf.uint64) * _uint64(_GOLDEN))
+    bits = hashed(_uint64(key_of(seed)) + tf.cast(counters, tf.uint64) * _uint64(GOLDEN))
     bits = tf.cast(tf.bitwise.right_shift(bits, _uint64(40)), tf.int32)
     return tf.cast(bits, tf.float32) * 2.0**-24
 
 
 def normal_draws(seed: int, numbers: tf.Tensor, count: int) -> tf.Tensor:
-    """Returns `photos.normal_draws` of int64 numbers `[n]`, as a tensor."""
+    """Returns `photo_draws.normal_draws` of int64 numbers `[n]`, as a tensor."""
     counters = numbers[:, None] * count + tf.range(count, dtype=tf.int64)
-    bits = hashed(_uint64(noise_key(seed)) + tf.cast(counters, tf.uint64) * _uint64(_GOLDEN))
+    bits = hashed(_uint64(noise_key(seed)) + tf.cast(counters, tf.uint64) * _uint64(GOLDEN))
     places = tf.cast(tf.bitwise.right_shift(bits, _uint64(48)), tf.int32)
     return tf.gather(tf.constant(normal_quantiles()), places)
 
@@ -236,17 +239,6 @@ class Cutter:
             changed = augment.turn_hue(changed, how.hue * (2.0 * draws[:, _HUE] - 1.0))
         chosen = draws[:, _COLORED] < how.color_probability
         return tf.where(chosen[:, None, None, None], changed, images)
-
-
-# One per source, however many datasets read from it.
-_cutters: weakref.WeakKeyDictionary[PhotoSource, Cutter] = weakref.WeakKeyDictionary()
-
-
-def cutter(source: PhotoSource) -> Cutter:
-    """Returns what makes a source's crops."""
-    if source not in _cutters:
-        _cutters[source] = Cutter(source)
-    return _cutters[source]
 
 
 def _pyramid(photo: np.ndarray, count: int) -> list[np.ndarray]:

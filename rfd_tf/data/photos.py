@@ -9,27 +9,28 @@ import dataclasses
 import functools
 import math
 import os
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rfd_tf.data import image_files
 from rfd_tf.data.base import ArraySource, Source, fingerprint
-from rfd_tf.data.subset import index_hash
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.paths import absolute
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from rfd_tf.data.photo_sampling import Cutter
+    from rfd_tf.data.recipe import Recipe
 
 #: What a name begins with that stands for one of scikit-learn's sample photographs.
 SAMPLE = "sklearn:"
 SAMPLES = ("china.jpg", "flower.jpg")
 
-DRAWS = 40  # uniform numbers set apart for each crop; 33 are in use
-_GOLDEN = 0x9E3779B97F4A7C15
-_NOISE = 0x4E4F495345  # the stream of the noise
 _FORM = 1  # to be raised when the same settings come to mean other pixels
 _SMALLEST_WINDOW = 2.0  # pixels
 _PROGRESS_FROM = 20_000
@@ -149,8 +150,30 @@ class PhotoSource(Source):
         self.settings = settings
         self.numbers = numbers
 
-    def part(self, indices: np.ndarray, **described: Any) -> PhotoSource:
-        """Returns some of the crops as a source; `described` as `Source` takes it."""
+    @functools.cached_property
+    def cutter(self) -> Cutter:
+        """What makes the crops: one, however many datasets read from it."""
+        from rfd_tf.data.photo_sampling import Cutter
+
+        return Cutter(self)
+
+    def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.train_on_photos(self, recipe)
+
+    def evaluation_pass(
+        self,
+        image_size: int,
+        batch_size: int,
+        indices: np.ndarray | None,
+        transform: Callable[..., tf.Tensor],
+    ) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.evaluate_photos(self, image_size, batch_size, indices, transform)
+
+    def _part(self, indices: np.ndarray, **described: Any) -> PhotoSource:
         numbers = indices if self.numbers is None else self.numbers[indices]
         return PhotoSource(
             self.photos,
@@ -159,76 +182,9 @@ class PhotoSource(Source):
             self.settings,
             numbers,
             num_images=len(indices),
+            labels=self._labels_at(indices),
             **described,
         )
-
-
-def key_of(seed: int) -> int:
-    """Returns where a seed's stream of random numbers begins, 0 to 2^64 - 1."""
-    return int(index_hash(np.array([seed % (1 << 64)], np.uint64))[0])
-
-
-def uniform_draws(seed: int, numbers: np.ndarray) -> np.ndarray:
-    """Returns the random numbers of crops: float32 `[n, 40]`, uniform in [0, 1).
-
-    Number k of crop i is output 40 i + k of the SplitMix64 generator, its highest 24 bits.
-
-    Args:
-        seed: of the crops, any integer.
-        numbers: integers `[n]`, 0 or more.
-
-    Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
-
-    >>> uniform_draws(0, [5]).shape
-    (1, 40)
-    """
-    with np.errstate(over="ignore"):
-        counters = np.asarray(numbers).astype(np.uint64)[:, None] * np.uint64(DRAWS)
-        counters = counters + np.arange(DRAWS, dtype=np.uint64)
-        bits = index_hash(np.uint64(key_of(seed)) + counters * np.uint64(_GOLDEN))
-    return (bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-
-
-def noise_key(seed: int) -> int:
-    """Returns where the stream of the noise of a seed's crops begins, 0 to 2^64 - 1."""
-    return int(index_hash(np.array([key_of(seed) ^ _NOISE], np.uint64))[0])
-
-
-@functools.cache
-def normal_quantiles() -> np.ndarray:
-    """Returns 65,536 equally likely values of N(0, 1), increasing: float32 `[65536]`.
-
-    Looked up, noise is the same on any machine, whose logarithms may differ in their last bits.
-
-    >>> values = normal_quantiles()
-    >>> round(float(values.std()), 3), round(float(values.max()), 2)
-    (1.0, 4.32)
-    """
-    count = 1 << 16
-    inverse = statistics.NormalDist().inv_cdf
-    upper = np.array([inverse((k + 0.5) / count) for k in range(count // 2, count)], np.float32)
-    return np.concatenate([-upper[::-1], upper])
-
-
-def normal_draws(seed: int, numbers: np.ndarray, count: int) -> np.ndarray:
-    """Returns the noise of crops before it is scaled: float32 `[n, count]`, from N(0, 1).
-
-    Value k of crop i is the quantile that the highest 16 bits of output `count` i + k of the
-    SplitMix64 generator number.
-
-    Args:
-        seed: of the crops, any integer.
-        numbers: integers `[n]`, 0 or more.
-        count: values of a crop, pixels times channels.
-
-    >>> normal_draws(0, [5], 48).shape
-    (1, 48)
-    """
-    with np.errstate(over="ignore"):
-        counters = np.asarray(numbers).astype(np.uint64)[:, None] * np.uint64(count)
-        counters = counters + np.arange(count, dtype=np.uint64)
-        bits = index_hash(np.uint64(noise_key(seed)) + counters * np.uint64(_GOLDEN))
-    return normal_quantiles()[(bits >> np.uint64(48)).astype(np.int64)]
 
 
 def photo_crops(
@@ -387,8 +343,6 @@ def _in_memory(source: PhotoSource) -> ArraySource:
     """Makes all crops beforehand."""
     from tqdm import tqdm
 
-    from rfd_tf.data.pipeline import evaluation_dataset
-
     images = np.zeros((source.num_images, source.size, source.size, 3), np.uint8)
     quiet = True if source.num_images < _PROGRESS_FROM else None
     with tqdm(
@@ -399,7 +353,7 @@ def _in_memory(source: PhotoSource) -> ArraySource:
         leave=False,
         disable=quiet,
     ) as bar:
-        batches = evaluation_dataset(source, image_size=source.size, batch_size=256)
+        batches = source.eval_dataset(image_size=source.size, batch_size=256)
         for batch in batches.as_numpy_iterator():
             images[batch["index"]] = batch["image"]
             bar.update(len(batch["index"]))

@@ -6,14 +6,18 @@ epoch), how they are augmented from (seed, step), and nothing from what came bef
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import tensorflow as tf
 
-from rfd_tf.data import record_files, streams
-from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data import record_files
 from rfd_tf.data.decode import evaluation_transform, stretch_transform, ten_crop_transform
 from rfd_tf.data.recipe import Recipe
 from rfd_tf.errors import UserError, unknown
+
+if TYPE_CHECKING:  # sources import this module for their datasets
+    from rfd_tf.data.base import Source
 
 CROPS = ("pad", "resized", "window", "stretch", "none")
 
@@ -178,7 +182,7 @@ def training_dataset(
         order_step=order_step,
         views=views,
     )
-    return _with_options(_by_source(source, streams.TRAIN)(source, recipe), deterministic)
+    return _with_options(source.training_steps(recipe), deterministic)
 
 
 def evaluation_dataset(
@@ -219,13 +223,13 @@ def evaluation_dataset(
     """
     _check_positive("image_size", image_size)
     _check_positive("batch_size", batch_size)
-    make = _by_source(source, streams.EVALUATE)
     if indices is not None:
         indices = np.asarray(indices, np.int64)
     transform = ten_crop_transform if ten_crops else evaluation_transform
     if stretch:
         transform = stretch_transform
-    return _with_options(make(source, image_size, batch_size, indices, transform), True)
+    dataset = source.evaluation_pass(image_size, batch_size, indices, transform)
+    return _with_options(dataset, True)
 
 
 def load_images(
@@ -249,8 +253,9 @@ def load_images(
     (2, 16, 16, 3)
     """
     _check_positive("image_size", image_size)
-    if isinstance(source, ArraySource) and source.images.shape[1:3] == (image_size, image_size):
-        return source.images if indices is None else source.images[indices]
+    held = source.images_of_size(image_size)
+    if held is not None:
+        return held if indices is None else held[indices]
     wanted = np.arange(source.num_images) if indices is None else np.asarray(indices)
     images = np.zeros((len(wanted), image_size, image_size, 3), np.uint8)
     read = 0
@@ -284,14 +289,6 @@ def _checked_order(order: np.ndarray, source: Source, batch_size: int) -> tf.Ten
         )
     with tf.device("/CPU:0"):
         return tf.constant(order, tf.int64)
-
-
-def _by_source(source: Source, makers: dict):
-    for kind, make in makers.items():
-        if isinstance(source, kind):
-            return make
-    options = ", ".join(kind.__name__ for kind in makers)
-    raise UserError(f"cannot read images from {type(source).__name__}; options: {options}")
 
 
 def _with_options(dataset: tf.data.Dataset, deterministic: bool) -> tf.data.Dataset:

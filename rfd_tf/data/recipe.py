@@ -124,12 +124,19 @@ class Recipe:
             return augment.square_windows(draws, height, width, share)
         return augment.resized_crop_windows(draws, height, width, self.crop_area, self.crop_ratio)
 
-    def finish(self, images: tf.Tensor, draws: Batch) -> tf.Tensor:
-        """Augments images `[local_size * crops, S, S, 3]` that have their final size already."""
+    def finish(self, images: tf.Tensor, draws: Batch, mirrored: bool = False) -> tf.Tensor:
+        """Augments images `[local_size * crops, S, S, 3]` that have their final size already.
+
+        Args:
+            images: the images.
+            draws: of the step.
+            mirrored: whether `draws["flip"]` was applied as the images were loaded.
+        """
+        flip = None if mirrored else draws.get("flip")
         if "offset" in draws:
-            images = augment.pad_and_crop(images, draws["offset"], self.padding, draws.get("flip"))
-        elif "flip" in draws:
-            images = augment.flip(images, draws["flip"])
+            images = augment.pad_and_crop(images, draws["offset"], self.padding, flip)
+        elif flip is not None:
+            images = augment.flip(images, flip)
         if "jitter" in draws:
             images = augment.color_jitter(images, draws["jitter"])
         if "hue" in draws:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import os
-import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data import augment
-from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.decode import (
     KINDS,
     decode,
@@ -23,11 +22,13 @@ from rfd_tf.data.decode import (
     kind_of,
     shape_of,
 )
-from rfd_tf.data.folder import FolderSource
-from rfd_tf.data.photo_sampling import cutter
-from rfd_tf.data.photos import PhotoSource
 from rfd_tf.data.recipe import Batch, Recipe
-from rfd_tf.data.tfds_source import TfdsSource
+
+if TYPE_CHECKING:  # the sources import this module to read themselves
+    from rfd_tf.data.base import ArraySource, Source
+    from rfd_tf.data.folder import FolderSource
+    from rfd_tf.data.photos import PhotoSource
+    from rfd_tf.data.tfds_source import RecordSource
 
 _STEPS_AT_ONCE = 2
 Transform = Callable[..., tf.Tensor]  # of images, their size, and an image's EXIF orientation
@@ -134,18 +135,6 @@ def _one_step(
 
 # Arrays ------------------------------------------------------------------------------------------
 
-# One tensor per source, however many datasets read from it.
-_tensors: weakref.WeakKeyDictionary[ArraySource, tf.Tensor] = weakref.WeakKeyDictionary()
-
-
-def tensor_of(source: ArraySource) -> tf.Tensor:
-    """Returns the source's pixels as a tensor on the host."""
-    if source not in _tensors:
-        with tf.device("/CPU:0"):
-            # Identity leaves behind the second copy that a tensor made from an array holds on to.
-            _tensors[source] = tf.identity(tf.convert_to_tensor(source.images))
-    return _tensors[source]
-
 
 def _augmented(batch: tf.Tensor, draws: Batch, recipe: Recipe) -> tf.Tensor:
     """Augments images of one size, `[local_size * crops, H, W, 3]`."""
@@ -159,7 +148,7 @@ def _augmented(batch: tf.Tensor, draws: Batch, recipe: Recipe) -> tf.Tensor:
 
 
 def train_on_array(source: ArraySource, recipe: Recipe) -> tf.data.Dataset:
-    images = tensor_of(source)
+    images = source.tensor
 
     def make(step: tf.Tensor) -> Batch:
         index, view = recipe.examples(step, source.num_images)
@@ -185,7 +174,7 @@ def evaluate_array(
     indices: np.ndarray | None = None,
     transform: Transform = evaluation_transform,
 ) -> tf.data.Dataset:
-    images = tensor_of(source)
+    images = source.tensor
 
     def make(index: tf.Tensor) -> Batch:
         batch = transform(tf.gather(images, index), image_size)
@@ -200,7 +189,7 @@ def evaluate_array(
 
 def _cut(source: PhotoSource, index: tf.data.Dataset) -> tf.data.Dataset:
     """Makes of a dataset of indices one of `(index, crop)`, several crops at a time."""
-    make = cutter(source)
+    make = source.cutter
     pieces = index.batch(make.at_once).map(
         lambda some: (some, make(some)), num_parallel_calls=_calls(), deterministic=True
     )
@@ -208,7 +197,7 @@ def _cut(source: PhotoSource, index: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def train_on_photos(source: PhotoSource, recipe: Recipe) -> tf.data.Dataset:
-    cutter(source)  # made here, outside the functions that TensorFlow traces
+    _ = source.cutter  # made here, outside the functions that TensorFlow traces
 
     def make(step: tf.Tensor) -> tf.data.Dataset:
         draws = recipe.draws(step)
@@ -247,20 +236,20 @@ def _by_image(rows: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     return tf.reshape(rows, [-1, recipe.crops, rows.shape[1]])
 
 
-def _take_mirrored(draws: Batch, lying: tf.Tensor | bool = False) -> tf.Tensor:
-    """Takes out of `draws` which crops to mirror, for `decode_windows`.
+def _mirrored(draws: Batch, lying: tf.Tensor | bool = False) -> tf.Tensor:
+    """Returns which crops to mirror as they are decoded, for `decode_windows`.
 
     Each image is mirrored as it is loaded, side by side with others, which is faster than in the
-    finished batch.
+    finished batch; `Recipe.finish` is then called with `mirrored=True`.
 
     Args:
-        draws: of a step; `"flip"`, bool `[n * crops]`, is removed where it is there.
+        draws: of a step, with `"flip"`, bool `[n * crops]`, where any are mirrored.
         lying: bool `[n * crops]`, the crops that lie on their side as stored.
 
     Returns:
         bool `[n * crops, 2]`: whether upside down, whether left to right, as stored.
     """
-    flip = draws.pop("flip", tf.zeros(tf.shape(draws["window"])[:1], tf.bool))
+    flip = draws.get("flip", tf.zeros(tf.shape(draws["window"])[:1], tf.bool))
     return tf.stack([flip & lying, flip & tf.logical_not(lying)], axis=1)
 
 
@@ -293,7 +282,7 @@ class _Files:
         """Chooses windows of images as they are seen, in the pixels as they are stored.
 
         Returns:
-            int32 `[n, 4]`, and bool `[n, 2]`, see `_take_mirrored`; `[n, crops, ...]` where there
+            int32 `[n, 4]`, and bool `[n, 2]`, see `_mirrored`; `[n, crops, ...]` where there
             are several crops.
         """
         each = self._windows(recipe.each_crop(index), draws, recipe)
@@ -305,14 +294,14 @@ class _Files:
         sizes = tf.gather(self.sizes, index)
         if not self.turned:
             windows = recipe.windows(draws["window"], sizes[:, 0], sizes[:, 1])
-            return windows, _take_mirrored(draws)
+            return windows, _mirrored(draws)
         # From orientation 5 on height and width change places. The other turns need no thought: a
         # window is as likely as its mirror image.
         lying = tf.gather(self.orientations, index) >= 5
         seen = tf.where(lying[:, None], sizes[:, ::-1], sizes)
         windows = recipe.windows(draws["window"], seen[:, 0], seen[:, 1])
         windows = tf.where(lying[:, None], tf.gather(windows, [1, 0, 3, 2], axis=1), windows)
-        return windows, _take_mirrored(draws, lying)
+        return windows, _mirrored(draws, lying)
 
     def upright(self, images: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """Rotates windows of images, square, `[n, S, S, 3]`, to how they are seen."""
@@ -352,7 +341,8 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
             images = _crops(images, recipe)
             if "window" in draws:
                 images = files.upright(images, recipe.each_crop(index))
-            return recipe.batch(recipe.finish(images, draws), index, view)
+            images = recipe.finish(images, draws, mirrored="window" in draws)
+            return recipe.batch(images, index, view)
 
         load = functools.partial(files.load, recipe.image_size, transform=recipe.whole)
         return _one_step(step, index, rows, load, finish, failures)
@@ -389,7 +379,7 @@ def evaluate_files(
 
 
 def _load_record(
-    source: TfdsSource,
+    source: RecordSource,
     recipe: Recipe,
     contents: tf.Tensor,
     draws: tf.Tensor | None = None,
@@ -403,7 +393,7 @@ def _load_record(
     return _decode_windows(contents, kind, window, mirrored, recipe.image_size, KINDS)
 
 
-def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
+def train_on_records(source: RecordSource, recipe: Recipe) -> tf.data.Dataset:
     per_epoch = recipe.steps_per_epoch
     first_epoch, done = divmod(recipe.start_step, per_epoch)
     failures = Failures(source)
@@ -429,11 +419,12 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
         draws = recipe.draws(step)
         rows = (contents,)
         if "window" in draws:
-            mirrored = _take_mirrored(draws)
+            mirrored = _mirrored(draws)
             rows = (contents, _by_image(draws["window"], recipe), _by_image(mirrored, recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
-            return recipe.batch(recipe.finish(_crops(images, recipe), draws), index, view)
+            images = recipe.finish(_crops(images, recipe), draws, mirrored="window" in draws)
+            return recipe.batch(images, index, view)
 
         load = functools.partial(_load_record, source, recipe)
         return _one_step(step, index, rows, load, finish, failures)
@@ -445,7 +436,7 @@ def train_on_records(source: TfdsSource, recipe: Recipe) -> tf.data.Dataset:
 
 
 def evaluate_records(
-    source: TfdsSource,
+    source: RecordSource,
     image_size: int,
     batch_size: int,
     indices: np.ndarray | None = None,
@@ -468,17 +459,3 @@ def evaluate_records(
         wanted = tf.constant(wanted)
         records = records.filter(lambda index, _: tf.gather(wanted, index))
     return _parallel(records.batch(batch_size), make, True)
-
-
-TRAIN = {
-    ArraySource: train_on_array,
-    FolderSource: train_on_files,
-    PhotoSource: train_on_photos,
-    TfdsSource: train_on_records,
-}
-EVALUATE = {
-    ArraySource: evaluate_array,
-    FolderSource: evaluate_files,
-    PhotoSource: evaluate_photos,
-    TfdsSource: evaluate_records,
-}

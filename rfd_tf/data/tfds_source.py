@@ -6,16 +6,21 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rfd_tf.data import record_files
-from rfd_tf.data.base import ArraySource, Source, fingerprint, image_ids
+from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint, image_ids
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.paths import absolute
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from rfd_tf.data.recipe import Recipe
 
 _INTERLEAVED_FILES = 16
 _BLOCK = 16
@@ -23,7 +28,100 @@ _SHUFFLE_BYTES = 512 << 20
 _SMALLEST_SHUFFLE = 1024
 
 
-class TfdsSource(Source):
+class RecordSource(Source):
+    """A set that is read record by record, for what is too large for memory.
+
+    Attributes:
+        transparent: whether the images may have an alpha channel.
+        shuffle_buffer: how many records are shuffled together while training.
+        record_files: `(path, records)` of each file.
+    """
+
+    def __init__(
+        self,
+        transparent: bool,
+        shuffle_buffer: int,
+        record_files: Sequence[tuple[str, int]],
+        **described: Any,
+    ):
+        super().__init__(**described)
+        self.transparent = transparent
+        self.shuffle_buffer = shuffle_buffer
+        self.record_files = record_files
+
+    def records(self, seed: Any = None, times: Any = None, views: int = 1) -> tf.data.Dataset:
+        """Returns one pass over the records: a `tf.data.Dataset` of `(index, encoded image)`.
+
+        Args:
+            seed: None for the order of the index; or an int64 tensor `[2]`, which shuffles the
+                files, interleaves them and shuffles the records within `shuffle_buffer`.
+            times: with a seed: integer tensor `[num_images]`, how often each record comes; once
+                if None.
+            views: with a seed and without `times`: how often each record comes, numbered
+                `index * views + view`.
+
+        Returns:
+            A dataset of (int64 scalar, string scalar).
+        """
+        raise self._undefined("records")
+
+    def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.train_on_records(self, recipe)
+
+    def evaluation_pass(
+        self,
+        image_size: int,
+        batch_size: int,
+        indices: np.ndarray | None,
+        transform: Callable[..., tf.Tensor],
+    ) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.evaluate_records(self, image_size, batch_size, indices, transform)
+
+    def _part(self, indices: np.ndarray, **described: Any) -> RecordSource:
+        return _RecordPart(self, indices, **described)
+
+
+class _RecordPart(PartMixin, RecordSource):
+    """Reads all records of the whole, and drops those that do not belong."""
+
+    def __init__(self, whole: RecordSource, indices: np.ndarray, **described: Any):
+        super().__init__(
+            whole.transparent,
+            whole.shuffle_buffer,
+            whole.record_files,
+            num_images=len(indices),
+            **described,
+        )
+        self.whole, self.indices = whole, indices
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        return self.whole._labels_at(self.indices)
+
+    def records(self, seed: Any = None, times: Any = None, views: int = 1) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        place = np.full(self.whole.num_images, -1, np.int64)
+        place[self.indices] = np.arange(self.num_images)
+        with tf.device("/CPU:0"):
+            place = tf.constant(place)
+            if times is not None:
+                whole = tf.zeros([self.whole.num_images], times.dtype)
+                times = tf.tensor_scatter_nd_update(whole, self.indices[:, None], times)
+
+        def renumber(number: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            index = tf.gather(place, number // views)
+            return tf.where(index < 0, index, index * views + number % views), contents
+
+        records = self.whole.records(seed, times, views).map(renumber)
+        return records.filter(lambda index, _: index >= 0)
+
+
+class TfdsSource(RecordSource):
     """A TFDS split that is read record by record, for sets too large for memory. Made by `tfds`.
 
     The index counts the records of the split's files in order, so it is the TFDS id
@@ -57,13 +155,17 @@ class TfdsSource(Source):
         self._features = features
         self._image_key = image_key
         self._label_key = label_key
-        self.transparent = features[image_key].shape[-1] == 4
-        super().__init__(num_images=int(self._takes.sum()), **described)
-        self.origins = self._record_ids
-        self.record_files = [(os.fspath(file.filename), file.examples_in_shard) for file in files]
-        record_files.watch(self)
+        num_images = int(self._takes.sum())
         bounded = max(_SMALLEST_SHUFFLE, int(_SHUFFLE_BYTES // max(1.0, mean_bytes)))
-        self.shuffle_buffer = min(self.num_images, bounded)
+        super().__init__(
+            transparent=features[image_key].shape[-1] == 4,
+            shuffle_buffer=min(num_images, bounded),
+            record_files=[(os.fspath(file.filename), file.examples_in_shard) for file in files],
+            num_images=num_images,
+            **described,
+        )
+        self.origins = self._record_ids
+        record_files.watch(self)
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:  # read on first use: a pass over all files
@@ -123,20 +225,7 @@ class TfdsSource(Source):
             ]
         return np.sort(np.array(found, np.int64))
 
-    def records(self, seed: Any = None, times: Any = None, views: int = 1) -> Any:
-        """Returns one pass over the records: a `tf.data.Dataset` of `(index, encoded image)`.
-
-        Args:
-            seed: None for the order of the index; or an int64 tensor `[2]`, which shuffles the
-                files, interleaves them and shuffles the records within `shuffle_buffer`.
-            times: with a seed: integer tensor `[num_images]`, how often each record comes; once
-                if None.
-            views: with a seed and without `times`: how often each record comes, numbered
-                `index * views + view`.
-
-        Returns:
-            A dataset of (int64 scalar, string scalar).
-        """
+    def records(self, seed: Any = None, times: Any = None, views: int = 1) -> tf.data.Dataset:
         import tensorflow_datasets
 
         key = self._image_key
@@ -271,12 +360,10 @@ def tfds(
         class_names=info.features[label_key].names if label_key else None,
     )
     if classes:
-        from rfd_tf.data.subset import subset
-
         chosen = source.showing(classes)
         if not len(chosen):
             raise UserError(f"no image of '{full_name}' shows {' or '.join(classes)}")
-        return subset(source, chosen, f"{full_name}, {' or '.join(classes)}")
+        return source.subset(chosen, f"{full_name}, {' or '.join(classes)}")
     return _in_memory(source, info.features[image_key].shape, cache_bytes) or source
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data import pipeline
-from rfd_tf.data.base import Source
+
+if TYPE_CHECKING:  # sources import this module for their datasets
+    from rfd_tf.data.base import Source
 
 # Which stream a dataset comes from: TensorFlow's datasets have no room for it.
 _streams: weakref.WeakKeyDictionary[tf.data.Dataset, TrainingStream] = weakref.WeakKeyDictionary()

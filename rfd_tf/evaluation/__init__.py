@@ -6,10 +6,11 @@ A new task is one file with a `Task` (or an `Evaluator`, on frozen features) and
 
 from collections.abc import Callable
 
-from rfd_tf.evaluation.base import Data, Evaluator, ImageSet, Result, Settings, Subject, Task
+from rfd_tf.evaluation.base import Data, ImageSet, Result, Settings, Subject, Task
 from rfd_tf.evaluation.detection import Detection
 from rfd_tf.evaluation.features import FeatureExtractor, extract_features, feature_tensors
 from rfd_tf.evaluation.finetune import FineTuning
+from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.invariance import Invariance
 from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
 from rfd_tf.evaluation.linear import LinearProbes, Probe

@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from rfd_tf.evaluation.features import Features, Pooling
+from rfd_tf.evaluation.features import Features
 from rfd_tf.evaluation.image_set import Data, ImageSet
 from rfd_tf.evaluation.subject import PRETRAINED, RANDOM, Subject
 
@@ -20,7 +18,6 @@ __all__ = [
     "PRETRAINED",
     "RANDOM",
     "Data",
-    "Evaluator",
     "Features",
     "ImageSet",
     "Result",
@@ -121,81 +118,3 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
         """Judges one network. Results of two networks go together by all but value and spread."""
-
-
-class Evaluator(Task):
-    """A task on frozen features of upright train images.
-
-    Features are taken without augmentation, the network in inference mode; many evaluators share
-    one pass over the images.
-
-    Attributes:
-        pooling: how feature maps become vectors: `("average" or "max", size)`, to at most that
-            size; size may also be a function of the number of channels. Vectors are taken as
-            they are.
-        compact: whether cached features may be float16.
-        embedding: whether the projected embedding is judged too, where there is one.
-        pixels: whether the images' own pixels are judged too, as "pixels".
-        train_rotated: whether train images are turned by their `turns`.
-        images: which test images are judged, of "upright" and "rotated".
-
-    >>> class LargestNumber(Evaluator):
-    ...     name = "largest_number"
-    ...     def settings(self, num_train):
-    ...         return {"guess": "the place of the feature's largest number"}
-    ...     def fit(self, train, labels, num_classes):
-    ...         self.num_classes = num_classes
-    ...     def score(self, test, labels):
-    ...         for feature, values in test.items():
-    ...             guess = values.argmax(axis=1) % self.num_classes
-    ...             yield Result(feature, float(np.mean(guess == labels)), when="")
-    >>> train, labels = {"f": np.eye(3)}, np.arange(3)
-    >>> [each.value for each in LargestNumber().evaluate(train, labels, train, labels, 3)]
-    [1.0]
-    """
-
-    pooling: Pooling = ("average", 1)
-    compact: bool = False
-    embedding: bool = False
-    pixels: bool = False
-    train_rotated: bool = False
-    images: tuple[str, ...] = ("upright", "rotated")
-
-    @abc.abstractmethod
-    def settings(self, num_train: int) -> dict:
-        """Returns what a reader needs to repeat the figures, for JSON."""
-
-    @abc.abstractmethod
-    def fit(self, train: Features, labels: np.ndarray, num_classes: int) -> None:
-        """Learns from features `{name: [num_train, dim]}` and labels int64 `[num_train]`."""
-
-    @abc.abstractmethod
-    def score(self, test: Features, labels: np.ndarray) -> Iterator[Result]:
-        """Yields results for test features of the fitted names; `images` is filled in later."""
-
-    def evaluate(
-        self,
-        train: Features,
-        train_labels: np.ndarray,
-        test: Features,
-        test_labels: np.ndarray,
-        num_classes: int,
-    ) -> Iterator[Result]:
-        """Fits on the train features, then yields results on the test features."""
-        self.fit(train, train_labels, num_classes)
-        yield from self.score(test, test_labels)
-
-    def protocol(self, data: Data) -> dict:
-        """Returns `settings` for the images to learn from."""
-        return self.settings(len(data.train))
-
-    def check(self, subject: Subject, data: Data) -> None:
-        """Raises `UserError` where the network lacks an endpoint to judge."""
-        subject.feature_tensors(subject.network(), self.pooling)
-
-    def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
-        """Takes the features of one network, fits and yields results."""
-        from rfd_tf.evaluation.frozen import judge
-
-        for _, result in judge([self], subject, data, settings):
-            yield result

@@ -66,10 +66,8 @@ class ImageSet:
     @functools.cached_property
     def part(self) -> Source:
         """The images as a source of their own, index 0 to N - 1, for a training pipeline."""
-        from rfd_tf.data.subset import subset
-
         whole = len(self.rows) == self.source.num_images
-        return self.source if whole else subset(self.source, self.rows)
+        return self.source if whole else self.source.subset(self.rows)
 
     def some(self, places: Sequence[int]) -> ImageSet:
         """Returns the images at the given increasing places of this set."""

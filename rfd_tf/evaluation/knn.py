@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.evaluation.base import Evaluator, Features, Result
+from rfd_tf.evaluation.base import Features, Result
+from rfd_tf.evaluation.frozen import Evaluator
 
 DISTANCES = ("cosine", "euclidean")
 #: The metric of accuracies by Euclidean distance.

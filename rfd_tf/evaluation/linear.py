@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Evaluator, Features, Result
+from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Features, Result
+from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.training_state import is_judged
 
 _ROWS = 2048  # rows turned to float32 at a time where a whole set is gone through

@@ -17,7 +17,8 @@ from rfd_tf.data.run_images import RunImages, shared, warn_if_trained_on
 from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import frozen
-from rfd_tf.evaluation.base import Data, Evaluator, Result, Settings, Subject, Task
+from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.image_set import NAMES
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.table import table

@@ -15,7 +15,8 @@ from rfd_tf.data.run_images import RunImages
 from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import files, published
-from rfd_tf.evaluation.base import Data, Evaluator, Subject, Task
+from rfd_tf.evaluation.base import Data, Subject, Task
+from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.invariance import RATIO
 from rfd_tf.evaluation.rotation import ALL
 from rfd_tf.evaluation.runner import evaluate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -56,6 +56,8 @@ class Method(keras.Model):
             other, to train with less memory. Batch normalisation sees each part by itself.
         fill_bank: whether `fit` fills the memory bank, where there is one, by a forward pass
             before the first step.
+        added_losses: for the constructor of a method that extends another: the weights of the
+            losses that its `call` adds to the other's, by name.
 
     `compile(optimizer=...)`, `fit`, `evaluate`, `save`, `keras.models.load_model`,
     `keras.models.clone_model` and `export` are Keras' own. `predict` returns the features of
@@ -114,6 +116,7 @@ class Method(keras.Model):
         std: Sequence[float] = applications.IMAGENET_STD,
         gradient_accumulation: int = 1,
         fill_bank: bool = True,
+        added_losses: Mapping[str, float] | None = None,
         **kwargs,
     ):
         keras_settings.check_loaded()
@@ -129,6 +132,7 @@ class Method(keras.Model):
         self.std = tuple(float(value) for value in std)
         self.gradient_accumulation = int(gradient_accumulation)
         self.fill_bank = bool(fill_bank)
+        self._added_losses = dict(added_losses or {})
         # XLA makes convolutional networks slower on CPUs: `jit_compile="auto"` leaves it off.
         self.supports_jit = keras.backend.backend() != "tensorflow"
         #: Images of a training step over all replicas, once that is known; chance levels of what
@@ -144,6 +148,7 @@ class Method(keras.Model):
             loss_weights: weight of each loss in the sum that is trained, by name.
             diagnostics: names of further values, logged and never trained.
         """
+        loss_weights = {**loss_weights, **self._added_losses}
         self.loss_weights = {name: float(weight) for name, weight in loss_weights.items()}
         self.log_names = ("loss", *self.loss_weights, *diagnostics)
         # Running sums over the images of what is logged and, last, the number of images.
@@ -312,16 +317,9 @@ class Method(keras.Model):
         optimizer = getattr(self, "optimizer", None)
         if optimizer is None or not optimizer.built:
             return
-        trained = [id(variable) for variable in self.trainable_variables]
-        state = {id(variable) for variable in optimizer.variables}
-        for kept in vars(optimizer).values():
-            # What an optimizer keeps for each variable, it keeps in a list of their order.
-            if not isinstance(kept, list) or len(kept) != len(trained):
-                continue
-            for variable in variables:
-                slot = kept[trained.index(id(variable))]
-                if id(slot) in state and slot.shape == variable.shape:
-                    slot.assign(np.zeros(slot.shape, "float32"))
+        for variable in variables:
+            for slot in _optimizer_slots(optimizer, variable, self.trainable_variables):
+                slot.assign(np.zeros(slot.shape, "float32"))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The weighted sum of the losses in `y_pred`, the dict that `call` returned."""
@@ -623,3 +621,24 @@ def _add(total, values):
     return [
         b if a is None else a if b is None else a + b for a, b in zip(total, values, strict=True)
     ]
+
+
+def _optimizer_slots(optimizer, variable, trained) -> list[keras.Variable]:
+    """What an optimizer keeps of a weight, in the weight's shape, such as its momentum.
+
+    `Optimizer.add_variable_from_reference` of Keras begins the name of such a variable with the
+    path of the weight. Weights of one path have theirs in their own order.
+    """
+
+    def prefix(weight) -> str:
+        return weight.path.replace("/", "_") + "_"
+
+    own = prefix(variable)
+    longer = tuple(prefix(one) for one in trained if len(prefix(one)) > len(own))
+    twins = [one for one in trained if prefix(one) == own]
+    place = next(number for number, one in enumerate(twins) if one is variable)
+    named: dict[str, list] = {}
+    for slot in optimizer.variables:
+        if slot.name.startswith(own) and not slot.name.startswith(longer):
+            named.setdefault(slot.name, []).append(slot)
+    return [slots[place] for slots in named.values() if slots[place].shape == variable.shape]

@@ -73,9 +73,8 @@ class JigsawFeatureDecoupling(RotationFeatureDecoupling):
             raise UserError(f"lambda_jigsaw {lambda_jigsaw} must be above 0; or use method rfd")
         if not kwargs.get("lambda_instance", 1.0):
             raise UserError("jigsaw views need the instance loss; give lambda_instance above 0")
-        # Read by `declare`, which the constructor calls.
-        self._lambda_jigsaw = lambda_jigsaw
-        super().__init__(backbone, num_images, seed=seed, **kwargs)
+        added = {"jigsaw_loss": lambda_jigsaw}
+        super().__init__(backbone, num_images, seed=seed, added_losses=added, **kwargs)
         self.jigsaw = JigsawViews(
             self.image_size,
             grid=grid,
@@ -99,9 +98,6 @@ class JigsawFeatureDecoupling(RotationFeatureDecoupling):
             name="jigsaw_projection",
         )
         self.jigsaw_constant = self.recognition.make_constant("jigsaw_constant")
-
-    def declare(self, loss_weights, diagnostics=()) -> None:
-        super().declare({**loss_weights, "jigsaw_loss": self._lambda_jigsaw}, diagnostics)
 
     def call(self, batch, training=False):
         """Computes the losses of a batch; see `Method.call`. The bank moves only in training."""

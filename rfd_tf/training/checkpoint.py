@@ -78,13 +78,16 @@ def snapshot(method, optimizer) -> list[tuple[str, np.ndarray]]:
 
 
 def _to_array(variable) -> np.ndarray:
-    from keras import ops
+    import keras
 
-    value = ops.convert_to_tensor(variable.value)
-    # TensorFlow's values are never changed in place while someone holds them, so that what was
-    # read need not be copied once more, as its public ways of making an array do.
-    share = getattr(value, "_numpy", None)
-    return np.asarray(share() if share else value)
+    value = variable.value
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # TensorFlow never changes a tensor in place while someone holds it. The array shares its
+        # memory; an array made of the variable itself would be a copy.
+        value = tf.convert_to_tensor(value)
+    return np.asarray(value)
 
 
 def not_finite(named: Iterable[tuple[str, np.ndarray]]) -> str | None:

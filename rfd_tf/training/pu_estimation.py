@@ -26,7 +26,6 @@ from rfd_tf.data import pipeline, views
 from rfd_tf.data.base import Source
 from rfd_tf.data.pu_weights import replace_file
 from rfd_tf.data.subset import folds as deal_out
-from rfd_tf.data.subset import subset
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.losses.non_negative_pu import check_prior
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
@@ -159,7 +158,7 @@ def training_part(source: Source, fold: np.ndarray, number: int) -> Source:
         fold: `[num_images]`, which fold an image is in.
         number: the fold that is held out.
     """
-    return subset(source, np.flatnonzero(fold != number), f"{source.name} without fold {number}")
+    return source.subset(np.flatnonzero(fold != number), f"{source.name} without fold {number}")
 
 
 def estimate_fold(

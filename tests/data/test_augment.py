@@ -99,14 +99,6 @@ def test_the_whole_window_at_its_own_size_changes_nothing():
     np.testing.assert_array_equal(augment.crop_and_resize(images, whole, 12), images)
 
 
-def test_random_resized_crop_follows_its_seed():
-    images = _images(6, 24, 24)
-    one = augment.random_resized_crop(images, SEED, 16)
-    assert one.shape == (6, 16, 16, 3)
-    np.testing.assert_array_equal(one, augment.random_resized_crop(images, SEED, 16))
-    assert (one != augment.random_resized_crop(images, SEED + 1, 16)).numpy().any()
-
-
 @pytest.mark.parametrize("padding", [1, 3])
 def test_pad_and_crop(padding):
     images = _images(50, 6, 8)

@@ -17,8 +17,8 @@ from rfd_tf.data import (
     training_dataset,
 )
 from rfd_tf.data.base import fingerprint
-from rfd_tf.data.photos import DRAWS, _path, key_of, normal_draws, sheet, uniform_draws
-from rfd_tf.data.subset import subset
+from rfd_tf.data.photo_draws import DRAWS, key_of, normal_draws, uniform_draws
+from rfd_tf.data.photos import _path, sheet
 from rfd_tf.errors import UserError
 
 CHINA = "sklearn:china.jpg"
@@ -223,7 +223,7 @@ def test_noise_follows_from_seed_and_number_alone():
     np.testing.assert_array_equal(few, many[:10])
     made = photo_crops([CHINA], 50, 15, noise=0.1, cache_bytes=0)
     np.testing.assert_array_equal(load_images(made, 15), many)
-    part = subset(made, [3, 41])
+    part = made.subset([3, 41])
     np.testing.assert_array_equal(load_images(part, 15), many[[3, 41]])
     # All else is as without noise.
     plain = crops(CHINA, 10, 15).astype(float)
@@ -252,7 +252,7 @@ def test_crops_made_while_read_are_those_made_beforehand(settings):
 
 def test_a_part_has_the_same_crops():
     made = photo_crops([CHINA, "sklearn:flower.jpg"], 50, 20, cache_bytes=0)
-    part = subset(subset(made, np.arange(10, 40)), [0, 3, 29])
+    part = made.subset(np.arange(10, 40)).subset([0, 3, 29])
     np.testing.assert_array_equal(load_images(part, 20), load_images(made, 20)[[10, 13, 39]])
     assert part.num_images == 3 and part.fingerprint != made.fingerprint
 

@@ -9,7 +9,6 @@ from PIL import Image
 
 from rfd_tf import data
 from rfd_tf.data.run_images import RunImages, photo_options, shared, warn_if_trained_on
-from rfd_tf.data.subset import subset
 from rfd_tf.errors import UserError
 
 
@@ -82,7 +81,7 @@ def test_shared_images_of_digits_are_counted():
     assert shared(every.image_ids(), train) == 1500 and shared(every.image_ids(), test) == 297
     assert shared(train.image_ids(), test) == 0
     rows = np.array([0, 7, 1499])
-    assert shared(subset(train, [7, 8]).image_ids(), every, rows) == 1
+    assert shared(train.subset([7, 8]).image_ids(), every, rows) == 1
     assert shared(train.image_ids(), data.ArraySource(test.images)) == 0
 
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf.data import ArraySource, FolderSource, image_folder, load_images, training_dataset
-from rfd_tf.data.subset import folds, subset
-from rfd_tf.data.tfds_source import TfdsSource
+from rfd_tf.data.subset import folds
+from rfd_tf.data.tfds_source import RecordSource
 from rfd_tf.errors import UserError
 
 COUNT = 23
@@ -22,18 +22,17 @@ def numbers_in(images):
     return np.rint(np.asarray(images, np.float32).mean(axis=(1, 2, 3)) / 10).astype(int)
 
 
-class RecordSource(TfdsSource):
+class Records(RecordSource):
     """What a TFDS split gives, without TFDS: (index, encoded image) pairs."""
 
     def __init__(self):
-        self.transparent = False
-        self.shuffle_buffer = COUNT
         encoded = [tf.io.encode_png(pixels_of(i)).numpy() for i in range(COUNT)]
         self._records = tf.data.Dataset.from_tensor_slices((np.arange(COUNT), encoded))
-        self.__dict__["labels"] = np.arange(COUNT) % 3
-        super(TfdsSource, self).__init__("records", COUNT, fingerprint="records")
+        described = {"name": "records", "num_images": COUNT, "fingerprint": "records"}
+        super().__init__(False, COUNT, [], labels=np.arange(COUNT) % 3, **described)
 
-    def records(self, seed=None, times=None):
+    def records(self, seed=None, times=None, views=1):
+        assert views == 1
         if seed is None:
             return self._records
         single = tf.random.stateless_uniform([], seed, minval=None, maxval=None, dtype=tf.int64)
@@ -53,7 +52,7 @@ def source(request, tmp_path):
         images = np.stack([pixels_of(i) for i in range(COUNT)])
         return ArraySource(images, np.arange(COUNT) % 3, ["a", "b", "c"], "numbers")
     if request.param == "records":
-        return RecordSource()
+        return Records()
     for i in range(COUNT):
         folder = tmp_path / "abc"[i % 3]
         folder.mkdir(exist_ok=True)
@@ -67,7 +66,7 @@ def source(request, tmp_path):
 def test_a_part_holds_its_images_under_a_dense_index(source):
     whole = numbers_in(load_images(source, 20))
     chosen = np.array([0, 2, 3, 11, 17, 22])
-    part = subset(source, chosen, "some")
+    part = source.subset(chosen, "some")
     assert part.name == "some" and part.num_images == 6
     np.testing.assert_array_equal(part.labels, source.labels[chosen])
     if source.names is not None:
@@ -86,7 +85,7 @@ def test_a_part_holds_its_images_under_a_dense_index(source):
 
 
 def test_an_order_of_a_part_is_followed(source):
-    part = subset(source, [2, 3, 11, 22])
+    part = source.subset([2, 3, 11, 22])
     plain = {"crop": "none", "horizontal_flip": False, "order": np.array([3, 0, 3, 3, 1, 0])}
     batches = list(training_dataset(part, image_size=20, batch_size=3, seed=0, **plain))
     seen = np.concatenate([batch["index"].numpy() for batch in batches])
@@ -98,16 +97,16 @@ def test_an_order_of_a_part_is_followed(source):
 
 def test_fingerprints_tell_parts_apart():
     source = ArraySource(np.zeros((5, 4, 4, 3), np.uint8))
-    prints = {subset(source, rows).fingerprint for rows in ([0, 1], [0, 2], [0, 1, 2])}
+    prints = {source.subset(rows).fingerprint for rows in ([0, 1], [0, 2], [0, 1, 2])}
     assert len(prints | {source.fingerprint}) == 4
-    assert subset(source, [0, 2]).fingerprint in prints
+    assert source.subset([0, 2]).fingerprint in prints
 
 
 def test_the_whole_hears_of_files_that_go_bad(tmp_path):
     for i in range(8):
         Image.fromarray(pixels_of(i)).resize((20 + i % 2, 20)).save(tmp_path / f"{i}.png")
     source = image_folder(tmp_path)
-    part = subset(source, [1, 4, 5, 7])
+    part = source.subset([1, 4, 5, 7])
     (tmp_path / "5.png").unlink()
     batches = training_dataset(part, image_size=20, batch_size=4, seed=0)
     assert 2 not in next(iter(batches))["index"].numpy()
@@ -118,7 +117,7 @@ def test_the_whole_hears_of_files_that_go_bad(tmp_path):
 @pytest.mark.parametrize("indices", [[], [3, 2], [1, 1], [-1, 2], [0, 5], [[0]]])
 def test_refuses(indices):
     with pytest.raises(UserError, match="part of 'array'"):
-        subset(ArraySource(np.zeros((5, 4, 4, 3), np.uint8)), indices)
+        ArraySource(np.zeros((5, 4, 4, 3), np.uint8)).subset(indices)
 
 
 @pytest.mark.parametrize("count, number", [(2, 2), (10, 3), (1797, 5)])

@@ -19,7 +19,6 @@ from rfd_tf.data import (
     tfds,
     training_dataset,
 )
-from rfd_tf.data.subset import subset
 from rfd_tf.errors import UserError
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
@@ -205,7 +204,7 @@ def test_a_stream_can_be_entered_at_any_step_and_divided(folder):
 def test_separate_views_of_records_are_shuffled_over_an_epoch(folder, part):
     source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
     if part:
-        source = subset(source, np.arange(3, 43, 2))
+        source = source.subset(np.arange(3, 43, 2))
     count = source.num_images
     settings = {"views": 4, "batch_size": 4, "horizontal_flip": False}
     batches = _batches(source, count, **settings)

@@ -5,7 +5,8 @@ from rfd_tf import applications
 from rfd_tf.data import ArraySource, FolderSource, image_folder
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import KNearestNeighbours, frozen, image_set, runner
-from rfd_tf.evaluation.base import Evaluator, Result
+from rfd_tf.evaluation.base import Result
+from rfd_tf.evaluation.frozen import Evaluator
 
 
 class Spy(Evaluator):

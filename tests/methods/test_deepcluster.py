@@ -2,6 +2,7 @@
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +10,7 @@ import training_runs
 
 from rfd_tf.data import ArraySource
 from rfd_tf.errors import UserError
-from rfd_tf.methods import clustering
+from rfd_tf.methods import base, clustering
 from rfd_tf.methods.deepcluster import DeepCluster
 from rfd_tf.training import optimizers, pretraining
 
@@ -118,6 +119,45 @@ def test_every_optimizer_forgets_the_head_alone(name):
     forgotten = {path for path in before if before[path] and not after[path]}
     assert forgotten == {path for path in before if "cluster_head" in path}
     assert len(forgotten) >= 2 and int(method.optimizer.iterations) == steps == 1
+
+
+OPTIMIZERS = {
+    "own": lambda: optimizers.SGD(0.1),
+    "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    "adam": lambda: keras.optimizers.Adam(amsgrad=True),
+    "rmsprop": lambda: keras.optimizers.RMSprop(momentum=0.9, centered=True),
+    "accumulated": lambda: keras.optimizers.Adamax(gradient_accumulation_steps=2),
+    "averaged": lambda: keras.optimizers.Lion(use_ema=True),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_an_optimizer_keeps_of_a_weight_is_found_by_names(name):
+    optimizer = OPTIMIZERS[name]()
+    # Of one path, of one name once slashes are gone, and with a name that begins another.
+    names = ["a", "a", "a_b", "a_momentum", "b", "b"]
+    weights = [keras.Variable(np.full((2, 3), 1.0), dtype="float32", name=name) for name in names]
+    with keras.name_scope("a"):
+        weights.append(keras.Variable(np.full((2, 3), 1.0), dtype="float32", name="b"))
+    optimizer.build(weights)
+    found = [base._optimizer_slots(optimizer, weight, weights) for weight in weights]
+    # Only the weight that has a gradient moves what is kept of it.
+    for chosen, own in enumerate(found):
+        gradients = [tf.fill((2, 3), float(number == chosen)) for number in range(len(weights))]
+        for slot in optimizer.variables:
+            if tuple(slot.shape) == (2, 3):
+                slot.assign(np.zeros((2, 3)))
+        optimizer.apply(gradients, weights)
+        changed = {
+            id(slot)
+            for slot in optimizer.variables
+            if tuple(slot.shape) == (2, 3) and "average" not in slot.name and np.any(slot)
+        }
+        assert changed and changed <= {id(slot) for slot in own}
+        assert not {id(slot) for other in found if other is not own for slot in other} & changed
+    every = [id(slot) for slots in found for slot in slots]
+    assert len(set(every)) == len(every)
+    assert set(every) == {id(v) for v in optimizer.variables if tuple(v.shape) == (2, 3)}
 
 
 def test_an_epoch_that_goes_on_keeps_its_clusters():

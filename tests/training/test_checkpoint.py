@@ -132,6 +132,27 @@ def test_a_snapshot_does_not_change_while_training_goes_on():
     assert changed > 10
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64"])
+def test_a_snapshot_shares_memory_until_the_variable_is_written(dtype):
+    variable = keras.Variable(np.ones((1000, 1000)), dtype=dtype)
+    first, second = (checkpoint._to_array(variable) for _ in range(2))
+    assert first.dtype.name == dtype and np.shares_memory(first, second)
+    variable.assign(variable + 1)
+    assert (first == 1).all() and (checkpoint._to_array(variable) == 2).all()
+
+
+def test_a_snapshot_outlives_updates_in_place():
+    variables = [keras.Variable(np.ones((8, 4), "float32")) for _ in range(3)]
+    taken = [checkpoint._to_array(variable) for variable in variables]
+    weight, momentum, bank = (variable.value for variable in variables)
+    # What the fused optimizer and the memory bank do.
+    options = {"lr": 1.0, "grad": tf.ones((8, 4)), "momentum": 0.9}
+    tf.raw_ops.ResourceApplyMomentum(var=weight.handle, accum=momentum.handle, **options)
+    bank.scatter_update(tf.IndexedSlices(tf.zeros((2, 4)), [0, 5]))
+    for variable, array in zip(variables, taken, strict=True):
+        assert (array == 1).all() and not (np.asarray(variable.value) == 1).all()
+
+
 def test_any_flipped_byte_is_noticed_or_harmless(tmp_path):
     method = make()
     path = checkpoint.save(tmp_path / "c.npz", method, method.optimizer, {"step": 1})
