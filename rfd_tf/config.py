@@ -31,6 +31,9 @@ class Setting:
         choices: the values allowed, or None for any.
         help: what it does, from the docstring of the class that takes it.
         bounds: smallest and largest value, each None where there is none.
+
+    >>> Setting("epochs", int, 100, None, "passes over the images.").checked(3)
+    3
     """
 
     name: str
@@ -633,7 +636,11 @@ def named_values(items: Any, setting: str) -> dict[str, Any]:
 
 
 def named_texts(options: Mapping[str, Any]) -> list[str]:
-    """Returns options as `name=value` texts, without those that are None; see `named_values`."""
+    """Returns options as `name=value` texts, without those that are None; see `named_values`.
+
+    >>> named_texts({"width": 0.5, "transform": "both", "grid": None})
+    ['width=0.5', 'transform=both']
+    """
     return [
         f"{name}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in options.items()

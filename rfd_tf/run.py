@@ -106,6 +106,12 @@ class Run:
 
     Attributes:
         directory: the folder.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "run.json").write_text('{"flags": {"epochs": 3}}')
+    >>> Run.open(folder).config.epochs
+    3
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -376,6 +382,12 @@ def evaluate(
 
     Returns:
         The report.
+
+    >>> from rfd_tf import data
+    >>> some = data.digits("test")
+    >>> report = evaluate("six_layer.rfd_cifar10", "knn", data=some, val_data=some, verbose=0)
+    >>> report["results"][0]["task"]
+    'knn'
     """
     from rfd_tf import evaluation
     from rfd_tf.data.run_images import RunImages
@@ -465,6 +477,11 @@ def export_model(
         weights: a run, its folder, a `.weights.h5` file or a shipped name.
         output_dir: folder to write.
         formats, **options: see `Run.export`.
+
+    >>> import tempfile
+    >>> card = export_model("six_layer.rfd_cifar10", tempfile.mkdtemp(), "keras")
+    >>> sorted(card["verification"])
+    ['keras']
     """
     from rfd_tf import export
 

@@ -18,7 +18,9 @@ ORDER = (
     ["evaluation"],
     ["export"],
     ["interpret"],
-    ["benchmarks", "cli"],
+    ["config", "presets"],
+    ["recording", "pretrainer", "run"],
+    ["benchmarks", "cli", "__main__"],
 )
 
 

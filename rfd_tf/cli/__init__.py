@@ -6,29 +6,12 @@ import ast
 import difflib
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "main", "overview", "show"]
+from rfd_tf.cli.commands import COMMANDS, show
 
-#: Command -> the module that has its `main`, its flags and, in its docstring, what it does.
-COMMANDS = {
-    name: f"rfd_tf.cli.{name.replace('-', '_')}"
-    for name in (
-        "pretrain",
-        "evaluate",
-        "embed",
-        "export",
-        "report",
-        "explore",
-        "estimate-pu",
-        "saliency",
-        "import-torch",
-        "import-caffe",
-        "info",
-    )
-}
+__all__ = ["COMMANDS", "main", "overview", "show"]
 
 _MISTAKE = 2
 
@@ -90,19 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print(f"error: {_wrong(command)}; see rfd-tf --help", file=sys.stderr)
         raise SystemExit(_MISTAKE)
-
-
-def show(text: str) -> None:
-    """Prints a text that a reader such as `head` may not want to the end.
-
-    >>> show("text")
-    text
-    """
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        # Python would report the same again when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong(command: str) -> str:

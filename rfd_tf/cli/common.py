@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -14,7 +13,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 
-from rfd_tf.cli import data_flags, path_flags, show
+from rfd_tf import config
+from rfd_tf.cli import data_flags, path_flags
+from rfd_tf.cli.commands import COMMANDS, show
 
 USER_MISTAKE = 2
 COMMAND = "rfd-tf"
@@ -117,19 +118,8 @@ def backbone_options() -> dict:
 
 
 def named_values(flag: str) -> dict:
-    """A repeatable flag of name=value as a dict, values read as JSON where they are JSON."""
-    from rfd_tf.errors import UserError
-
-    options = {}
-    for item in flags.FLAGS[flag].value:
-        name, equals, text = item.partition("=")
-        if not equals or not name:
-            raise UserError(f"--{flag} '{item}' must read name=value")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text == "True" if text in ("True", "False") else text
-    return options
+    """A repeatable flag of name=value as a dict, see `rfd_tf.config.named_values`."""
+    return config.named_values(flags.FLAGS[flag].value, flag)
 
 
 # Flags of like meaning. The library names the first ones; a command may have others.
@@ -183,11 +173,10 @@ def in_own_flags(message: str) -> str:
 
 def in_own_commands(message: str) -> str:
     """Returns a message in which scripts are the commands of `rfd-tf`, where that is running."""
-    from rfd_tf import cli
 
     def own(match: re.Match) -> str:
         name = match.group(1).replace("_", "-")
-        return f"{COMMAND} {name}" if name in cli.COMMANDS else match.group()
+        return f"{COMMAND} {name}" if name in COMMANDS else match.group()
 
     if not sys.argv[0].startswith(f"{COMMAND} "):
         return message

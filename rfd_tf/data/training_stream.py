@@ -111,7 +111,12 @@ class TrainingStream:
 def train_dataset(
     source: Source, *, image_size: int, batch_size: int, seed: int = 0, **augmentation: Any
 ) -> tf.data.Dataset:
-    """Returns the endless stream of augmented training batches; see `Source.train_dataset`."""
+    """Returns the endless stream of augmented training batches; see `Source.train_dataset`.
+
+    >>> from rfd_tf.data import digits
+    >>> next(iter(train_dataset(digits(), image_size=32, batch_size=8)))["index"].shape
+    TensorShape([8])
+    """
     stream = TrainingStream(source, image_size, batch_size, seed, augmentation)
     dataset = stream.batches()
     _streams[dataset] = stream
@@ -122,6 +127,11 @@ def stream_of(dataset: Any) -> TrainingStream | None:
     """Returns the stream that `train_dataset` created a dataset from, or None for another one.
 
     A dataset derived from it, as by `map`, is another one.
+
+    >>> from rfd_tf.data import digits
+    >>> dataset = train_dataset(digits(), image_size=32, batch_size=8)
+    >>> stream_of(dataset).batch_size, stream_of(dataset.take(1))
+    (8, None)
     """
     try:
         return _streams.get(dataset)
