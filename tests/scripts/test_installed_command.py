@@ -19,6 +19,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The folder that pip installed into, from a copy: building writes beside setup.cfg."""
+    pytest.importorskip("setuptools", reason="wheels are built by setuptools: pip install it")
     checkout, target = (tmp_path_factory.mktemp(name) for name in ("checkout", "target"))
     for name in ("rfd_tf", "configs", "exported"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -29,8 +30,8 @@ def installed(tmp_path_factory):
          "--disable-pip-version-check", f"--target={target}", str(checkout)],
         capture_output=True, text=True,
     )  # fmt: skip
-    if done.returncode and "setuptools" in done.stderr:
-        pytest.skip(f"the package cannot be built here: {done.stderr.splitlines()[-1]}")
+    if "invalid command 'bdist_wheel'" in done.stderr:
+        pytest.skip("this setuptools builds no wheels: pip install wheel, or a newer setuptools")
     assert done.returncode == 0, done.stderr
     shutil.rmtree(checkout)
     return target
@@ -72,8 +73,9 @@ def test_a_configuration_is_trained_and_exported_without_a_checkout(call, instal
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.onnx").exists()
     # Nothing of the checkout was used.
+    count = len(list((ROOT / "configs").glob("*.cfg")))
     told = call("info").stdout
-    assert f"configurations  37 for --config, in {installed / 'share'}" in told
+    assert f"configurations  {count} for --config, in {installed / 'share'}" in told
     done = call("export", "--output_dir=out")
     assert done.returncode == 2
     assert done.stderr == "error: --weights is missing; see rfd-tf export --help\n"
