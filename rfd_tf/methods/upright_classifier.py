@@ -45,8 +45,8 @@ class UprightClassifier(Method):
     TensorShape([2, 4])
     """
 
-    views = views.NUM_ROTATIONS
     crops = (1, views.NUM_ROTATIONS)
+    views = views.NUM_ROTATIONS
 
     def __init__(
         self,
