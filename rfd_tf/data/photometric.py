@@ -1,8 +1,8 @@
 """Changes of colour on the device, each image by its own factors.
 
-The same changes as `rfd_tf.data.augment` makes in the input pipeline, written in `keras.ops` for
-views that come into being on the device, such as the tiles of a jigsaw puzzle. Pixels are 0 to
-255, float32, and are not rounded.
+The same changes as `rfd_tf.data.augment` makes in the input pipeline, which is TensorFlow's under
+every backend of Keras. These are in `keras.ops`, of the backend that trains, for views created on
+the device, such as the tiles of a jigsaw puzzle. Pixels are 0 to 255, float32, and not rounded.
 """
 
 from __future__ import annotations
