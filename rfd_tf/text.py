@@ -151,6 +151,17 @@ def file_name_to_text(name: str, one_line: bool = False) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """Returns text with escapes for what breaks a line or steers a terminal.
+
+    >>> print(one_line("no such folder: 'a\\nb'"))
+    no such folder: 'a\\nb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode() if _splits(c) else c for c in text)
+
+
 def _splits(character: str) -> bool:
     return unicodedata.category(character) in _SPLITTING
 

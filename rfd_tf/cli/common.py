@@ -24,6 +24,7 @@ _FLAGFILE = ("--flagfile", "-flagfile")
 
 def _parse(arguments: list[str]) -> list[str]:
     from rfd_tf.errors import UserError
+    from rfd_tf.text import one_line
 
     try:
         given = _with_flagfiles(arguments[1:])
@@ -33,7 +34,7 @@ def _parse(arguments: list[str]) -> list[str]:
             # What it stood for are now values of flags.
             flags.FLAGS["config"].value = None
     except (flags.Error, UserError) as error:
-        print(f"error: {error}; see {arguments[0]} --help", file=sys.stderr)
+        print(f"error: {one_line(str(error))}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
     # What absl does not foresee: a flag of a thousand letters.
     except (OSError, UnicodeDecodeError, RecursionError) as error:
@@ -43,7 +44,8 @@ def _parse(arguments: list[str]) -> list[str]:
         raise SystemExit(USER_MISTAKE) from None
     if len(rest) > 1:
         print(
-            f"error: unexpected argument '{rest[1]}'; flags look like --name=value", file=sys.stderr
+            f"error: unexpected argument '{one_line(rest[1])}'; flags look like --name=value",
+            file=sys.stderr,
         )
         raise SystemExit(USER_MISTAKE)
     return rest
@@ -223,7 +225,9 @@ def be_quiet() -> None:
 
 def _warn_in_a_line(message, category, filename, lineno, line=None) -> str:
     if category is UserWarning and f"{os.sep}rfd_tf{os.sep}" in filename:
-        return f"warning: {message}\n"
+        from rfd_tf.text import one_line
+
+        return f"warning: {one_line(str(message))}\n"
     return _format_warning(message, category, filename, lineno, line)
 
 
@@ -242,6 +246,7 @@ def run(main: Callable[[], None], check_keras: bool = True) -> None:
         from rfd_tf import keras_settings
         from rfd_tf.data import record_files
         from rfd_tf.errors import UserError
+        from rfd_tf.text import one_line
 
         be_quiet()
         warnings.formatwarning = _warn_in_a_line
@@ -251,7 +256,7 @@ def run(main: Callable[[], None], check_keras: bool = True) -> None:
             with record_files.damage_reported():
                 main()
         except UserError as error:
-            print(f"error: {in_own_flags(str(error))}", file=sys.stderr)
+            print(f"error: {one_line(in_own_flags(str(error)))}", file=sys.stderr)
             raise SystemExit(USER_MISTAKE) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -142,7 +142,7 @@ _OTHERS = frozenset({0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)})  # tables, com
 
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _WITH_ALPHA = frozenset({4, 6})
-_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"eXIf"})
 _CHUNK = struct.Struct(">I4s")
 
 
@@ -267,10 +267,25 @@ def bare_png(contents: bytes) -> bytes:
     while place + 8 <= len(contents):
         length, chunk = _CHUNK.unpack_from(contents, place)
         end = place + 12 + length
-        if chunk in _PIXEL_CHUNKS:
+        if chunk == b"tRNS":
+            parts.append(_in_eight_bits(contents[place + 8 : end - 4], *contents[24:26]))
+        elif chunk in _PIXEL_CHUNKS:
             parts.append(contents[place:end])
         place = end
     return b"".join(parts)
+
+
+def _in_eight_bits(key: bytes, depth: int, colour: int) -> bytes:
+    """Returns a tRNS chunk whose colour has the 8 bits that Pillow compares it in."""
+    if depth != 8 and colour in (0, 2) and len(key) % 2 == 0:
+        values = struct.unpack(f">{len(key) // 2}H", key)
+        if colour == 2:
+            values = [value >> 8 for value in values]
+        elif depth in (2, 4):
+            most = (1 << depth) - 1
+            values = [(value & most) * 255 // most for value in values]
+        key = struct.pack(f">{len(key) // 2}H", *values)
+    return _CHUNK.pack(len(key), b"tRNS") + key + zlib.crc32(b"tRNS" + key).to_bytes(4, "big")
 
 
 def late_exif(tail: bytes) -> bytes:

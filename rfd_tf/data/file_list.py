@@ -21,6 +21,8 @@ from rfd_tf.text import (
     same_name_forms,
 )
 
+_MOST_CLASSES = 1_000_000  # there is memory for as many classes as the largest label says
+
 
 def image_list(
     path: str | os.PathLike,
@@ -131,4 +133,9 @@ def _numbered(labels: list[str], path: Path) -> tuple[np.ndarray, list[str] | No
         return np.array([number[label] for label in labels], np.int64), class_names
     if numbers.min() < 0:
         raise UserError(f"'{path}': label {numbers.min()}; labels are numbers from 0")
+    if numbers.max() >= _MOST_CLASSES:
+        raise UserError(
+            f"'{path}': label {numbers.max()}; labels number the classes from 0 on, fewer than "
+            f"{_MOST_CLASSES:,}; write ids of another kind as names, such as id{numbers.max()}"
+        )
     return numbers, None

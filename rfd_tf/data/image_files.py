@@ -47,6 +47,7 @@ _BY_NAME = {
     **dict.fromkeys(_RAW_EXTENSIONS, "camera RAW"),
 }
 _EXIF_ORIENTATION = 0x0112
+_TIFF_PHOTOMETRIC = 262
 _BMP_BYTES = 34  # reaches the compression field of a BMP header
 _TAIL_BYTES = 1 << 14
 _TURNS = {
@@ -375,7 +376,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     image.load()  # (some formats read their EXIF block only now)
     orientation = orientation_of(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = _upper_bits(image)
     elif image.mode in ("I", "F"):
         raise ValueError("its pixels have 32 bits and no fixed range; save it with 8 or 16 bits")
     if orientation != 1:
@@ -385,6 +386,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, colours)
     return image.convert("RGB")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """Returns the upper 8 of 16 bits: grey, with alpha where one value is marked transparent."""
+    values = np.asarray(image)
+    key = image.info.get("transparency")
+    # (Pillow inverts what counts from white for values of 8 bits alone.)
+    if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
+        values = 0xFFFF - values
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    if isinstance(key, int):
+        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def read_rgb(

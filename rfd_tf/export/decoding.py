@@ -2,7 +2,8 @@
 
 Training reads each file's header in Python, and decodes with Pillow what TensorFlow does not; a
 served model can do neither. Of the formats that it reads the result is the same: RGB, upright,
-white behind what is transparent, brought to size by the evaluation transform.
+white behind what is transparent, brought to size by the evaluation transform. Only of a GIF
+TensorFlow returns black for transparent pixels.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
     Returns:
         uint8 `[height, width, 3]`. Grey is repeated, palettes are looked up, 16 bits become 8,
-        transparent parts of a PNG or WebP turn white, the fourth channel of a BMP is dropped.
+        transparent parts of a PNG or WebP turn white, those of a GIF black, the fourth channel of
+        a BMP is dropped.
 
     Raises:
         tf.errors.InvalidArgumentError: when run: no such file, a damaged one, or one of more than

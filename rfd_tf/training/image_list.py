@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 
 from rfd_tf.data.base import Source
 from rfd_tf.errors import UserError
@@ -48,14 +49,17 @@ def difference(path: str | os.PathLike, source: Source) -> str:
         with gzip.open(path, "rt", encoding="ascii") as file:
             held = json.load(file)
         names, lengths = held["names"], held["lengths"]
+        before = dict(zip(names or (), lengths or [None] * len(names or ()), strict=True))
     except FileNotFoundError:
         return "the run has no list of its images to compare with"
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error})") from None
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"the images have changed since the run began, and '{path}', which lists them, cannot "
+            f"be read ({error}); put the images back, or give another --output_dir"
+        ) from None
     if names is None or source.names is None:
         return "they have no names to compare"
     now = dict(zip(source.names, source.lengths or [None] * len(source.names), strict=True))
-    before = dict(zip(names, lengths or [None] * len(names), strict=True))
     kinds = {
         "gone": [name for name in before if name not in now],
         "new": [name for name in now if name not in before],

@@ -80,6 +80,12 @@ def test_bad_lists_are_named(folder, text, message):
     assert str(folder / "list.txt") in str(error.value)
 
 
+def test_ids_that_are_no_numbers_of_classes_are_refused(folder):
+    (folder / "list.txt").write_text("a/my class/1.png 999999999999\n")
+    with pytest.raises(UserError, match="list.txt': label 999999999999; .*such as id999999999999"):
+        image_list(folder / "list.txt")
+
+
 def test_missing_and_binary_lists(folder):
     with pytest.raises(UserError, match="cannot read the image list"):
         image_list(folder / "none.txt")

@@ -2,6 +2,8 @@
 
 import io
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -29,6 +31,8 @@ PICTURE = Image.fromarray(RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resiz
 ALPHA = PICTURE.copy()
 ALPHA.putalpha(Image.fromarray(RNG.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)))
 DEEP = RNG.integers(0, 65536, (SIDE, SIDE)).astype(np.uint16)
+DEEP3 = RNG.integers(0, 65536, (SIDE, SIDE, 3)).astype(np.uint16)
+DEEP3[5:9] = 0x1234
 OTHER = PICTURE.transpose(Image.Transpose.ROTATE_90)
 FRAMES = {"save_all": True, "append_images": [OTHER]}
 WHITE = Image.alpha_composite(Image.new("RGBA", ALPHA.size, "white"), ALPHA).convert("RGB")
@@ -64,6 +68,37 @@ def _with_late_exif(code):
     return moved[:-12] + plain[start:end] + moved[-12:], noise
 
 
+def _png_with_key(values, depth, colour, key):
+    """A PNG of values `[H, W]` or `[H, W, 3]` in which a colour is transparent, and its pixels."""
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    flat = values.reshape(len(values), -1)
+    bits = np.unpackbits(flat.astype(">u2").view(np.uint8).reshape(*flat.shape, 2), axis=-1)
+    rows = np.packbits(bits[..., 16 - depth :].reshape(len(flat), -1), axis=-1)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(
+        b"IHDR", struct.pack(">IIBBBBB", values.shape[1], len(values), depth, colour, 0, 0, 0)
+    )
+    content += chunk(b"tRNS", struct.pack(">H", key) * (3 if colour else 1))
+    content += chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)))
+    colours = values.reshape(*values.shape[:2], -1).astype(int)
+    clear = (colours == key).all(-1, keepdims=True)
+    seen = colours >> 8 if depth == 16 else colours * 255 // (2**depth - 1)
+    pixels = np.where(clear, 255, seen).repeat(3 // seen.shape[-1], -1).astype(np.uint8)
+    return content + chunk(b"IEND", b""), Image.fromarray(pixels), 0
+
+
+def _tiff_from_white():
+    """A TIFF of 16 bits in which 0 is white, as scanners write them."""
+    content = _encoded(Image.fromarray(DEEP), "TIFF")
+    entry = struct.pack("<HHI", 262, 3, 1)
+    assert content.count(entry + b"\1\0") == 1
+    return content.replace(entry + b"\1\0", entry + b"\0\0")
+
+
 # What is written -> (content, the pixels it must give, how far off a lossy one may be).
 FILES = {
     "webp": (_encoded(PICTURE, "WEBP", lossless=True), PICTURE, 0),
@@ -93,6 +128,12 @@ FILES = {
     "gif": (_encoded(PICTURE.quantize(16), "GIF"), PICTURE.quantize(16), 0),
     "jpeg, cmyk": (_encoded(PICTURE.convert("CMYK"), "JPEG", quality=98), PICTURE, 40),
     "png, much text": (_with_text(), PICTURE, 0),
+    "tiff, 16 bits from white": (_tiff_from_white(), _grey((65535 - DEEP) >> 8), 0),
+    "png, 16 bits, a clear grey": _png_with_key(DEEP, 16, 0, DEEP[3, 4]),
+    "png, 48 bits, a clear colour": _png_with_key(DEEP3, 16, 2, 0x1234),
+    "png, 4 bits, a clear grey": _png_with_key(DEEP >> 12, 4, 0, 7),
+    "png, 2 bits, a clear grey": _png_with_key(DEEP >> 14, 2, 0, 1),
+    "png, 1 bit, a clear grey": _png_with_key(DEEP >> 15, 1, 0, 0),
     "avif": (b"", PICTURE, 60),
 }  # fmt: skip
 if features.check("avif"):
@@ -113,6 +154,7 @@ def test_a_format_gives_its_pixels_in_memory_and_from_disk(tmp_path, name):
         first = pixels if first is None else first
         np.testing.assert_array_equal(pixels, first)
     np.testing.assert_array_equal(decode_bytes(tf.constant(content)), first)
+    np.testing.assert_allclose(image_files.read_rgb(content), first, atol=1)
 
 
 def test_all_formats_train_and_evaluate_in_one_folder(tmp_path):

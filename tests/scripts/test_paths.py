@@ -67,6 +67,18 @@ def test_a_home_folder_that_does_not_exist_is_an_error():
         image_folder("~no-such-user/x")
 
 
+def test_a_name_with_line_breaks_leaves_its_message_on_one_line():
+    common = ["--weights=rfd_cifar10", "--output_dir=out"]
+    lines = [[*common, "--data_dir=no\nsuch\u2028folder\x1b[1m"], [*common, "--no\nsuch"], ["a\nb"]]
+    messages = (
+        r"error: no such folder: 'no\nsuch\u2028folder\x1b[1m'; give --data_dir",
+        r"error: Unknown command line flag 'no\nsuch'",
+        r"error: unexpected argument 'a\nb'",
+    )
+    for (code, _, err), message in zip(run_many("embed", lines), messages, strict=True):
+        assert code == 2 and err.startswith(message) and len(err.splitlines()) == 1, err
+
+
 def test_the_library_expands_the_home_folder(home):
     source = image_folder(f"~/{ODD}")
     assert source.num_images == 8

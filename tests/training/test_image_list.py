@@ -1,5 +1,7 @@
 """Images that have changed are told from those a run began with."""
 
+import gzip
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,6 +52,21 @@ def test_images_without_names(tmp_path):
     source.names = None
     image_list.write(tmp_path / "list", source)
     assert image_list.difference(tmp_path / "list", source) == "they have no names to compare"
-    (tmp_path / "list").write_bytes(b"no archive")
-    with pytest.raises(UserError, match="cannot be read"):
-        image_list.difference(tmp_path / "list", source)
+
+
+@pytest.mark.parametrize("damage", ["no archive", "cut", "flipped bits", "other content"])
+def test_a_damaged_list_of_images_is_named(tmp_path, damage):
+    source = data.digits("test")
+    source.names = [f"{number * 7919 % 1000}.png" for number in range(source.num_images)]
+    path = tmp_path / "list"
+    image_list.write(path, source)
+    whole = path.read_bytes()
+    content = {
+        "no archive": b"no archive",
+        "cut": whole[:-20],
+        "flipped bits": whole[:30] + bytes(value ^ 255 for value in whole[30:60]) + whole[60:],
+        "other content": gzip.compress(b'{"names": ["a"], "lengths": [1, 2]}'),
+    }[damage]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="list', which lists them, cannot be read .*put the images"):
+        image_list.difference(path, source)
