@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from rfd_tf.cli import data_flags, path_flags
+from rfd_tf.cli import data_flags, limit_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
@@ -33,9 +33,7 @@ flags.DEFINE_list(
     "ONNX file embedding.",
 )
 flags.DEFINE_list("format", ["parquet", "npy"], "Files to write: parquet, npy.")
-flags.DEFINE_float(
-    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
-)
+limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer("batch_size", 64, "Images a step.")
 flags.DEFINE_integer(
     "part_images", 4096, "Images a part: what a kill can cost, and what is held in memory."
@@ -61,14 +59,14 @@ def embedder():
     return export.onnx_embedder(FLAGS.onnx, FLAGS.features)
 
 
-def images_folder() -> str:
-    """The folder that --data_dir names, or that the run was trained on."""
+def images():
+    """The folder that --data_dir names, or that the run was trained on, and its limits."""
     from rfd_tf.data.run_images import RunImages
     from rfd_tf.errors import UserError
 
     recorded = RunImages.of_run(FLAGS.weights) if FLAGS.weights else RunImages()
-    found = FLAGS.data_dir or recorded.data_dir
-    if not found:
+    found = recorded.replaced(data_dir=FLAGS.data_dir, **limit_flags.given())
+    if not found.data_dir:
         other = f"; the run was trained on '{recorded.dataset}'" if recorded.dataset else ""
         raise UserError(f"--data_dir is missing{other}; see scripts/embed.py --help")
     return found
@@ -80,7 +78,7 @@ def main() -> None:
     data_flags.resolve()
     if not FLAGS.output_dir:
         raise UserError("--output_dir is missing; see scripts/embed.py --help")
-    data_dir = images_folder()
+    folder = images()
     if bool(FLAGS.weights) == bool(FLAGS.onnx):
         raise UserError("give --weights (a run folder, a file, a shipped name) or --onnx, not both")
 
@@ -88,12 +86,12 @@ def main() -> None:
 
     report = export.embed_folder(
         embedder(),
-        data_dir,
+        folder.data_dir,
         FLAGS.output_dir,
         FLAGS.format,
         batch_size=FLAGS.batch_size,
         part_images=FLAGS.part_images,
-        max_megapixels=FLAGS.max_megapixels,
+        max_megapixels=folder.max_megapixels,
         overwrite=FLAGS.overwrite,
         progress=True,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from rfd_tf.cli import data_flags, path_flags
+from rfd_tf.cli import data_flags, limit_flags, path_flags
 
 FLAGS = flags.FLAGS
 
@@ -63,15 +63,8 @@ flags.DEFINE_list(
 )
 path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
-flags.DEFINE_float(
-    "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
-)
-flags.DEFINE_float(
-    "max_megapixels",
-    None,
-    "Larger images are left out, before they are decoded. Default: the run's, 300.",
-    0.001,
-)
+limit_flags.DEFINE_max_skipped()
+limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer("max_train_images", None, "Learn from at most so many images.", 1)
 
 # All tasks.
@@ -416,10 +409,8 @@ def options(task: str, names: Iterable[str] = ()) -> dict[str, Any]:
 def images() -> dict[str, Any]:
     """What `rfd_tf.data.run_images.RunImages.replaced` takes of the flags."""
     names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
-    return {
-        name: FLAGS[name].value
-        for name in (*names, "tfds_classes", "max_skipped", "max_megapixels")
-    }
+    given = {name: FLAGS[name].value for name in (*names, "tfds_classes")}
+    return given | limit_flags.given()
 
 
 def _value(flag: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import path_flags
+from rfd_tf.cli import limit_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
@@ -25,6 +25,8 @@ flags.DEFINE_string("dataset", None, "Or a dataset: digits, or a TFDS image data
 flags.DEFINE_string("split", None, "Which part of --dataset. Default: the run's, test.")
 flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
 path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
+limit_flags.DEFINE_max_skipped()
+limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
 flags.DEFINE_integer(
     "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
@@ -44,7 +46,7 @@ def images_of(folder: Path):
 
     recorded = RunImages.of_run(folder)
     given = {"data_dir": FLAGS.data_dir, "dataset": FLAGS.dataset, "tfds_dir": FLAGS.tfds_dir}
-    images = recorded.replaced(**given)
+    images = recorded.replaced(**given, **limit_flags.given())
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError("give --data_dir a folder of images, or --dataset a name")
     if FLAGS.split and not images.dataset:

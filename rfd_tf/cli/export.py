@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from rfd_tf.cli import common, path_flags
+from rfd_tf.cli import common, limit_flags, path_flags
 
 MISMATCH = 1
 
@@ -50,9 +50,8 @@ path_flags.DEFINE_path(
     "is measured on others of them, with kNN where sub-folders name classes. By default the images "
     "the run was trained on.",
 )
-flags.DEFINE_float(
-    "max_megapixels", 300.0, "Larger images are left out, before they are decoded.", 0.001
-)
+limit_flags.DEFINE_max_skipped()
+limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer("calibration_images", 256, "At most so many images set the scales of int8.")
 flags.DEFINE_integer(
     "saved_model_version",
@@ -117,10 +116,8 @@ def calibration_source():
         return None
     from rfd_tf.data.run_images import RunImages
 
-    if FLAGS.calibration_dir:
-        images = RunImages(data_dir=FLAGS.calibration_dir, max_megapixels=FLAGS.max_megapixels)
-        return images.train()
     recorded = RunImages.of_run(FLAGS.weights)
+    recorded = recorded.replaced(data_dir=FLAGS.calibration_dir, **limit_flags.given())
     if not (recorded.dataset or recorded.data_dir or recorded.photos):
         return None
     return recorded.train()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import path_flags
+from rfd_tf.cli import limit_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
@@ -50,15 +50,8 @@ flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default:
 flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
 path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
 flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
-flags.DEFINE_float(
-    "max_skipped", None, "Largest fraction of undecodable images. Default: the run's, 0.01.", 0, 1
-)
-flags.DEFINE_float(
-    "max_megapixels",
-    None,
-    "Larger images are left out, before they are decoded. Default: the run's, 300.",
-    0.001,
-)
+limit_flags.DEFINE_max_skipped()
+limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer(
     "images",
     1000,
@@ -81,10 +74,7 @@ def sources(folder: Path) -> tuple:
     if FLAGS.dataset and (FLAGS.data_dir or FLAGS.eval_dir):
         raise UserError("--dataset does not go with --data_dir and --eval_dir")
     names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
-    given = {
-        name: FLAGS[name].value
-        for name in (*names, "tfds_classes", "max_skipped", "max_megapixels")
-    }
+    given = {name: FLAGS[name].value for name in (*names, "tfds_classes")} | limit_flags.given()
     images = RunImages.of_run(folder).replaced(**given)
     for name in ("data_dir", "eval_dir"):
         path = getattr(images, name)

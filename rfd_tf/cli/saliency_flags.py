@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from rfd_tf.cli import path_flags
+from rfd_tf.cli import limit_flags, path_flags
 
 FLAGS = flags.FLAGS
 
@@ -25,6 +25,8 @@ flags.DEFINE_string("dataset", None, "TFDS image dataset, or digits, without box
 flags.DEFINE_string("eval_split", None, "Split of --dataset. Default: test, validation, train.")
 path_flags.DEFINE_path("tfds_dir", None, "Where TFDS keeps its datasets.")
 flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
+limit_flags.DEFINE_max_skipped()
+limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer("max_images", None, "Judge at most so many pictures; all if not given.")
 
 # Maps.
@@ -130,10 +132,12 @@ def pictures(image_size: int, run=None):
         )
     if given[0] in ("--data_dir", "--dataset"):
         names = ("dataset", "data_dir", "eval_split", "tfds_dir")
-        images = RunImages().replaced(**{name: FLAGS[name].value for name in names})
+        recorded = RunImages() if run is None else RunImages.of_run(run)
+        given = {name: FLAGS[name].value for name in names} | limit_flags.given()
+        images = recorded.replaced(**given)
         source = images.test(FLAGS.tfds_download) or images.train(FLAGS.tfds_download)
         if run is not None:
-            warn_if_trained_on(RunImages.of_run(run), source, what="pictures")
+            warn_if_trained_on(recorded, source, what="pictures")
         return objects.without_objects(source, image_size, FLAGS.max_images)
     return objects.read_pictures(_annotated(), image_size, FLAGS.max_images)
 

@@ -1,6 +1,7 @@
 """Commands take a run's images as it recorded them, and say which of them it was trained on."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -126,3 +127,36 @@ def test_embedding_takes_the_folder_of_the_run_and_names_what_has_none(runs):
     folder, _ = runs
     missing = [f"--weights={folder}/digits", f"--output_dir={folder}/vectors"]
     check_mistakes("embed", missing, {"--data_dir is missing; the run was trained on 'digits'": []})
+
+
+def test_damaged_images_are_left_out_by_every_command_as_the_run_did(runs, tmp_path):
+    folder, _ = runs
+    photos = tmp_path / "photos"
+    shutil.copytree(folder / "test", photos)
+    (photos / "a" / "empty.png").write_bytes(b"")
+    Image.new("RGB", (40, 40)).save(photos / "b" / "large.png")
+    own = f"--data_dir={photos}"
+    limits = ["--max_skipped=0.5", "--max_megapixels=1"]
+    ((code, _, error),) = run_many(
+        "pretrain", [[*limits, own, *TINY, f"--output_dir={tmp_path}/run"]]
+    )
+    assert code == 0, error
+    given = f"--weights={tmp_path}/run"
+    lines = {
+        "saliency": [given, own, "--layers=rotation", "--sheet_images=1"],
+        "export": [given, f"--calibration_dir={photos}", "--format=onnx", "--quantize=float16"],
+        "embed": [given, own],
+        "explore": [f"--run={tmp_path}/run", own],
+    }
+    lines = {name: [*line, f"--output_dir={tmp_path}/{name}"] for name, line in lines.items()}
+    lines["explore"].pop()
+    for name, line in lines.items():
+        small, strict = [*line, "--max_megapixels=0.001"], [*line, "--max_skipped=0"]
+        tried = {"embed": [small], "explore": [strict]}.get(name, [strict, small])
+        results = run_many(name, tried)
+        for (code, _, error), arguments in zip(results, tried, strict=True):
+            if arguments is strict:
+                assert code == 2 and "or raise --max_skipped (now 0)" in error, error
+            else:  # the run's --max_skipped goes on with them
+                assert code == 0 and "2 of 14 images" in error, error
+                assert "raise --max_megapixels to read it" in error
