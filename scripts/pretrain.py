@@ -27,6 +27,11 @@ from absl import flags
 FLAGS = flags.FLAGS
 IMAGENET_IMAGES = 1_281_167
 COLLAPSE_IMAGES = 256
+# What a complete run takes of a new command; the other flags were those of its training.
+_NOT_OF_TRAINING = (
+    *("data_dir", "eval_dir", "tfds_dir", "pu_weights", "eval_split"),
+    *("evaluate", "export", "output_dir", "resume", "overwrite", "tfds_download"),
+)
 
 flags.adopt_module_key_flags(pretrain_flags)
 
@@ -384,23 +389,32 @@ def open_run(run, session, record: dict, chief: bool) -> int:
         if found:
             step = int(checkpoint.read_description(found)["step"])
             before = run.read() or {}
-            report_changes(before.get("flags", {}), resolved)
             called = before["identity"].get("dataset")
             if called != source.name:
                 say(f"note: the images were called '{called}' and are now '{source.name}'")
-        run.write(
-            flags=resolved,
-            identity=identity,
-            built=session.built(),
-            record=record,
-            chance_levels=session.method.chance_levels(),
-            versions={
+        content = {
+            "flags": resolved,
+            "identity": identity,
+            "built": session.built(),
+            "record": record,
+            "chance_levels": session.method.chance_levels(),
+            "versions": {
                 "python": platform.python_version(),
                 "tensorflow": tf.__version__,
                 "keras": keras.__version__,
             },
-            started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        )
+            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+        if found:
+            complete = step >= FLAGS.epochs * session.steps_per_epoch
+            trained_with = before.get("flags", {})
+            report_changes(trained_with, resolved, complete)
+            if complete:
+                # Nothing is trained: the record stays that of the training.
+                new = {name: resolved[name] for name in _NOT_OF_TRAINING if name in resolved}
+                content = {**content, **before, "identity": identity}
+                content["flags"] = {**resolved, **trained_with, **new}
+        run.write(**content)
         image_list.write(run.path(image_list.FILE), source)
     # (Each machine may have mounted the images under another name.)
     strategies.check_same(session.strategy, {**identity, "dataset": None})
@@ -540,14 +554,17 @@ def evaluation_tasks(source, test) -> list:
     return [TASKS[name]() for name in FLAGS.evaluate]
 
 
-def report_changes(before: dict, now: dict) -> None:
-    """Tells which flags a resumed run changes."""
+def report_changes(before: dict, now: dict, complete: bool) -> None:
+    """Tells which flags a resumed run changes; those of training change no complete one."""
     ignored = {"resume", "overwrite", "output_dir"}
     changed = [
         name for name in now if name in before and before[name] != now[name] and name not in ignored
     ]
     for name in changed:
-        say(f"note: --{name} was {before[name]!r} and is now {now[name]!r}")
+        after = f"and is now {now[name]!r}"
+        if complete and name not in _NOT_OF_TRAINING:
+            after = f"and stays so in a complete run, not {now[name]!r}"
+        say(f"note: --{name} was {before[name]!r} {after}")
 
 
 def describe(session) -> str:
