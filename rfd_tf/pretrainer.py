@@ -303,29 +303,36 @@ class Pretrainer:
         }
         step = 0
         if self.chief:
-            flags = recording.flags(config, session, self.record)
-            found = folder.start(identity, config.resume, config.overwrite, source)
-            if found:
-                step = int(checkpoint.read_description(found)["step"])
-                before = folder.read() or {}
-                for change in recording.changes(before.get("flags", {}), flags):
-                    log.info(f"note: --{change}")
-                called = before["identity"].get("dataset")
-                if called != source.name:
-                    log.info(f"note: the images were called '{called}' and are now '{source.name}'")
-            folder.write(
-                flags=flags,
-                identity=identity,
-                built=session.built(),
-                record=self.record,
-                chance_levels=session.method.chance_levels(),
-                versions={
+            content = {
+                "flags": recording.flags(config, session, self.record),
+                "identity": identity,
+                "built": session.built(),
+                "record": self.record,
+                "chance_levels": session.method.chance_levels(),
+                "versions": {
                     "python": platform.python_version(),
                     "tensorflow": tf.__version__,
                     "keras": keras.__version__,
                 },
-                started=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            )
+                "started": datetime.datetime.now(datetime.timezone.utc).isoformat(
+                    timespec="seconds"
+                ),
+            }
+            found = folder.start(identity, config.resume, config.overwrite, source)
+            if found:
+                step = int(checkpoint.read_description(found)["step"])
+                before = folder.read() or {}
+                called = before["identity"].get("dataset")
+                if called != source.name:
+                    log.info(f"note: the images were called '{called}' and are now '{source.name}'")
+                complete = step >= config.epochs * session.steps_per_epoch
+                for change in recording.changes(
+                    before.get("flags", {}), content["flags"], complete
+                ):
+                    log.info(f"note: --{change}")
+                if complete:
+                    content = recording.of_complete_run(before, content)
+            folder.write(**content)
             image_list.write(folder.path(image_list.FILE), source)
         # (Each machine may have mounted the images under another name.)
         strategies.check_same(session.strategy, {**identity, "dataset": None})

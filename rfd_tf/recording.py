@@ -15,6 +15,11 @@ from rfd_tf.training import pretraining
 
 _PATHS = ("data_dir", "eval_dir", "tfds_dir", "pu_weights", "output_dir")
 _IGNORED = {"resume", "overwrite", "output_dir"}
+# What a complete run takes of a new call; the other settings were those of its training.
+_NOT_OF_TRAINING = (
+    *("data_dir", "eval_dir", "tfds_dir", "pu_weights", "eval_split"),
+    *("evaluate", "export", "output_dir", "resume", "overwrite", "tfds_download"),
+)
 
 
 def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict) -> dict[str, Any]:
@@ -57,13 +62,38 @@ def unused(config: PretrainConfig, session: pretraining.Pretraining) -> list[str
     ]
 
 
-def changes(before: dict, now: dict) -> list[str]:
-    """Returns which settings a resumed run changes, as texts."""
-    return [
-        f"{name} was {before[name]!r} and is now {now[name]!r}"
-        for name in now
-        if name in before and before[name] != now[name] and name not in _IGNORED
-    ]
+def changes(before: dict, now: dict, complete: bool) -> list[str]:
+    """Returns which settings a resumed run changes, as texts.
+
+    Args:
+        before, now: flags of run.json.
+        complete: whether nothing is left to train; settings of training then stay.
+    """
+    found = []
+    for name in now:
+        if name in before and before[name] != now[name] and name not in _IGNORED:
+            after = f"and is now {now[name]!r}"
+            if complete and name not in _NOT_OF_TRAINING:
+                after = f"and stays so in a complete run, not {now[name]!r}"
+            found.append(f"{name} was {before[name]!r} {after}")
+    return found
+
+
+def of_complete_run(before: dict, content: dict) -> dict:
+    """Returns what run.json holds when nothing is left to train: the record of the training.
+
+    Args:
+        before: what it held.
+        content: what a run that trains would write.
+    """
+    flags = content["flags"]
+    new = {name: flags[name] for name in _NOT_OF_TRAINING if name in flags}
+    return {
+        **content,
+        **before,
+        "identity": content["identity"],
+        "flags": {**flags, **before.get("flags", {}), **new},
+    }
 
 
 def _built(config: PretrainConfig, session: pretraining.Pretraining) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def trained(folder: Path) -> dict[str, str]:
     """Returns what a run trained: its losses, and the feature with its parts' dimensions."""
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    feature = json.loads((folder / "run.json").read_text())["record"]["feature"]
+    feature = json.loads((folder / "run.json").read_bytes())["record"]["feature"]
     split = feature.get("split")
     parts = f" ({' + '.join(str(size) for size in split)})" if split else ""
     losses = [name.removesuffix("_loss") for name in last if name.endswith("_loss") and last[name]]

@@ -103,7 +103,7 @@ def settings_of(run: str) -> dict[str, Any]:
         if path.is_file():
             return settings([f"--flagfile={path}"])
     try:
-        recorded = json.loads((path / "run.json").read_text(encoding="utf-8"))["flags"]
+        recorded = json.loads((path / "run.json").read_bytes())["flags"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"'{run}' is neither a flag file of scripts/pretrain.py nor the folder of a run, nor "

@@ -52,6 +52,8 @@ def main() -> None:
     for layer in FLAGS.layers:
         objects.Maps(subject, layer, settings)  # tells what is missing before the pictures are read
     reference = None
+    if FLAGS["reference_title"].present and not FLAGS.reference_weights:
+        raise UserError("--reference_title goes with --reference_weights")
     if FLAGS.reference_weights:
         reference = Subject.pretrained(FLAGS.reference_weights)
         objects.check_reference(subject, reference, settings, FLAGS.layers)

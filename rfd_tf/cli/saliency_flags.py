@@ -70,6 +70,19 @@ flags.DEFINE_integer("sheet_images", 6, "Pictures on the figure.")
 flags.DEFINE_integer("seed", 0, "Of the random network, noise and random pixels.")
 
 
+# Flag -> option of `objects.Settings`, where the names differ.
+_OPTIONS = {"map_layer": "layer"}
+# Flag -> those that it goes with.
+_GOES_WITH = {
+    "voc_split": ("voc_dir",),
+    "masks": ("voc_dir",),
+    "voc_tfds": ("voc_dir",),
+    "coco_images": ("coco_annotations",),
+    "classes": ("coco_annotations", "voc_tfds"),
+    "eval_split": ("dataset",),
+}
+
+
 def settings():
     """The flags as `rfd_tf.interpret.objects.Settings`."""
     from rfd_tf.errors import UserError, unknown
@@ -81,7 +94,7 @@ def settings():
     for layer in FLAGS.layers or [""]:
         if layer not in objects.LAYERS:
             raise unknown("layer", layer, objects.LAYERS)
-    return objects.Settings(
+    found = objects.Settings(
         map=FLAGS.map,
         group=FLAGS.group,
         combine=FLAGS.combine,
@@ -95,6 +108,13 @@ def settings():
         colors=FLAGS.colors,
         seed=FLAGS.seed,
     )
+    # (--neurons, which the study always gives, is recorded as without effect.)
+    in_use = found.in_use()
+    for name in ("group", "combine", "map_layer", "power", "draws", "noise", "colors"):
+        if FLAGS[name].present and in_use[_OPTIONS.get(name, name)] is None:
+            beside = f"--map={FLAGS.map} and --group={FLAGS.group}"
+            raise UserError(f"--{name} has no effect beside {beside}; leave it out")
+    return found
 
 
 def thresholds(layers) -> dict[str, float]:
@@ -130,6 +150,9 @@ def pictures(image_size: int, run=None):
             "give pictures with boxes (--voc_dir, or --coco_annotations and --coco_images) or "
             f"without (--data_dir, --dataset); {' and '.join(given) or 'none'} given"
         )
+    for name, others in _GOES_WITH.items():
+        if FLAGS[name].value and not any(FLAGS[other].value for other in others):
+            raise UserError(f"--{name} goes with {' or '.join(f'--{other}' for other in others)}")
     if given[0] in ("--data_dir", "--dataset"):
         names = ("dataset", "data_dir", "eval_split", "tfds_dir")
         recorded = RunImages() if run is None else RunImages.of_run(run)
@@ -161,6 +184,4 @@ def _annotated():
         )
         found = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
         print(f"{FLAGS.voc_tfds} in {FLAGS.voc_dir}; splits: {found}")
-    elif FLAGS.classes:
-        raise UserError("--classes goes with --coco_annotations or --voc_tfds")
     return voc.voc_folder(FLAGS.voc_dir, FLAGS.voc_split, masks=FLAGS.masks)

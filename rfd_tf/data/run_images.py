@@ -60,12 +60,16 @@ class RunImages:
     def of_run(cls, run: str | os.PathLike) -> RunImages:
         """Returns the images that a run folder records; none where there is no run.json.
 
+        Args:
+            run: the folder, or a weights file in it.
+
         Raises:
             UserError: run.json cannot be read.
         """
-        path = expanded(run) / _FILE
+        run = expanded(run)
+        path = (run.parent if run.is_file() else run) / _FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_bytes())
             identity = content.get("identity") or {}
             return cls.of_flags(content.get("flags") or {}, identity.get("image_size"))
         except (FileNotFoundError, NotADirectoryError):

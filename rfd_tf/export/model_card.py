@@ -305,7 +305,7 @@ def scores_of(source: Path) -> dict[str, Any] | None:
     from rfd_tf.applications.weights import sha256
 
     try:
-        report = json.loads((source.parent / SCORES_FILE).read_text(encoding="utf-8"))
+        report = json.loads((source.parent / SCORES_FILE).read_bytes())
     except (OSError, ValueError):
         # Scores are an extra: a report that cannot be read is not worth an export.
         return None

@@ -109,6 +109,26 @@ class Settings:
         for threshold in self.thresholds.values():
             overlap.binary_map(np.zeros((1, 1)), threshold)
 
+    def in_use(self) -> dict[str, Any]:
+        """Returns the values in use by name; None for one without effect on this kind of map.
+
+        >>> Settings(map="attention").in_use()["draws"] is None
+        True
+        """
+        gradients = self.map in ("gradient", "smooth")
+        used = {
+            "group": self.map != "attention",
+            "neurons": self.map != "attention",
+            "combine": self.map != "attention" and self.group == "each",
+            "layer": not gradients,
+            "power": self.map == "attention",
+            "draws": self.map == "smooth",
+            "noise": self.map == "smooth",
+            "colors": gradients,
+        }
+        values = dataclasses.asdict(self)
+        return {name: value if used.get(name, True) else None for name, value in values.items()}
+
     def limits(self, layer: str) -> dict[str, dict[str, float]]:
         """What counts as salient: in words -> arguments of `overlap.binary_map`."""
         found = {f"strongest {100 * (1 - self.quantile):g} %": {"quantile": self.quantile}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ def write(
     write_json(
         output / "saliency.json",
         {
-            "settings": dataclasses.asdict(settings),
+            "settings": settings.in_use(),
             "pictures": pictures.name,
             "num_images": len(pictures.names),
             "image_size": int(pictures.images.shape[1]),

@@ -74,7 +74,9 @@ def fit(
     if first == 0 and method.fill_bank and _untrained(method):
         fill_memory_bank(method, batches)
     images = batches.stream.images if batches.stream is not None else None
-    if not chooses_order or first >= epochs:
+    # Keras runs whole calls of `steps_per_execution`: past the end of an epoch of a stream.
+    whole = batches.stream is None or batches.steps_per_epoch % _steps_per_call(method) == 0
+    if first >= epochs or (whole and not chooses_order):
         begin = keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: method.begin_epoch(epoch, images)
         )
@@ -103,9 +105,9 @@ def fit(
     for epoch in range(first, epochs):
         method.begin_epoch(epoch, images)
         order = method.epoch_order(epoch, steps * size)
-        own = batches.stream.batches(epoch * steps, order=order)
+        own = batches.stream.batches(epoch * steps, order=order, views=method.separate_views)
         keras_fit(
-            own,
+            own.take(steps),
             steps_per_epoch=steps,
             **{**options, "callbacks": listed, "epochs": epoch + 1, "initial_epoch": epoch},
         )
@@ -197,6 +199,11 @@ def batches_of(
 
         return Batches(dict(x), batch_size, steps_per_epoch, parts)
     check_end(x, steps_per_epoch, "give fit steps_per_epoch")
+    if _number_of_batches(x) == float("inf") and steps_per_epoch % _steps_per_call(method):
+        raise UserError(
+            f"steps_per_execution {_steps_per_call(method)} must divide steps_per_epoch "
+            f"{steps_per_epoch} where the dataset has no end: Keras would train on more steps"
+        )
     again = isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec")
     return Batches(
         x,
@@ -340,6 +347,10 @@ def images_of(x, steps: int | None = None):
 def _image_of(data):
     batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
     return batch["image"] if isinstance(batch, Mapping) else batch
+
+
+def _steps_per_call(method) -> int:
+    return int(getattr(method, "steps_per_execution", 1) or 1)
 
 
 def _untrained(method) -> bool:

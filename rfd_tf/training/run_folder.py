@@ -171,6 +171,8 @@ class RunFolder:
         found = f"{name} {known.get(name)!r}, and this one has {identity[name]!r}"
         if "fingerprint" not in changed and "num_images" not in changed:
             flag = f"give --{name}={known.get(name)} to resume it, or"
+            if name == "started_from":
+                return self._started_otherwise(known.get(name), identity[name])
             if not isinstance(known.get(name), str | int):
                 flag = "give the run's flags to resume it, or"
             return UserError(
@@ -192,6 +194,22 @@ class RunFolder:
             f"the images have changed since the run in '{self.directory}' began, which had "
             f"{known.get('num_images')} and now there are {source.num_images}"
             f"{self._difference(source)}; {way_out}"
+        )
+
+    def _started_otherwise(self, known: str | None, now: str | None) -> UserError:
+        """The error for a run whose backbone started from other weights, told by their digests."""
+        record = (self.read() or {}).get("record") or {}
+        place = (record.get("started_from") or {}).get("weights")
+        flag = "leave out weights=... of --backbone_option"
+        began = "random weights"
+        if known is not None:
+            flag = f"give --backbone_option=weights={place}"
+            began = f"the weights '{place}' (sha256 {known[:12]}...)"
+        this = "random ones" if now is None else f"others (sha256 {now[:12]}...)"
+        return UserError(
+            f"'{self.directory}' holds a run that started from {began}, and this one starts from "
+            f"{this}; {flag} to resume it, or another --output_dir to start a new run "
+            f"({_WHAT_OVERWRITE_DOES})"
         )
 
     def _difference(self, source: Source | None) -> str:

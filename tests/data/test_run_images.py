@@ -66,6 +66,19 @@ def test_a_folder_without_a_run_records_nothing_and_a_damaged_record_is_named(tm
             RunImages.of_run(tmp_path)
 
 
+def test_a_weights_file_has_the_record_of_the_run_folder_that_it_lies_in(tmp_path):
+    images = record(tmp_path, dataset="digits", train_split="all")
+    (tmp_path / "backbone.weights.h5").touch()
+    assert RunImages.of_run(tmp_path / "backbone.weights.h5") == images
+    assert RunImages.of_run(tmp_path / "gone.weights.h5") == RunImages()
+
+
+def test_a_record_that_an_editor_saved_is_read(tmp_path):
+    for codec in ("utf-8-sig", "utf-16"):
+        (tmp_path / "run.json").write_text('{"flags": {"dataset": "digits"}}', encoding=codec)
+        assert RunImages.of_run(tmp_path).dataset == "digits"
+
+
 def test_recorded_crops_are_made_again_as_they_were(tmp_path):
     flags = {"source_images": ["sklearn:china.jpg"], "source_crops": 5, "source_seed": 3}
     images = record(tmp_path, **flags)

@@ -291,6 +291,20 @@ def test_fit_without_an_epoch_to_train_changes_nothing():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("name", ["rotation", "rfd"])
+def test_steps_run_by_one_call_do_not_change_the_steps_of_an_epoch(name):
+    one, several = make(name), make(name)
+    # Of three steps an epoch, the second call has one.
+    several.compile(optimizer=optimizers.SGD(0.02), steps_per_execution=2)
+    for method in (one, several):
+        logged = method.fit(batches(), epochs=2, verbose=0).history
+        assert len(logged["loss"]) == 2 and int(method.optimizer.iterations) == 2 * STEPS
+    for a, b in zip(several.trainable_weights, one.trainable_weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6, err_msg=a.path)
+    with pytest.raises(UserError, match="steps_per_execution 2 must divide steps_per_epoch 3"):
+        several.fit(batches().map(lambda batch: batch), steps_per_epoch=STEPS, verbose=0)
+
+
 def test_batches_of_unknown_size_are_accumulated_and_checked():
     images = {"image": source().images / np.float32(1), "index": np.arange(COUNT)}
     whole, parts = (make("rotation", gradient_accumulation=count) for count in (1, 2))

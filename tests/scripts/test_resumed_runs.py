@@ -49,6 +49,7 @@ def monitored(tmp_path_factory):
         [*common, "--epochs=1", "--monitor_every=0", f"--output_dir={folder}/late"],
         [*common, "--epochs=2", f"--output_dir={folder}/late"],
         [*common, "--epochs=1", f"--backbone_option={start}", f"--output_dir={folder}/given"],
+        [*common, "--epochs=1", "--learning_rate=0.7", f"--output_dir={folder}/always"],
     ]
     results = run_many("pretrain", lines)
     for code, _, error in results:
@@ -64,14 +65,25 @@ def test_random_init_accuracy_of_a_resumed_run_is_that_of_the_untrained_network(
     assert column(folder / "late", "knn_accuracy_random_init") == ["", always[0]]
 
 
-def test_random_init_accuracy_is_blank_where_the_backbone_starts_from_weights(monitored):
+def test_a_complete_run_keeps_the_record_of_its_training(monitored):
+    folder, out = monitored
+    run = json.loads((folder / "always" / "run.json").read_text())
+    assert run["flags"]["epochs"] == 2 and run["flags"]["learning_rate"] == 0.05
+    schedule = run["built"]["optimizer"]["learning_rate"]["config"]
+    assert schedule["values"] == pytest.approx([0.05, 0.05])
+    assert run["saving"]["checkpoints"] == 2 and "the run is complete" in out[4]
+    assert "--learning_rate was 0.05 and stays so in a complete run, not 0.7" in out[4]
+
+
+def test_random_init_accuracy_of_a_run_from_weights_is_that_of_the_seeds_network(monitored):
     folder, texts = monitored
-    assert column(folder / "given", "knn_accuracy_random_init") == [""]
+    always = column(folder / "always", "knn_accuracy_random_init")
+    assert column(folder / "given", "knn_accuracy_random_init") == always[:1]
     assert float(column(folder / "given", "knn_accuracy")[0]) > 0
     given = Subject.pretrained(folder / "given")
     trained, twin = (each.network().get_weights()[0] for each in (given, given.random_twin(0)))
     assert np.abs(trained - twin).max() > 0.01
-    assert "random-init" not in texts[3]
+    assert f"random-init feature: {float(always[0]):.4f}" in texts[3]
 
 
 @pytest.fixture(scope="module")

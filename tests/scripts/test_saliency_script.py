@@ -118,6 +118,14 @@ def test_mistakes_are_told_in_a_line(run_folder, voc, tmp_path):
         "holds no .xml file": [weights, f"--voc_dir={without}"],
         "must be a number": [weights, f"--voc_dir={voc}", "--threshold=rotation:much"],
         "--max_images=0": [weights, f"--voc_dir={voc}", "--max_images=0"],
+        "--draws has no effect": [weights, f"--voc_dir={voc}", "--draws=3"],
+        "--power has no effect": [weights, f"--voc_dir={voc}", "--map=grad_cam", "--power=2"],
+        "--colors has no effect": [weights, f"--voc_dir={voc}", "--map=attention", "--colors=mean"],
+        "--map_layer has no effect": [weights, f"--voc_dir={voc}", "--map_layer=block4"],
+        "--combine has no effect": [weights, f"--voc_dir={voc}", "--combine=maximum"],
+        "--classes goes with": [weights, f"--data_dir={voc}", "--classes=cat"],
+        "--masks goes with": [weights, f"--data_dir={voc}", "--masks"],
+        "--reference_title goes with": [weights, f"--voc_dir={voc}", "--reference_title=other"],
         "no rotation classifier": [f"--weights={run_folder.parent}/headless", f"--voc_dir={voc}"],
     }
     found = run_many("saliency", lines.values())

@@ -24,6 +24,33 @@ def test_own_run_resumes_and_others_are_refused(tmp_path):
     assert checkpoint.exists()
 
 
+@pytest.mark.parametrize(
+    ("began", "now", "message"),
+    [
+        (
+            "a" * 64,
+            None,
+            "the weights '/w.h5' .* give --backbone_option=weights=/w.h5",
+        ),
+        ("a" * 64, "b" * 64, "starts from others .* give --backbone_option=weights=/w.h5"),
+        (
+            None,
+            "b" * 64,
+            "from random weights.* leave out weights=... of --backbone_option",
+        ),
+    ],
+)
+def test_a_run_that_started_from_other_weights_names_the_flag_that_gives_them(
+    tmp_path, began, now, message
+):
+    run = RunFolder(tmp_path)
+    started = {"weights": "/w.h5", "sha256": began} if began else None
+    run.write(identity={**IDENTITY, "started_from": began}, record={"started_from": started})
+    with pytest.raises(UserError, match=message) as error:
+        run.start({**IDENTITY, "started_from": now})
+    assert "--started_from" not in str(error.value)
+
+
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     run = RunFolder(tmp_path)
     run.write(identity=IDENTITY)
