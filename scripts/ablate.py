@@ -93,10 +93,26 @@ def setting(arguments: list[str], name: str, default: str | None = None) -> str 
 
 
 def suited(arguments: list[str], method: str) -> list[str]:
-    """Returns the arguments that a method takes, without those of PU weights."""
+    """Returns the arguments that a method takes, without those of PU weights.
+
+    `--fidelity` is of RFD's program; other methods take its values as flags of their own.
+    """
     from rfd_tf import methods
+    from rfd_tf.training import fidelity
 
     accepted = methods.arguments(method)
+    faithful = [a for a in arguments if a.lstrip("-").partition("=")[0] == "fidelity"]
+    if method != "rfd" and faithful:
+        arguments = [a for a in arguments if a not in faithful]
+        if faithful[-1].partition("=")[2].lower() not in ("false", "0"):
+            values = {n: v for n, v in fidelity.flag_values().items() if v not in (None, [])}
+            arguments = [
+                *(
+                    f"--{n}={str(v).lower() if isinstance(v, bool) else v}"
+                    for n, v in values.items()
+                ),
+                *arguments,
+            ]
     unsuited = {name for name in methods.all_arguments() if name not in accepted}
     unsuited |= {"method", "pu_weights", "pu_start_epoch"}
     kept = []

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfd_tf.cli import common, pretrain
+from rfd_tf.pretrainer import Pretrainer
 
 BASE = """--dataset=digits
 --backbone=six_layer
@@ -51,7 +52,7 @@ def stop(*_):
     raise Reached
 
 
-pretrain.open_run = stop
+Pretrainer._open_run = stop
 ours = {flag.name for flag in pretrain.FLAGS.get_key_flags_for_module(pretrain)}
 # These wait for other machines, or make so much that it says nothing of how flags are read.
 ours -= {"strategy", "logical_devices", "flagfile", "source_crops", "source_size", "backbone"}

@@ -105,14 +105,14 @@ def planned(*arguments):
 
 @pytest.fixture
 def session_of():
-    def build(arguments):
+    def of_arguments(arguments):
         for flag in flags.FLAGS:
             flags.FLAGS[flag].unparse()
         flags.FLAGS(["pretrain.py", *arguments, "--output_dir=x"])
         source = pretrain.image_flags.load_source()
         return build(source)[1]
 
-    yield build
+    yield of_arguments
     for flag in flags.FLAGS:
         flags.FLAGS[flag].unparse()
 

@@ -13,6 +13,7 @@ from rfd_tf import data, methods
 from rfd_tf.cli import pretrain
 from rfd_tf.errors import UserError
 from rfd_tf.layers.batch_norm import batch_normalizations
+from rfd_tf.pretrainer import Pretrainer
 
 TINY = [
     "--dataset=digits",
@@ -47,9 +48,9 @@ def parse(*arguments):
 def run(monkeypatch, tmp_path):
     """Runs the script's main() in this process; returns the session it built and its run.json."""
     built = []
-    make = pretrain.make_session
+    make = Pretrainer.build
     monkeypatch.setattr(
-        pretrain, "make_session", lambda *a, **k: built.append(make(*a, **k)) or built[-1]
+        Pretrainer, "build", lambda *a, **k: built.append(make(*a, **k)) or built[-1]
     )
 
     def go(*arguments):
