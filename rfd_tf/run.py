@@ -515,36 +515,25 @@ def shown(verbose: int) -> Iterator[None]:
 
 def _images(data: Any, name: str) -> tuple[dict[str, Any], Source | None]:
     """Settings that name images, or the images themselves."""
+    from rfd_tf.data.run_images import place_of
+
     if data is None:
         return {}, None
     if isinstance(data, str | os.PathLike):
-        return named_images(data), None
+        return place_of(data), None
     return {}, _source(data, name)
-
-
-def named_images(data: str | os.PathLike) -> dict[str, str]:
-    """Returns the setting that a folder or a dataset's name stands for.
-
-    >>> named_images("digits"), named_images("./photos")
-    ({'dataset': 'digits'}, {'data_dir': './photos'})
-    """
-    text = os.fspath(data)
-    separators = (os.sep, "~", ".")
-    path = absolute(text)
-    if path.is_dir() or text.startswith(separators) or isinstance(data, os.PathLike):
-        return {"data_dir": text}
-    return {"dataset": text}
 
 
 def _source(data: Any, name: str) -> Source | None:
     import numpy as np
 
     from rfd_tf.data.base import ArraySource, Source
+    from rfd_tf.data.run_images import place_of
 
     if data is None or isinstance(data, Source):
         return data
     if isinstance(data, str | os.PathLike):
-        named = named_images(data)
+        named = place_of(data)
         return _load(named.get("dataset"), named)
     if hasattr(data, "shape"):
         return ArraySource(np.asarray(data), name=name)

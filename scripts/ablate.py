@@ -105,14 +105,12 @@ def suited(arguments: list[str], method: str) -> list[str]:
     if method != "rfd" and faithful:
         arguments = [a for a in arguments if a not in faithful]
         if faithful[-1].partition("=")[2].lower() not in ("false", "0"):
-            values = {n: v for n, v in fidelity.flag_values().items() if v not in (None, [])}
-            arguments = [
-                *(
-                    f"--{n}={str(v).lower() if isinstance(v, bool) else v}"
-                    for n, v in values.items()
-                ),
-                *arguments,
-            ]
+            implied = []
+            for name, value in fidelity.flag_values().items():
+                if value not in (None, []):
+                    text = str(value).lower() if isinstance(value, bool) else value
+                    implied.append(f"--{name}={text}")
+            arguments = [*implied, *arguments]
     unsuited = {name for name in methods.all_arguments() if name not in accepted}
     unsuited |= {"method", "pu_weights", "pu_start_epoch"}
     kept = []

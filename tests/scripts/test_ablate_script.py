@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from built_sessions import build
 from script_driver import run_many, run_script
 
 from rfd_tf import data
