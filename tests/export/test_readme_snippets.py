@@ -92,6 +92,29 @@ def test_the_orientation_detector(backbone, run_folder, tmp_path):
         np.testing.assert_array_equal(upright, np.rot90(photo, -quarters))
 
 
+def run_here(code, folder):
+    """Runs code in a process of its own; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_pretraining_by_one_call(tmp_path):
+    short = "steps_per_epoch=2, image_size=16, tensorboard=False, epochs=2"
+    code = snippet("rfd_tf.pretrain(").replace("epochs=2", short)
+    check = """
+history = rfd_tf.Run.open("runs/python").history
+assert len(history) == 3 and history[-1]["knn_accuracy"] > 0
+assert backbone.output_shape[-1] == 128
+"""
+    output = run_here(code + check, tmp_path)
+    assert "1500 images of digits/train" in output and "resuming after epoch 2" in output
+    assert (tmp_path / "runs/python/export/model.onnx").is_file()
+
+
 def test_pretraining_by_keras_fit(tmp_path):
     code = snippet("method.fit(")
     check = """
@@ -100,12 +123,7 @@ import subprocess, sys
 again = "import keras, rfd_tf.methods; print(keras.models.load_model('method.keras').name)"
 subprocess.run([sys.executable, "-c", again], check=True)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code + check], capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "rotation_feature_decoupling" in done.stdout
+    assert "rotation_feature_decoupling" in run_here(code + check, tmp_path)
 
 
 def test_a_model_with_layers_of_this_package_says_what_to_import(tmp_path):
