@@ -561,7 +561,7 @@ class Method(keras.Model):
             if problem:
                 alone = f"a batch leaves single images, and {problem}; drop the remainder"
                 images = size * replicas.num_replicas()
-                tf.debugging.assert_none_equal(images // count, 1, alone)
+                tf.debugging.assert_none_equal(images // count, 1, message=alone)
         if count == 1:
             return [batch]
         step = size // count
