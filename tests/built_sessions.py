@@ -15,6 +15,7 @@ def build(source, weights=None):
         weights: those that the backbone starts from, or None.
     """
     config = pretrain.config()
+    config.output_dir = config.output_dir or "nothing is written there"
     config.check()
     if config.fidelity:
         config.follow_the_published_program()
