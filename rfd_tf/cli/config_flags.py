@@ -46,7 +46,8 @@ def given(names: Iterable[str]) -> dict[str, Any]:
 
 
 def _define(setting: Setting) -> None:
-    name, default, text = setting.name, setting.default, setting.help
+    name, default = setting.name, setting.default
+    text = setting.help[0].upper() + setting.help[1:]
     if setting.choices:
         flags.DEFINE_enum(name, default, list(setting.choices), text)
     elif setting.kind is bool:

@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from rfd_tf.cli import config_flags, data_flags, image_flags, path_flags
+from rfd_tf.cli import common, config_flags, data_flags, image_flags, path_flags
 from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig, method_settings, settings_of
 
 FLAGS = flags.FLAGS
@@ -93,3 +93,7 @@ def main() -> None:
             Pretrainer(settings, callbacks=further).run()
         except TrainingStopped as stopped:
             raise SystemExit(128 + stopped.signal) from None
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -325,7 +325,9 @@ def fill_memory_bank(method, batches: Batches) -> None:
 
     for data in batches.plain():
         batch, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        fill({name: ops.convert_to_tensor(batch[name]) for name in ("image", "index")})
+        image, index = (ops.convert_to_tensor(batch[name]) for name in ("image", "index"))
+        # Of several crops the first stands for the image.
+        fill({"image": image[:, 0] if len(image.shape) == 5 else image, "index": index})
 
 
 def images_of(x, steps: int | None = None):

@@ -241,7 +241,7 @@ def test_what_cannot_be_ablated_is_named(tmp_path):
     output = f"--output_dir={tmp_path}/out"
     lines = {
         "the flag file cannot be read": [f"--config={binary}"],
-        "those of --method=rfd, not of 'pirl'": [f"--config={config}"],
+        "those of the method rfd, not of 'pirl'": [f"--config={config}"],
         "unknown endpoint 'conv5'": ["--backbone=six_layer", "--split_endpoints=conv5"],
         "sideways": [f"--config={wrong}"],
     }

@@ -6,6 +6,8 @@ import re
 import pytest
 from script_driver import CLI, ROOT, SCRIPTS, run_many, source
 
+from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig, method_settings, settings_of
+
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
 # Of other programs: CSS, TFDS, TensorBoard; and of absl.
 FOREIGN = {"faint", "s", "file_format", "logdir", "help", "helpfull", "flagfile", "version"}
@@ -30,6 +32,10 @@ def defined(script):
     """The flags of a command and of the modules of flags that it imports."""
     text = source(script).read_text(encoding="utf-8")
     found = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text))
+    if "DEFINE_settings(IMAGE_SETTINGS)" in text:
+        found.update(IMAGE_SETTINGS)
+    if "DEFINE_settings(_OWN)" in text:
+        found.update(settings_of(PretrainConfig), method_settings())
     for module in shared(script):
         found |= defined(module)
     return found
