@@ -87,7 +87,10 @@ def test_it_takes_the_options_of_rfd():
 @pytest.mark.parametrize("crops", [1, 4])
 def test_two_replicas_train_as_one(crops):
     def build(backbone):
-        return JigsawFeatureDecoupling(backbone, NUM_IMAGES, num_negatives=8, temperature=0.2)
+        # (With seed 0 an activation is 0 but for rounding, which differs between processors.)
+        return JigsawFeatureDecoupling(
+            backbone, NUM_IMAGES, num_negatives=8, temperature=0.2, seed=1
+        )
 
     training_runs.assert_replicas_agree(build, crops)
 
