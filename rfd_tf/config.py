@@ -205,9 +205,9 @@ class PretrainConfig:
         max_skipped: largest share of undecodable images to go on with.
         max_megapixels: larger images are left out, before they are decoded.
         image_size: side of the training images, pixels; the backbone's own size if not given.
-        crop: pad: zero border, random crop. resized: random resized crop. window: a square at a
-            random place, its side 7/8 of the image's. stretch: the whole image, its sides made
-            equal. none: the centre.
+        crop: how images are cropped. pad: zero border, random crop. resized: random resized crop.
+            window: a square at a random place, its side 7/8 of the image's. stretch: the whole
+            image, its sides made equal. none: the centre.
         crop_area_min: smallest share of an image that a resized crop keeps.
         padding: border of crop=pad, pixels; image_size / 8 if not given.
         horizontal_flip: mirror half of the images.
@@ -218,8 +218,8 @@ class PretrainConfig:
             and the transformed version has its own.
         mean: channel means of pixels / 255; ImageNet's if not given.
         std: channel deviations of pixels / 255; ImageNet's if not given.
-        backbone: six_layer, network_in_network, alexnet, resnet18, or a keras.applications name
-            such as mobilenet_v2.
+        backbone: name of the network: six_layer, network_in_network, alexnet, resnet18, or one of
+            keras.applications such as mobilenet_v2.
         backbone_option: options of the backbone's constructor, such as width=0.5; on the command
             line name=value, repeatable. weights=PLACE starts from a .weights.h5 file, a run folder
             or shipped weights.
@@ -227,7 +227,7 @@ class PretrainConfig:
             network's own if not given. Some networks of Keras have 0.999, which takes thousands of
             steps to settle.
         batch_size: original images in a batch; the views are four times as many.
-        mixed_precision: auto: bfloat16 where the hardware has it.
+        mixed_precision: arithmetic of the backbone. auto: bfloat16 where the hardware has it.
         method: pretraining method, a name in rfd_tf.methods.METHODS.
         method_option: options of the method's constructor; on the command line name=value,
             repeatable.
@@ -243,7 +243,8 @@ class PretrainConfig:
             prob.dat.
         epochs: passes over the images.
         steps_per_epoch: steps an epoch; as many as full batches if not given.
-        optimizer: sgd: coupled weight decay, as published. adam (AdamW) and rmsprop: decoupled.
+        optimizer: by name. sgd: coupled weight decay, as published. adam (AdamW) and rmsprop:
+            decoupled.
         learning_rate: highest learning rate.
         schedule: learning-rate schedule.
         lr_table: for schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10,
@@ -263,7 +264,7 @@ class PretrainConfig:
         logical_devices: split the CPU into so many devices.
         deterministic: bit-identical repetition, slower.
         output_dir: folder of the run.
-        resume: auto: continue the run in `output_dir`.
+        resume: auto: continue the run in `output_dir`, if there is one. never: start afresh.
         overwrite: remove the run in `output_dir` first.
         checkpoint_every: epochs between checkpoints.
         checkpoint_every_steps: steps between checkpoints within an epoch, memory bank included; 0

@@ -48,7 +48,7 @@ def test_help_shows_what_a_command_does_and_its_own_flags():
     ):  # fmt: skip
         assert done.returncode == 0 and done.stderr == ""
         assert done.stdout.startswith("Pretrains a backbone on unlabelled images.\n")
-        assert "--crop: <pad|resized|window|stretch|none>: pad: zero border" in done.stdout
+        assert "--crop: <pad|resized|window|stretch|none>: How images" in done.stdout
         assert "--epochs: Passes over the images.\n    (default: '100')" in done.stdout
         assert "--verbosity" not in done.stdout
     assert "--[no]verbosity" not in run_script("pretrain", "--helpshort").stdout
