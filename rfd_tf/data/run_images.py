@@ -70,8 +70,10 @@ class RunImages:
         path = (run.parent if run.is_file() else run) / _FILE
         try:
             content = json.loads(path.read_bytes())
-            identity = content.get("identity") or {}
-            return cls.of_flags(content.get("flags") or {}, identity.get("image_size"))
+            identity, flags = content.get("identity") or {}, content.get("flags", {})
+            if not isinstance(flags, Mapping):
+                raise ValueError("its flags have no names")
+            return cls.of_flags(flags, identity.get("image_size"))
         except (FileNotFoundError, NotADirectoryError):
             return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,6 +1,7 @@
 """scripts/evaluate.py as a user runs it: a table, a JSON file, one line for a mistake."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,8 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
     output = tmp_path / "new" / "report.json"
     (tmp_path / "file").write_text("")
     (tmp_path / "broken.weights.h5").write_text("no weights")
+    # Beside a run's record, the run's own images are evaluated on.
+    shutil.copy(run_folder / "plain.weights.h5", tmp_path / "alone.weights.h5")
     (tmp_path / "empty").mkdir()
     good = [weights, labelled, "--task=knn", "--endpoints=block1", f"--output={output}"]
     mistakes = {
@@ -136,7 +139,7 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
         "holds no backbone.weights.h5": [f"--weights={tmp_path / 'empty'}"],
         "is not a weights file": [f"--weights={tmp_path / 'broken.weights.h5'}", labelled],
         "give --weights": ["--dataset=digits"],
-        "evaluation needs labelled images": [weights],
+        "evaluation needs labelled images": [f"--weights={tmp_path / 'alone.weights.h5'}"],
         "has no labels": [weights, f"--data_dir={pictures / 'flat'}"],
         "one image a class": [weights, f"--data_dir={pictures / 'single'}"],
         "'labelled' has dark, light; 'other' has bright, dark": [
