@@ -155,7 +155,7 @@ def output_locked(path: str | os.PathLike) -> FolderLock:
         path: of the JSON file.
 
     >>> import tempfile
-    >>> with output_locked(Path(tempfile.mkdtemp()) / "evaluation.json") as lock:
+    >>> with output_locked(tempfile.mkdtemp() + "/evaluation.json") as lock:
     ...     lock.path.name
     '.evaluation.json.lock'
     """
