@@ -1,6 +1,7 @@
 """Settings every test shares."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 
 def pytest_configure(config):
+    # A job in a script's background ignores Ctrl-C, and so would the commands that tests end by it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Four logical devices let the strategies be tested on any machine; it must happen before
     # TensorFlow starts.
     import tensorflow as tf
