@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from absl import flags
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
@@ -38,6 +39,19 @@ for line in json.loads(lines):
     results.append([code, out.getvalue(), err.getvalue()])
 print("RESULTS" + json.dumps(results))
 """
+
+
+def parse_flags(*arguments):
+    """Parses pretrain's command line in this process, as if nothing had been parsed before."""
+    forget_flags()
+    flags.FLAGS(["pretrain.py", *map(str, arguments)])
+
+
+def forget_flags():
+    """Gives all flags their defaults again."""
+    flags.FLAGS.unparse_flags()
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
 
 
 def source(name):

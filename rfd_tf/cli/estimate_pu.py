@@ -4,9 +4,9 @@
     rfd-tf pretrain --config=quickstart --pu_weights=pu.npz ...
     rfd-tf estimate-pu --data_dir=photos --backbone=resnet18 --output=photos_pu.npz
 
-A rotation network is trained on all folds of the images but one and judges the one left out, for
-each fold in turn. Finished folds are kept beside the output until all are done: after an
-interruption, run the same command again.
+A rotation network is trained on all folds of the images but one and predicts the rotations of the
+one left out, for each fold in turn. Finished folds are kept beside the output until all are done:
+after an interruption, run the same command again.
 
 With --input no network is trained: the file is converted to --output's format, or only drawn.
 """

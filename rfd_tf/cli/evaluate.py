@@ -1,4 +1,4 @@
-"""Judges a pretrained backbone by the protocols of the papers, beside a random network.
+"""Evaluates a pretrained backbone by the protocols of the papers, beside a random network.
 
     rfd-tf evaluate --weights=runs/x
     rfd-tf evaluate --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
@@ -11,8 +11,8 @@ settings as JSON: to --output, or evaluation.json in the run folder. Figures, ca
 parts lie beside it, in evaluation_files; the same command again takes up an interrupted
 evaluation. README.md has the list of tasks.
 
-A suite judges several runs by the same tasks and writes one comparison: comparison.md, .csv, .png
-and .json in the folder --output, or suites/NAME.
+A suite evaluates several runs by the same tasks and writes one comparison: comparison.md, .csv,
+.png and .json in the folder --output, or suites/NAME.
 """
 
 from __future__ import annotations

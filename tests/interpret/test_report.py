@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
+from script_driver import forget_flags, parse_flags
 
 from rfd_tf import data
 from rfd_tf.applications.weights import sha256
@@ -28,15 +28,11 @@ HOSTILE = ["</script><script>fired = 1</script>", "<img src=x onerror='fired = 2
 
 
 def run_pretraining(*arguments):
-    flags.FLAGS.unparse_flags()
-    for flag in flags.FLAGS:
-        flags.FLAGS[flag].unparse()
     try:
-        flags.FLAGS(["pretrain.py", *map(str, arguments)])
+        parse_flags(*arguments)
         pretrain.main()
     finally:
-        for flag in flags.FLAGS:
-            flags.FLAGS[flag].unparse()
+        forget_flags()
 
 
 @pytest.fixture(scope="module")

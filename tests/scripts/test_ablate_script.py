@@ -1,4 +1,4 @@
-"""scripts/ablate.py trains, judges and tabulates a variant, and repeats nothing."""
+"""scripts/ablate.py trains, evaluates and tabulates a variant, and repeats nothing."""
 
 import csv
 import dataclasses
@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 from built_sessions import build
-from script_driver import run_many, run_script
+from script_driver import forget_flags, parse_flags, run_many, run_script
 
 from rfd_tf import data
 from rfd_tf.cli import pretrain
@@ -107,15 +106,12 @@ def planned(*arguments):
 @pytest.fixture
 def session_of():
     def of_arguments(arguments):
-        for flag in flags.FLAGS:
-            flags.FLAGS[flag].unparse()
-        flags.FLAGS(["pretrain.py", *arguments, "--output_dir=x"])
+        parse_flags(*arguments, "--output_dir=x")
         source = pretrain.image_flags.load_source()
         return build(source)[1]
 
     yield of_arguments
-    for flag in flags.FLAGS:
-        flags.FLAGS[flag].unparse()
+    forget_flags()
 
 
 def test_each_row_builds_what_its_name_says(tmp_path, session_of):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from absl import flags
 from built_sessions import build
-from script_driver import run_many
+from script_driver import forget_flags, parse_flags, run_many
 
 from rfd_tf import recording
 from rfd_tf.cli import pretrain
@@ -18,15 +18,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 @pytest.fixture
 def parse():
     def parsed(name, *further):
-        flags.FLAGS.unparse_flags()
-        for flag in flags.FLAGS:
-            flags.FLAGS[flag].unparse()
-        config = f"--flagfile={CONFIGS / name}.cfg"
-        flags.FLAGS(["pretrain.py", config, "--output_dir=x", *further])
+        parse_flags(f"--flagfile={CONFIGS / name}.cfg", "--output_dir=x", *further)
 
     yield parsed
-    for flag in flags.FLAGS:
-        flags.FLAGS[flag].unparse()
+    forget_flags()
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.cfg")))

@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 from built_sessions import build
 from built_sessions import recorded as recorded_of
+from script_driver import forget_flags, parse_flags
 
 from rfd_tf import data, methods
 from rfd_tf.cli import pretrain
@@ -33,15 +34,7 @@ TINY = [
 @pytest.fixture(autouse=True)
 def fresh_flags():
     yield
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-
-
-def parse(*arguments):
-    flags.FLAGS.unparse_flags()
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS(["pretrain.py", *map(str, arguments)])
+    forget_flags()
 
 
 @pytest.fixture
@@ -54,7 +47,7 @@ def run(monkeypatch, tmp_path):
     )
 
     def go(*arguments):
-        parse(f"--output_dir={tmp_path}/run", *arguments)
+        parse_flags(f"--output_dir={tmp_path}/run", *arguments)
         pretrain.main()
         return built[-1], json.loads((tmp_path / "run" / "run.json").read_text())
 
@@ -109,7 +102,7 @@ def test_without_fidelity_the_record_has_what_the_method_chose(run):
 @pytest.mark.parametrize("name", sorted(methods.METHODS))
 def test_flags_of_a_method_are_recorded_as_it_was_built(name):
     """Flag by flag: the default of the constructor, None for those of other methods."""
-    parse(*TINY, f"--method={name}")
+    parse_flags(*TINY, f"--method={name}")
     config, session = build(data.digits())
     recorded = recorded_of(config, session)
     own = methods.arguments(name)
@@ -124,7 +117,7 @@ def test_flags_of_a_method_are_recorded_as_it_was_built(name):
     for flag in set(own) & set(flags.FLAGS) - {"pu_weights"}:
         if recorded[flag] is not None:
             typed.append(f"--{flag}={recorded[flag]}")
-    parse(*TINY, f"--method={name}", *typed)
+    parse_flags(*TINY, f"--method={name}", *typed)
     _, again = build(data.digits())
     assert json.dumps(again.settings()) == json.dumps(session.settings())
 
@@ -138,7 +131,9 @@ def test_flags_without_effect_are_named(run, capsys):
 
 @pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"rfd"}))
 def test_fidelity_of_another_method_is_refused(method, tmp_path):
-    parse("--dataset=digits", "--fidelity", f"--method={method}", f"--output_dir={tmp_path}/run")
+    parse_flags(
+        "--dataset=digits", "--fidelity", f"--method={method}", f"--output_dir={tmp_path}/run"
+    )
     with pytest.raises(UserError, match=f"program of method rfd, and the method is {method}"):
         pretrain.main()
     assert not list(tmp_path.iterdir())

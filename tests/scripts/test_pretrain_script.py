@@ -5,9 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
-from script_driver import run_script
+from script_driver import forget_flags, parse_flags, run_script
 
 import rfd_tf
 from rfd_tf.errors import UserError
@@ -167,15 +166,11 @@ def call():
     from rfd_tf.cli import pretrain
 
     def go(*arguments):
-        flags.FLAGS.unparse_flags()
-        for name in flags.FLAGS:
-            flags.FLAGS[name].unparse()
-        flags.FLAGS(["pretrain.py", *map(str, arguments)])
+        parse_flags(*arguments)
         pretrain.main()
 
     yield go
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
+    forget_flags()
 
 
 BAD = {

@@ -5,10 +5,9 @@ import json
 import keras
 import numpy as np
 import pytest
-from absl import flags
 from built_sessions import build
 from PIL import Image
-from script_driver import run_many
+from script_driver import forget_flags, parse_flags, run_many
 
 from rfd_tf import applications, data
 from rfd_tf.applications.weights import origin
@@ -38,15 +37,7 @@ SMALL = [
 @pytest.fixture(autouse=True)
 def fresh_flags():
     yield
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-
-
-def parse(*arguments):
-    flags.FLAGS.unparse_flags()
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    flags.FLAGS(["pretrain.py", *map(str, arguments)])
+    forget_flags()
 
 
 @pytest.fixture(scope="module")
@@ -119,20 +110,22 @@ def test_a_run_resumes_when_the_weights_it_started_from_are_gone(first, tmp_path
     moved = tmp_path / "start.weights.h5"
     moved.write_bytes((start / "backbone.weights.h5").read_bytes())
     arguments = [*SMALL, f"--backbone_option=weights={moved}", f"--output_dir={tmp_path}/run"]
-    parse(*arguments, "--epochs=1")
+    parse_flags(*arguments, "--epochs=1")
     pretrain.main()
     moved.unlink()
-    parse(*arguments, "--epochs=2")
+    parse_flags(*arguments, "--epochs=2")
     pretrain.main()
     loaded, record = applications.load_backbone(tmp_path / "run")
     assert record["started_from"]["weights"] == str(moved) and record["epoch"] == 2
-    parse(*arguments, "--epochs=2", "--overwrite")
+    parse_flags(*arguments, "--epochs=2", "--overwrite")
     with pytest.raises(UserError, match="no such weights file"):
         pretrain.main()
 
 
 def test_shipped_weights_are_a_start():
-    parse("--method=rotation", "--backbone=six_layer", "--backbone_option=weights=rfd_cifar10")
+    parse_flags(
+        "--method=rotation", "--backbone=six_layer", "--backbone_option=weights=rfd_cifar10"
+    )
     own, weights = pretrain.config().backbone_arguments()
     _, session = build(data.digits(), weights)
     shipped, _ = applications.load_backbone("six_layer.rfd_cifar10")
@@ -147,7 +140,7 @@ def test_a_network_of_keras_starts_from_weights_and_its_record_builds_it(tmp_pat
     record = {"format": 1, "backbone": "mobilenet_v2", "arguments": options, "image_size": 32}
     path = applications.save_backbone(model, tmp_path / "a.weights.h5", record)
     given = [f"--backbone_option={name}={value}" for name, value in options.items()]
-    parse(
+    parse_flags(
         "--method=rotation",
         "--backbone=mobilenet_v2",
         "--image_size=32",
@@ -187,7 +180,7 @@ def test_a_bad_start_is_named_before_images_are_read(case, tmp_path, monkeypatch
     (tmp_path / "text.weights.h5").write_text("no weights")
     monkeypatch.setattr(data, "load", lambda *a, **k: pytest.fail("images were read"))
     option = option.format(folder=tmp_path)
-    parse(*SMALL, f"--backbone_option={option}", f"--output_dir={tmp_path}/run")
+    parse_flags(*SMALL, f"--backbone_option={option}", f"--output_dir={tmp_path}/run")
     with pytest.raises(UserError, match=message):
         pretrain.main()
     assert not list(tmp_path.glob("run/*"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
+from script_driver import forget_flags, parse_flags
 
 from rfd_tf.errors import UserError
 
@@ -56,13 +56,11 @@ def run_here(*arguments):
     """The script's main() in this process, without a strategy: spares TensorFlow's start."""
     from rfd_tf.cli import pretrain
 
-    flags.FLAGS.unparse_flags()
-    flags.FLAGS(["pretrain.py", "--strategy=none", *ON_DIGITS, *map(str, arguments)])
+    parse_flags("--strategy=none", *ON_DIGITS, *arguments)
     try:
         pretrain.main()
     finally:
-        for name in flags.FLAGS:
-            flags.FLAGS[name].unparse()
+        forget_flags()
 
 
 def rows(path):
