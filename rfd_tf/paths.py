@@ -45,9 +45,10 @@ def shared_folders(name: str) -> tuple[Path, ...]:
     'configs'
     """
     top = Path(__file__).resolve().parents[1]
-    # By the kind of installation: in an environment, for one user, by `pip install --target`.
+    # By the kind of installation: by `pip install --target`, in an environment, for one user. What
+    # lies beside the package comes first: the environment may hold another version.
     user = sysconfig.get_path("data", sysconfig.get_preferred_scheme("user"))
-    places = [Path(sysconfig.get_path("data")), Path(user), top]
+    places = [top, Path(sysconfig.get_path("data")), Path(user)]
     installed = [place / "share" / "rfd_tf" / name for place in places]
     # (Another package may have put a folder of this name beside the installed one.)
     checkout = [top / name] if (top / "setup.cfg").is_file() else []
