@@ -1,16 +1,16 @@
 """Runs scripts: in a process each, as a user does, or several times in one.
 
-Most of a short call's time goes into its imports, so what needs no process of its own shares
-one.
+Most of a short call's time goes into its imports, so processes start from `warm_python`, and
+what needs no process of its own shares one.
 """
 
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+import warm_python
 from absl import flags
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def source(name):
 def run_script(name, *arguments, cwd=None):
     """Runs the script `name` in a process of its own; returns the completed process."""
     return subprocess.run(
-        [sys.executable, str(SCRIPTS / f"{name}.py"), *map(str, arguments)],
+        [*warm_python.command(), str(SCRIPTS / f"{name}.py"), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=280,
@@ -71,15 +71,19 @@ def run_script(name, *arguments, cwd=None):
     )
 
 
-def run_many(name, lines, prelude=""):
+def run_many(name, lines, prelude="", python=None):
     """Returns [exit code, stdout, stderr] of the command `name` for each command line.
 
-    `prelude` is Python code to run before, with the command's module as `script`.
+    `prelude` is Python code to run before, with the command's module as `script`. `python` is
+    the interpreter, `warm_python` if None.
     """
     lines = [[str(argument) for argument in line] for line in lines]
     module = f"rfd_tf.cli.{name}" if source(name).parent == CLI else name
     done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, str(SCRIPTS), module, name, json.dumps(lines), prelude],
+        [
+            *([python] if python else warm_python.command()),
+            *("-c", _DRIVER, str(SCRIPTS), module, name, json.dumps(lines), prelude),
+        ],
         capture_output=True,
         text=True,
         cwd=ROOT,

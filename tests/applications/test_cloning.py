@@ -1,11 +1,11 @@
 """Portable copies run without this package; fused copies compute the same."""
 
 import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
+import warm_python
 
 from rfd_tf.applications import SixLayer, build, fuse_batch_normalization, portable
 from rfd_tf.errors import UserError
@@ -44,7 +44,7 @@ def test_portable_file_loads_in_a_process_without_this_package(tmp_path):
         np.testing.assert_array_equal(old, new)
     copy.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", IMAGES)
-    subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, check=True)
+    subprocess.run([*warm_python.command(), "-c", LOAD], cwd=tmp_path, check=True)
     outputs = np.load(tmp_path / "outputs.npy")
     np.testing.assert_allclose(outputs, copy(IMAGES), rtol=1e-5, atol=1e-6)
     reference = build("six_layer", 16, pooling="avg")

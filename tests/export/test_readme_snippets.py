@@ -3,12 +3,12 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import warm_python
 from export_helpers import RECORD, numpy_embedding
 from PIL import Image
 
@@ -35,7 +35,8 @@ def snippet(mark):
 def run_alone(code, folder):
     """Runs code in a process where rfd_tf cannot be imported; returns what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", ALONE], input=code, capture_output=True, text=True, cwd=folder,
+        [*warm_python.command(), "-c", ALONE],
+        input=code, capture_output=True, text=True, cwd=folder,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -95,7 +96,7 @@ def test_the_orientation_detector(backbone, run_folder, tmp_path):
 def run_here(code, folder):
     """Runs code in a process of its own; returns what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder,
+        [*warm_python.command(), "-c", code], capture_output=True, text=True, cwd=folder,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -139,7 +140,7 @@ except TypeError as error:
     print(keras.models.load_model("own.keras").name)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+        [*warm_python.command(), "-c", code], capture_output=True, text=True, cwd=tmp_path,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.stdout.split() == ["six_layer"], done.stderr

@@ -2,11 +2,11 @@ import io
 import json
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import warm_python
 from export_helpers import RECORD, numpy_embedding
 from PIL import Image
 
@@ -114,7 +114,7 @@ def test_it_loads_where_this_package_is_not_installed(exported, tmp_path, backbo
     shutil.copytree(folder / "saved_model", tmp_path / "saved_model")
     (code,) = [code for title, code in snippets(card) if title.startswith("SavedModel")]
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_RFD_TF],
+        [*warm_python.command(), "-c", WITHOUT_RFD_TF],
         input=json.dumps(code), capture_output=True, text=True, cwd=tmp_path, check=True,
     )  # fmt: skip
     pixels = np.asarray(Image.open(tmp_path / "photo.jpg"))[None]

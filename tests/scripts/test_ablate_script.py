@@ -4,11 +4,11 @@ import csv
 import dataclasses
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 from built_sessions import build
 from script_driver import forget_flags, parse_flags, run_many, run_script
 
@@ -72,7 +72,9 @@ assert row["a"] == 53.0 and row["a spread"] == 3.0 and row["runs"] == 3
 random = ablate.row("random_init", "random init", [{{"a": 10.0}}])
 print(ablate.write_tables([random, row], pathlib.Path({str(tmp_path)!r})))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
+    done = subprocess.run(
+        [*warm_python.command(), "-c", code], capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "| a | 10.0 | 53.0 ± 3.0 |"
 

@@ -3,17 +3,17 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments):
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *arguments],
+        [*warm_python.command(), str(ROOT / "scripts" / "benchmark.py"), *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)},

@@ -201,7 +201,8 @@ run = common.run
 common.run = lambda main: run(main, check_keras=False)
 os.environ["KERAS_BACKEND"] = "jax"
 """
-    ((code, out, error),) = run_many("info", [[]], prelude)
+    # (TensorFlow reads these variables as it is imported.)
+    ((code, out, error),) = run_many("info", [[]], prelude, python=sys.executable)
     assert code == 0, error
     assert "NVIDIA T4: TensorFlow does not see it, because CUDA_VISIBLE_DEVICES='-1'" in out
     assert "to use it: unset CUDA_VISIBLE_DEVICES" in out

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import warm_python
 from PIL import Image
 from script_driver import run_many
 
@@ -281,7 +282,7 @@ flagged = {task: sorted(options) for task, options in evaluate_flags.OPTIONS.ite
 print("RESULTS" + json.dumps([own, flagged]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [*warm_python.command(), "-c", program],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -5,11 +5,11 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 
 HERE = Path(__file__).resolve().parent
 STEPS = 11  # an epoch, of the digits
@@ -52,7 +52,7 @@ def start(folder, jobs):
         for number, (run, arguments, at) in enumerate(jobs)
     ]
     done = subprocess.run(
-        [sys.executable, str(HERE / "killed_runs.py"), json.dumps(jobs)],
+        [*warm_python.command(), str(HERE / "killed_runs.py"), json.dumps(jobs)],
         capture_output=True,
         text=True,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},

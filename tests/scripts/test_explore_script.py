@@ -3,12 +3,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
 
 import pytest
+import warm_python
 from script_driver import ROOT, SCRIPTS, run_many
 
 from rfd_tf import applications
@@ -62,8 +62,8 @@ def test_mistakes_are_told_in_one_line(run_folder, tmp_path):
 @pytest.mark.parametrize("busy", [False, True])
 def test_the_page_is_served_until_ctrl_c(busy, run_folder):
     """By default the images are those of the run. Requests in flight do not abort the process."""
-    command = [sys.executable, str(SCRIPTS / "explore.py"), f"--run={run_folder}", "--port=0",
-               "--max_images=20"]  # fmt: skip
+    command = [*warm_python.command(), str(SCRIPTS / "explore.py"), f"--run={run_folder}",
+               "--port=0", "--max_images=20"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

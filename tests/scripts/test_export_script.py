@@ -2,11 +2,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 from PIL import Image
 from script_driver import run_many
 
@@ -20,7 +20,11 @@ SCRIPT = ROOT / "scripts" / "export.py"
 def run(command, **options):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, env=environment, **options
+        [*warm_python.command(), *command],
+        capture_output=True,
+        text=True,
+        env=environment,
+        **options,
     )
 
 

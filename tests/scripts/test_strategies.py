@@ -4,11 +4,11 @@ import csv
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm_python
 from script_driver import forget_flags, parse_flags
 
 from rfd_tf.errors import UserError
@@ -44,7 +44,7 @@ def run_script(*arguments, tf_config=None):
     if tf_config is not None:
         environment["TF_CONFIG"] = tf_config
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *ON_DIGITS, *map(str, arguments)],
+        [*warm_python.command(), str(SCRIPT), *ON_DIGITS, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=280,

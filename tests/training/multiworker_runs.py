@@ -28,6 +28,8 @@ def run_workers(*commands):
 
     A worker that hangs is killed and fails the test.
     """
+    import warm_python  # (which this file does not find when it is itself what workers run)
+
     addresses = [f"localhost:{port}" for port in free_ports(len(commands))]
     processes = []
     for index, command in enumerate(commands):
@@ -41,7 +43,7 @@ def run_workers(*commands):
         }
         processes.append(
             subprocess.Popen(
-                [sys.executable, *map(str, command)],
+                [*warm_python.command(), *map(str, command)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
