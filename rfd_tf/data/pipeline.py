@@ -19,6 +19,10 @@ from rfd_tf.errors import UserError, unknown
 if TYPE_CHECKING:  # sources import this module for their datasets
     from rfd_tf.data.base import Source
 
+# AutoGraph would rewrite the source of every function on the way, for branches on tensors. There
+# are none (`tf.cond` stands where one is meant), and it takes seconds.
+_as_written = tf.autograph.experimental.do_not_convert
+
 CROPS = ("pad", "resized", "window", "stretch", "none")
 
 
@@ -182,7 +186,7 @@ def training_dataset(
         order_step=order_step,
         views=views,
     )
-    return _with_options(source.training_steps(recipe), deterministic)
+    return _with_options(_as_written(source.training_steps)(recipe), deterministic)
 
 
 def evaluation_dataset(
@@ -228,7 +232,8 @@ def evaluation_dataset(
     transform = ten_crop_transform if ten_crops else evaluation_transform
     if stretch:
         transform = stretch_transform
-    dataset = source.evaluation_pass(image_size, batch_size, indices, transform)
+    read = _as_written(source.evaluation_pass)
+    dataset = read(image_size, batch_size, indices, transform)
     return _with_options(dataset, True)
 
 

@@ -127,6 +127,7 @@ class FeatureExtractor:
             forward = tf.function(
                 forward,
                 input_signature=[tf.TensorSpec(shape, "uint8"), tf.TensorSpec([None], "int32")],
+                autograph=False,
             )
         self._forward = forward
 

@@ -82,7 +82,9 @@ def keras_embedder(
         )
         size = model.input_shape[1]
 
-        @tf.function(input_signature=[tf.TensorSpec([None, size, size, 3], tf.uint8)])
+        signature = [tf.TensorSpec([None, size, size, 3], tf.uint8)]
+
+        @tf.function(input_signature=signature, autograph=False)
         def run(pixels):
             given = network(tf.cast(pixels, tf.float32), training=False)
             return {name: given[name] for name in wanted}

@@ -60,7 +60,8 @@ def grad_cam(
         input_signature=[
             tf.TensorSpec([None, *model.input_shape[1:]], "float32"),
             tf.TensorSpec([None], "int32"),
-        ]
+        ],
+        autograph=False,
     )
     def weighed(pixels, wanted):
         with tf.GradientTape(watch_accessed_variables=False) as tape:

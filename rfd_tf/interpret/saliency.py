@@ -79,7 +79,8 @@ class GradientMaps:
             input_signature=[
                 tf.TensorSpec([None, *model.input_shape[1:]], "float32"),
                 tf.TensorSpec([None], "int32"),
-            ]
+            ],
+            autograph=False,
         )
         def gradients(images, columns):
             rows = tf.repeat(images, tf.shape(columns)[0], axis=0)

@@ -271,5 +271,5 @@ class DeepCluster(Method):
 
                 size = self.image_size
                 signature = [tf.TensorSpec((None, size, size, 3), "uint8")]
-                self._compiled = tf.function(features, input_signature=signature)
+                self._compiled = tf.function(features, input_signature=signature, autograph=False)
         return self._compiled(images)

@@ -318,7 +318,7 @@ def fill_memory_bank(method, batches: Batches) -> None:
 
         strategy = method.distribute_strategy
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def fill(batch):
             # All replicas see the whole batch: equal rows, and equal statistics.
             strategy.run(method.fill_memory_bank, args=(batch,))

@@ -44,6 +44,9 @@ def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
 def make_step_function(strategy: tf.distribute.Strategy, step: Callable, steps: int = 1):
     """Compiles `steps` calls of a replica's step function, each on the iterator's next batch."""
 
+    # AutoGraph rewrites the source of all that is called here, which takes seconds, for branches
+    # on tensors; methods have none, as under Keras' own `fit`.
+    @tf.autograph.experimental.do_not_convert
     def run_once(iterator):
         outputs = strategy.run(step, args=(next(iterator),))
         return tf.nest.map_structure(

@@ -237,7 +237,7 @@ def estimate_fold(
 
 def _judge(method, batches: tf.data.Dataset) -> Fold:
     judge = _judge_rotations if hasattr(method, "rotation_head") else _judge_upright
-    step = tf.function(lambda images: judge(method, images), reduce_retracing=True)
+    step = tf.function(lambda images: judge(method, images), reduce_retracing=True, autograph=False)
     indices, probability, right = [], [], []
     for batch in batches:
         outputs = step(batch["image"])
