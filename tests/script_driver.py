@@ -16,6 +16,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
 CLI = ROOT / "rfd_tf" / "cli"
+RESEARCH = ROOT / "research" / "commands"
 
 _DRIVER = """
 import contextlib, importlib, io, json, sys
@@ -56,7 +57,8 @@ def forget_flags():
 
 def source(name):
     """The file that a command, or a module of flags, is written in."""
-    return next(path / f"{name}.py" for path in (CLI, SCRIPTS) if (path / f"{name}.py").exists())
+    paths = (folder / f"{name}.py" for folder in (CLI, RESEARCH, SCRIPTS))
+    return next(path for path in paths if path.exists())
 
 
 def run_script(name, *arguments, cwd=None):
@@ -77,7 +79,8 @@ def run_many(name, lines, prelude=""):
     `prelude` is Python code to run before, with the command's module as `script`.
     """
     lines = [[str(argument) for argument in line] for line in lines]
-    module = f"rfd_tf.cli.{name}" if source(name).parent == CLI else name
+    packages = {CLI: "rfd_tf.cli.", RESEARCH: "research.commands."}
+    module = packages.get(source(name).parent, "") + name
     done = subprocess.run(
         [sys.executable, "-c", _DRIVER, str(SCRIPTS), module, name, json.dumps(lines), prelude],
         capture_output=True,
