@@ -19,7 +19,6 @@ __version__ = "0.1.0"
 # Rooms are imported on first use, so that `import rfd_tf` costs nothing.
 _ROOMS = (
     "applications",
-    "benchmarks",
     "cli",
     "config",
     "data",

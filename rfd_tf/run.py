@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rfd_tf import extras
 from rfd_tf.config import PretrainConfig
 from rfd_tf.errors import UserError
 from rfd_tf.paths import absolute
@@ -174,8 +175,7 @@ class Run:
         Raises:
             UserError: no epoch is finished yet.
         """
-        from matplotlib.figure import Figure
-
+        Figure = extras.load("matplotlib.figure", "Run.plot").Figure
         recorded = self.recorded()
         if not recorded.epochs:
             raise UserError(f"the run in '{self.directory}' has not finished an epoch yet")

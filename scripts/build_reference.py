@@ -50,12 +50,11 @@ def document(name: str) -> dict:
 
 
 def main() -> None:
+    from rfd_tf import extras
     from rfd_tf.errors import UserError
 
-    try:
-        import pdoc.render
-    except ImportError as error:
-        raise UserError(f"the reference is made by pdoc ({error}); pip install '.[docs]'") from None
+    pdoc = extras.load("pdoc", "the reference")
+    extras.load("pdoc.render", "the reference")
     target = Path(FLAGS.output_dir)
     try:
         target.mkdir(parents=True, exist_ok=True)

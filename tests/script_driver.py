@@ -16,6 +16,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
 CLI = ROOT / "rfd_tf" / "cli"
+RESEARCH = ROOT / "research" / "commands"
 
 _DRIVER = """
 import contextlib, importlib, io, json, sys
@@ -56,7 +57,8 @@ def forget_flags():
 
 def source(name):
     """The file that a command, or a module of flags, is written in."""
-    return next(path / f"{name}.py" for path in (CLI, SCRIPTS) if (path / f"{name}.py").exists())
+    paths = (folder / f"{name}.py" for folder in (CLI, RESEARCH, SCRIPTS))
+    return next(path for path in paths if path.exists())
 
 
 def run_script(name, *arguments, cwd=None):
@@ -78,7 +80,8 @@ def run_many(name, lines, prelude="", python=None):
     the interpreter, `warm_python` if None.
     """
     lines = [[str(argument) for argument in line] for line in lines]
-    module = f"rfd_tf.cli.{name}" if source(name).parent == CLI else name
+    packages = {CLI: "rfd_tf.cli.", RESEARCH: "research.commands."}
+    module = packages.get(source(name).parent, "") + name
     done = subprocess.run(
         [
             *([python] if python else warm_python.command()),

@@ -14,9 +14,15 @@ CONSTRAINTS = ROOT / "constraints" / "oldest.txt"
 def test_the_oldest_versions_are_the_lower_bounds():
     settings = configparser.ConfigParser(inline_comment_prefixes="#")
     settings.read(ROOT / "setup.cfg")
-    lines = (
-        settings["options"]["install_requires"] + settings["options.extras_require"]["test"]
-    ).splitlines()
+    extras = settings["options.extras_require"]
+    lines = [
+        line
+        for text in (
+            settings["options"]["install_requires"],
+            *(extras[name] for name in ("tfds", "detection", "report", "test")),
+        )
+        for line in text.splitlines()
+    ]
     needed = [Requirement(line) for line in lines if line.strip()]
     pins = {
         canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")

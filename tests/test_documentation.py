@@ -17,6 +17,7 @@ PAGES = sorted(
         *ROOT.glob("configs/*.cfg"),
         *ROOT.glob("scripts/*.py"),
         *ROOT.glob("rfd_tf/cli/*.py"),
+        *ROOT.glob("research/commands/*.py"),
     ]
 )
 COMMAND = re.compile(

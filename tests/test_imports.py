@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import research
 import rfd_tf
 
 #: A module imports from its own line and those above it; see "How it is built" in CONTRIBUTING.md.
 ORDER = (
-    "errors paths text lazy keras_settings system losses layers applications".split(),
+    "errors paths text lazy extras keras_settings system losses layers applications".split(),
     ["data"],
     ["methods"],
     ["training"],
@@ -20,23 +21,25 @@ ORDER = (
     ["interpret"],
     ["config", "presets"],
     ["recording", "pretrainer", "run"],
-    ["benchmarks", "cli", "__main__"],
+    ["cli", "__main__"],
+    ["research"],
 )
 
 
 class Code:
-    """The modules of a package and what each of them imports of the others.
+    """The modules of packages and what each of them imports of the others.
 
     Imports inside functions count, those for type checkers alone do not. A name that a package
     passes on counts as an import of the package and of the module that defines the name, whether
     the package imports that module at once or on first use.
     """
 
-    def __init__(self, package: Path):
+    def __init__(self, *packages: Path):
         self.paths = {}
-        for path in sorted(package.rglob("*.py")):
-            parts = path.relative_to(package.parent).with_suffix("").parts
-            self.paths[".".join(parts).removesuffix(".__init__")] = path
+        for package in packages:
+            for path in sorted(package.rglob("*.py")):
+                parts = path.relative_to(package.parent).with_suffix("").parts
+                self.paths[".".join(parts).removesuffix(".__init__")] = path
         self.trees = {name: ast.parse(path.read_text()) for name, path in self.paths.items()}
         self.passed_on = {
             name: dict(self._passed_on(name))
@@ -115,8 +118,8 @@ def circle(graph: dict) -> list[str] | None:
 
 
 def place(module: str) -> int:
-    _, _, inside = module.partition(".")
-    top = inside.split(".")[0]
+    package, _, inside = module.partition(".")
+    top = "research" if package == "research" else inside.split(".")[0]
     if not top:
         return 0  # the package itself holds its version and imports the others on first use
     places = [number for number, names in enumerate(ORDER) if top in names]
@@ -126,11 +129,12 @@ def place(module: str) -> int:
 
 @pytest.fixture(scope="module")
 def code():
-    return Code(Path(rfd_tf.__file__).parent)
+    return Code(*(Path(package.__file__).parent for package in (rfd_tf, research)))
 
 
 def test_no_circle(code):
     assert len(code.graph) > 200 and code.graph["rfd_tf.data.sources"]
+    assert "rfd_tf.cli.common" in code.graph["research.commands.study"]
     found = circle(code.graph)
     steps = [
         f"{code.paths[one]}:{code.graph[one][other]} imports {other}"

@@ -36,7 +36,7 @@ def described(name, thing):
                     yield f"{name}.{attribute} has no docstring"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "research.benchmarks"])
 def test_public_names_are_described(package):
     module = importlib.import_module(package)
     assert module.__doc__ and getattr(module, "__all__", None), f"{package} says nothing of itself"

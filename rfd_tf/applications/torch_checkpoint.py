@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.applications import preprocessing, torch_import
 from rfd_tf.applications.endpoints import endpoints
 from rfd_tf.applications.weights import SUFFIX, save_backbone
@@ -162,12 +163,7 @@ def _array(torch: Any, name: str, value: Any) -> np.ndarray:
 
 
 def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            "reading a PyTorch checkpoint needs PyTorch: pip install 'rfd_tf[torch]'"
-        ) from None
+    torch = extras.load("torch", "reading a PyTorch checkpoint")
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < OLDEST_TORCH:
         raise UserError(

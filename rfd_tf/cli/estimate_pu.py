@@ -80,6 +80,9 @@ def check_files() -> None:
             raise UserError(f"--output '{FLAGS.output}' must end in .npz or .dat")
         pu_weights.check_output(FLAGS.output, FLAGS.overwrite)
     if FLAGS.grid:
+        from rfd_tf.data import pu_grid
+
+        pu_grid.check_packages()
         if Path(FLAGS.grid).suffix.lower() != ".png":
             raise UserError(f"--grid '{FLAGS.grid}' must end in .png")
         images = FLAGS.data_dir and Path(FLAGS.data_dir).resolve()

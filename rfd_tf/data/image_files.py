@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from rfd_tf import extras
 from rfd_tf.data import file_heads
 from rfd_tf.data.file_heads import HEAD_BYTES, plain_jpeg, plain_png, sniff
 
@@ -214,10 +215,9 @@ def _missing(found: str) -> str:
     """Returns what to install for a format that this Pillow does not read; "" if it does."""
     if found == "HEIF":
         try:
-            import pillow_heif
-        except ImportError:
-            return "HEIC needs pillow-heif: pip install 'rfd_tf[heif]'"
-        pillow_heif.register_heif_opener()
+            extras.load("pillow_heif", "HEIC").register_heif_opener()
+        except extras.MissingPackage as error:
+            return str(error)
         return ""
     Image.init()
     feature = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}.get(found)

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.data.base import Source
 from rfd_tf.data.views import NUM_ROTATIONS
 from rfd_tf.errors import UserError
@@ -40,6 +41,11 @@ def extremes(
     return pairs[:count], pairs[len(pairs) - count :][::-1]
 
 
+def check_packages() -> None:
+    """Raises `UserError` where the package that draws is not installed."""
+    extras.load("matplotlib", "the picture of rotated views")
+
+
 def draw(
     path: str | os.PathLike,
     source: Source,
@@ -63,6 +69,7 @@ def draw(
     Raises:
         UserError: too few images, an image that cannot be read, a file that cannot be written.
     """
+    check_packages()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -105,12 +105,7 @@ def splits(dataset: str, tfds_dir: str | None = None, download: bool = False) ->
     """
     if dataset == "digits":
         return list(_DIGITS_SPLITS)
-    try:
-        return list(open_builder(dataset, tfds_dir, download, DATASETS).info.splits)
-    except ImportError as error:
-        raise UserError(
-            f"dataset '{dataset}' needs TFDS ({error}); pip install tensorflow-datasets"
-        ) from None
+    return list(open_builder(dataset, tfds_dir, download, DATASETS).info.splits)
 
 
 def load(

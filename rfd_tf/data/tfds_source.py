@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.data import record_files
 from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint, image_ids
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute
 
 if TYPE_CHECKING:
@@ -318,14 +319,9 @@ def tfds(
     ...
     rfd_tf.errors.UserError: dataset 'cifar10' is not prepared in ...; give --tfds_dir ...
     """
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise UserError(
-            f"dataset '{name}' is none of {', '.join(embedded) or 'the embedded ones'}, and TFDS "
-            f"cannot be used ({error}); pip install tensorflow-datasets"
-        ) from None
     builder = open_builder(name, tfds_dir, download, embedded)
+    import tensorflow_datasets
+
     info = builder.info
     if info.file_format.value != "tfrecord":
         raise UserError(
@@ -390,11 +386,14 @@ def open_builder(
         embedded: names of other datasets, for the message where there is none.
 
     Raises:
-        UserError: no such dataset, or it is not prepared and cannot or may not be.
+        UserError: no such dataset, or it is not prepared and cannot or may not be; TFDS is not
+            installed.
     """
-    import tensorflow_datasets
-
-    builder = _builder(tensorflow_datasets, name, tfds_dir, embedded)
+    library = extras.load(
+        "tensorflow_datasets",
+        f"dataset '{shown(name)}', none of {', '.join(embedded) or 'the embedded ones'},",
+    )
+    builder = _builder(library, name, tfds_dir, embedded)
     _prepare(builder, name, download)
     return builder
 

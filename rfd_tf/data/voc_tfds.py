@@ -44,7 +44,6 @@ def unpack(
     The result is for `rfd_tf.data.voc.voc_folder`.
     """
     import tensorflow as tf
-    import tensorflow_datasets as tfds
     from tqdm import tqdm
 
     from rfd_tf.data.tfds_source import open_builder
@@ -58,6 +57,8 @@ def unpack(
             if not path.name.startswith(".")
         }
     builder = open_builder(dataset, None if tfds_dir is None else str(tfds_dir), download)
+    import tensorflow_datasets
+
     splits = sorted(builder.info.splits)
     try:
         labels = builder.info.features["objects"].feature["label"].names
@@ -77,7 +78,7 @@ def unpack(
             part.mkdir(parents=True, exist_ok=True)
         for split in splits:
             examples = builder.as_dataset(
-                split=split, decoders={"image": tfds.decode.SkipDecoding()}
+                split=split, decoders={"image": tensorflow_datasets.decode.SkipDecoding()}
             )
             names = []
             for number, example in enumerate(tqdm(examples, desc=split, disable=None)):

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.data import voc
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import detection_data as pictures
@@ -64,8 +65,7 @@ def retinanet(
 
     Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, as keras-cv builds it.
     """
-    import keras_cv
-
+    keras_cv = extras.load("keras_cv", "detection")
     backbone, origins = feature_pyramid(subject, image_size, seed)
     model = keras_cv.models.RetinaNet(
         backbone=backbone,
@@ -133,6 +133,8 @@ class Detection(Task):
     ):
         if not voc_dir:
             raise UserError("task detection needs a folder in VOC's layout: --voc_dir")
+        for package in ("keras_cv", "pycocotools"):
+            extras.load(package, "task detection")
         check_training(epochs, learning_rate, batch_size)
         if image_size < 2 * _COARSEST or image_size % _COARSEST:
             raise UserError(

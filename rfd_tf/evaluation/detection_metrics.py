@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.errors import UserError
 
 #: The ways of turning a precision-recall curve into one number, and what each is.
@@ -202,9 +203,8 @@ def coco_average_precisions(
     >>> {name: round(value, 3) for name, value in found.items()}
     {'COCO AP': 0.5, 'COCO AP50': 1.0, 'COCO AP75': 0.0}
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+    COCO = extras.load("pycocotools.coco", "COCO's average precision").COCO
+    COCOeval = extras.load("pycocotools.cocoeval", "COCO's average precision").COCOeval
     if not any((~shown.difficult).any() for shown in truth):
         raise UserError("no picture to be judged shows an object that is not difficult")
     annotations, results = [], []

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from rfd_tf.errors import UserError
+from rfd_tf.extras import MissingPackage
 from rfd_tf.paths import expanded
 
 
@@ -80,8 +82,12 @@ def write_text(path: Path) -> Iterator[TextIO]:
         raise UserError(f"cannot write '{path}': {error.strerror}") from None
 
 
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a `matplotlib.figure.Figure` as PNG, whole or not at all.
+def save_figure(draw: Callable[[], Any], path: Path) -> None:
+    """Writes a figure as PNG, whole or not at all; without Matplotlib it warns and writes none.
+
+    Args:
+        draw: returns the `matplotlib.figure.Figure`.
+        path: of the file.
 
     Raises:
         UserError: it cannot be written.
@@ -89,13 +95,16 @@ def save_figure(figure: Any, path: Path) -> None:
     >>> import tempfile
     >>> from matplotlib.figure import Figure
     >>> path = Path(tempfile.mkdtemp()) / "empty.png"
-    >>> save_figure(Figure(figsize=(1, 1)), path)
+    >>> save_figure(lambda: Figure(figsize=(1, 1)), path)
     >>> path.read_bytes()[1:4]
     b'PNG'
     """
     try:
+        figure = draw()
         with replacing(path) as writing:
             figure.savefig(writing, format="png")
+    except MissingPackage as error:
+        warnings.warn(f"'{path}' is not drawn: {error}", stacklevel=2)
     except OSError as error:
         raise UserError(f"cannot write '{path}': {error.strerror}") from None
 

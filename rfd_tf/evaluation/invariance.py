@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor, Features
@@ -261,8 +262,8 @@ class Invariance(Task):
                 for name, values in rows.items():
                     for low, high, value in zip(edges, edges[1:], values, strict=False):
                         writer.writerow([title, name, f"{low:.6g}", f"{high:.6g}", int(value)])
-        figure = histogram_figure(edges, counts, self._caption(found))
-        save_figure(figure, output / f"{stem}.png")
+        caption = self._caption(found)
+        save_figure(lambda: histogram_figure(edges, counts, caption), output / f"{stem}.png")
 
     def _caption(self, found: dict[str, Features]) -> str:
         num = len(next(iter(found.values()))[OTHER])
@@ -290,7 +291,7 @@ def histogram_figure(edges: np.ndarray, counts: dict[str, dict[str, np.ndarray]]
     """
     import textwrap
 
-    from matplotlib.figure import Figure
+    Figure = extras.load("matplotlib.figure", "the figure of invariance").Figure
 
     panels = list(dict.fromkeys(name for rows in counts.values() for name in rows))
     # A colour a feature, a kind of line a network.

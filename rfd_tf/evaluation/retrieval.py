@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor
@@ -155,13 +157,14 @@ class Retrieval(Task):
         stem = f"{self.name}_{subject.title.replace(' ', '_')}"
         listed = {}
         for name, (queries, near, similarity) in shown.items():
-            figure = sheet(
+            draw = functools.partial(
+                sheet,
                 *_pictures(data.test, queries),
                 *_pictures(data.train, near),
                 f"{subject.title}, {name}",
                 data.class_names,
             )
-            save_figure(figure, output / f"{stem}_{name.replace('/', '_')}.png")
+            save_figure(draw, output / f"{stem}_{name.replace('/', '_')}.png")
             listed[name] = [
                 {
                     "query": _title(data.test, query),
@@ -222,8 +225,8 @@ def sheet(
     >>> len(figure.axes)
     1
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    Figure = extras.load("matplotlib.figure", "the sheet of retrieval").Figure
+    Rectangle = extras.load("matplotlib.patches", "the sheet of retrieval").Rectangle
 
     rows, columns, size = neighbours.shape[:3]
     gap = max(2, size // 8)

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.data.views import NUM_ROTATIONS
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
@@ -187,8 +188,8 @@ class Rotation(Task):
                 for title, matrix in by_class.items():
                     for degrees, row in zip(DEGREES, matrix, strict=True):
                         writer.writerow([name, title, degrees, *row.tolist()])
-        figure = confusion_figure({name: by_class[ALL] for name, by_class in counts.items()})
-        save_figure(figure, output / f"{stem}.png")
+        every = {name: by_class[ALL] for name, by_class in counts.items()}
+        save_figure(lambda: confusion_figure(every), output / f"{stem}.png")
 
 
 class _Linear:
@@ -290,7 +291,7 @@ def confusion_figure(counts: Mapping[str, np.ndarray]):
     >>> figure.axes[0].get_xlabel(), figure.axes[0].texts[0].get_text()
     ('taken for', '100')
     """
-    from matplotlib.figure import Figure
+    Figure = extras.load("matplotlib.figure", "the figure of rotation").Figure
 
     figure = Figure(figsize=(3.1 * len(counts) + 0.4, 3.6), dpi=150, layout="constrained")
     degrees = [f"{90 * turns}°" for turns in range(NUM_ROTATIONS)]

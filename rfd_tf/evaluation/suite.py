@@ -14,10 +14,11 @@ from typing import Any
 from rfd_tf.data.run_images import RunImages
 from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.evaluation import files, published
+from rfd_tf.evaluation import files
 from rfd_tf.evaluation.base import Data, Subject, Task
 from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.invariance import RATIO
+from rfd_tf.evaluation.published import Published, comparable
 from rfd_tf.evaluation.rotation import ALL
 from rfd_tf.evaluation.runner import evaluate
 from rfd_tf.paths import expanded
@@ -413,9 +414,7 @@ def _compare(
             protocols[entry.label] = report["protocol"]
             data = data or report["data"]
             same = list(
-                published.comparable(
-                    entry.task, report["protocol"], report["data"], report["backbone"]
-                )
+                comparable(entry.task, report["protocol"], report["data"], report["backbone"])
             )
             for found in filter(entry.shows, report["results"]):
                 key = tuple(found[part] for part in ("name", "images", "metric", "when"))
@@ -472,7 +471,7 @@ def _row(entry: Entry, found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _published(entry: published.Published, feature: str) -> dict[str, Any]:
+def _published(entry: Published, feature: str) -> dict[str, Any]:
     return {
         "method": entry.method,
         "network": entry.network,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rfd_tf import extras
 from rfd_tf.evaluation.files import save_figure, write_json, write_text
 from rfd_tf.evaluation.table import is_share, shown
 
@@ -34,7 +35,7 @@ def write(comparison: Mapping[str, Any], folder: Path) -> None:
         writer.writeheader()
         writer.writerows(long_rows(comparison))
     if comparison["rows"]:
-        save_figure(figure(comparison), folder / f"{_STEM}.png")
+        save_figure(lambda: figure(comparison), folder / f"{_STEM}.png")
 
 
 def table(comparison: Mapping[str, Any]) -> list[list[str]]:
@@ -179,8 +180,8 @@ def figure(comparison: Mapping[str, Any]):
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
+    Figure = extras.load("matplotlib.figure", "the figure of a comparison").Figure
+    Line2D = extras.load("matplotlib.lines", "the figure of a comparison").Line2D
 
     entries = list(dict.fromkeys(row["entry"] for row in comparison["rows"]))
     parts = [[row for row in comparison["rows"] if row["entry"] == entry] for entry in entries]

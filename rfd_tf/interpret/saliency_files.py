@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rfd_tf import extras
 from rfd_tf.evaluation.files import folder, save_figure, write_json, write_text
 from rfd_tf.interpret.objects import Pictures, Settings
 
@@ -111,7 +112,7 @@ def write(
             "rows": [{k: v for k, v in row.items() if k != "per_image"} for row in rows],
         },
     )
-    save_figure(sheet(pictures, found["shown"], settings, count), output / "saliency.png")
+    save_figure(lambda: sheet(pictures, found["shown"], settings, count), output / "saliency.png")
 
 
 def sheet(
@@ -129,7 +130,7 @@ def sheet(
         A `matplotlib.figure.Figure`: the picture, its objects outlined; then for each layer and
         network the map, and beside it the salient pixels with the picture's Q in percent.
     """
-    from matplotlib.figure import Figure
+    Figure = extras.load("matplotlib.figure", "the figure of saliency").Figure
 
     columns = [(layer, name) for layer, maps in shown.items() for name in maps]
     count = min(count, *(len(shown[layer][name][0]) for layer, name in columns))

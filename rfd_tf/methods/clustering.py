@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rfd_tf.errors import UserError, unknown
+from rfd_tf import extras
+from rfd_tf.errors import unknown
 
 LIBRARIES = ("sklearn", "faiss")
 
@@ -97,12 +98,7 @@ def check_library(library: str) -> None:
     if library not in LIBRARIES:
         raise unknown("k-means library", library, LIBRARIES)
     if library == "faiss":
-        try:
-            import faiss  # noqa: F401
-        except ImportError:
-            raise UserError(
-                "k-means library faiss is not installed; pip install faiss-cpu, or take sklearn"
-            ) from None
+        extras.load("faiss", "k-means by faiss, which sklearn does as well,")
 
 
 def _lloyd(points: np.ndarray, clusters: int, iterations: int, seed: int) -> np.ndarray:

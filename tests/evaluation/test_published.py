@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.evaluation import TASKS, published
-from rfd_tf.evaluation.published import CIFAR10, IMAGENET, PUBLISHED, comparable
+from rfd_tf.evaluation import TASKS
+from rfd_tf.evaluation.base import LAST_EPOCH
+from rfd_tf.evaluation.published import comparable, published
+
+PUBLISHED = published()
+CIFAR10 = {"num_classes": 10, "num_train": 50_000, "num_test": 10_000}
+IMAGENET = {"num_classes": 1000, "num_train": 1_281_167, "num_test": 50_000}
 
 NIN = {"backbone": "network_in_network", "arguments": {}}
 HIDDEN = TASKS["nonlinear"](protocol="rotnet_cifar10_hidden")
@@ -172,7 +177,7 @@ def test_sources_are_named():
         assert entry.differs or entry.task in ("linear", "nonlinear"), entry
     own = [e for e in PUBLISHED if e.method == "RotNet" and e.task in ("linear", "nonlinear")]
     assert {entry.when for entry in own} == {"best epoch"}
-    assert published.LAST_EPOCH == "last epoch"
+    assert LAST_EPOCH == "last epoch"
 
 
 def test_aet_s_own_heads_are_comparable_without_a_difference():

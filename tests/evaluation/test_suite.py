@@ -12,8 +12,9 @@ from rfd_tf.data.run_images import RunImages
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import TASKS, KNearestNeighbours, runner, suite, suite_table
 from rfd_tf.evaluation.base import Result
-from rfd_tf.evaluation.published import CIFAR10, IMAGENET
 
+CIFAR10 = {"num_classes": 10, "num_train": 50_000, "num_test": 10_000}
+IMAGENET = {"num_classes": 1000, "num_train": 1_281_167, "num_test": 50_000}
 OPTIONS = {"rotation": {"fit_images": 50}, "retrieval": {"queries": 2}}
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from research.parity import vector_files
 from rfd_tf import applications, export
 from rfd_tf.applications import torch_checkpoint
 from rfd_tf.errors import UserError
-from rfd_tf.training import parity_vectors
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "data" / "parity"
@@ -39,10 +39,10 @@ def narrow(entries, divisor, inputs):
 
 def state_dict(torch, network, divisor=1, prefix=""):
     """A network's entries by the vectors' recipe, as PyTorch holds them."""
-    listed = parity_vectors.read_state_dict(VECTORS)[network]
+    listed = vector_files.read_state_dict(VECTORS)[network]
     shapes = narrow(listed, divisor, inputs=3) if divisor > 1 else listed
     made = collections.OrderedDict()
-    weights = parity_vectors.weights(shapes, network, 1)
+    weights = vector_files.weights(shapes, network, 1)
     for name, _ in shapes:
         counter = name.endswith("num_batches_tracked")
         value = torch.tensor(5) if counter else torch.from_numpy(weights[name])
@@ -81,8 +81,8 @@ def test_alexnet_of_rfd(narrow_alexnet, tmp_path):
     assert record["feature"] == {"endpoint": "fc7", "pooling": "avg", "split": [128, 128]}
     assert record["mean"] == list(applications.IMAGENET_MEAN)
     kernel = model.get_layer("conv2_conv").kernel.numpy()
-    listed = narrow(parity_vectors.read_state_dict(VECTORS)["feature"], 16, 3)
-    wanted = parity_vectors.weights(listed, "feature", 1)["_feature_blocks.2.0.weight"]
+    listed = narrow(vector_files.read_state_dict(VECTORS)["feature"], 16, 3)
+    wanted = vector_files.weights(listed, "feature", 1)["_feature_blocks.2.0.weight"]
     np.testing.assert_array_equal(kernel, wanted.transpose(2, 3, 1, 0))
     card = export.export_backbone(output, tmp_path / "exported", ["keras"], feature="f2")
     assert card["outputs"]["embedding"]["shape"][-1] == 128
@@ -103,8 +103,8 @@ def test_network_in_network_of_rotnet(torch, tmp_path, bare):
     model = applications.NetworkInNetwork(
         weights=str(output), classes=4, classifier_activation=None
     )
-    images = parity_vectors.normal((2, 32, 32, 3), 1, parity_vectors.NIN_IMAGES)
-    reference = parity_vectors.read(VECTORS)["nin.npz"]["classifier_head"]
+    images = vector_files.normal((2, 32, 32, 3), 1, vector_files.NIN_IMAGES)
+    reference = vector_files.read(VECTORS)["nin.npz"]["classifier_head"]
     np.testing.assert_allclose(model(images), reference, rtol=1e-4, atol=1e-6)
     backbone, _ = applications.load_backbone(output)
     assert backbone.output_shape == (None, 8, 8, 192)

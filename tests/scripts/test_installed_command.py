@@ -21,7 +21,7 @@ def installed(tmp_path_factory):
     """The folder that pip installed into, from a copy: building writes beside setup.cfg."""
     pytest.importorskip("setuptools", reason="wheels are built by setuptools: pip install it")
     checkout, target = (tmp_path_factory.mktemp(name) for name in ("checkout", "target"))
-    for name in ("rfd_tf", "configs", "exported"):
+    for name in ("rfd_tf", "research", "configs", "exported"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
@@ -76,6 +76,8 @@ def test_a_configuration_is_trained_and_exported_without_a_checkout(call, instal
     count = len(list((ROOT / "configs").glob("*.cfg")))
     told = call("info").stdout
     assert f"configurations  {count} for --config, in {installed / 'share'}" in told
+    assert (installed / "share" / "rfd_tf" / "research" / "published.json").exists()
+    assert not (installed / "research").exists()
     done = call("export", "--output_dir=out")
     assert done.returncode == 2
     assert done.stderr == "error: --weights is missing; see rfd-tf export --help\n"

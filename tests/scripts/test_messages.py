@@ -4,7 +4,7 @@ import ast
 import re
 
 import pytest
-from script_driver import CLI, ROOT, SCRIPTS, run_many, source
+from script_driver import CLI, RESEARCH, ROOT, SCRIPTS, run_many, source
 
 from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig, method_settings, settings_of
 
@@ -51,7 +51,8 @@ def shared(script):
 
 COMMANDS = sorted(
     path.stem
-    for path in [*SCRIPTS.glob("*.py"), *CLI.glob("*.py")]
+    for folder in (SCRIPTS, CLI, RESEARCH)
+    for path in folder.glob("*.py")
     if re.search(r"\brun\(main\)", path.read_text())
 )
 

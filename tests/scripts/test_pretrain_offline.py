@@ -43,7 +43,7 @@ except (AttributeError, OSError):
 # Resident memory at the end of every tenth epoch.
 MEASURE = """
 import gc
-from rfd_tf.benchmarks.measuring import resident_bytes
+from research.benchmarks.measuring import resident_bytes
 import keras
 class Measure(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from typing import Any
 
+from rfd_tf import extras
 from rfd_tf.data.run_images import RunImages, warn_if_trained_on
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.files import folder, write_text
@@ -65,10 +66,10 @@ def needs_images(sections: Iterable[str]) -> bool:
 
 
 def check_output(path: str | os.PathLike) -> None:
-    """Finds out before the work whether a file can be written; makes its folder.
+    """Finds out before the work whether a report can be written; makes its file's folder.
 
     Raises:
-        UserError: it cannot.
+        UserError: it cannot, or the packages of the extra `report` are not installed.
 
     >>> import tempfile
     >>> check_output(tempfile.mkdtemp())
@@ -76,6 +77,8 @@ def check_output(path: str | os.PathLike) -> None:
     ...
     rfd_tf.errors.UserError: '...' is a folder; give --output a file name
     """
+    for package in ("jinja2", "matplotlib"):
+        extras.load(package, "the report")
     path = expanded(path)
     if path.is_dir():
         raise UserError(f"'{path}' is a folder; give --output a file name")
@@ -227,8 +230,7 @@ def _part(name: str) -> str:
 
 @functools.cache
 def _template() -> Any:
-    import jinja2
-
+    jinja2 = extras.load("jinja2", "the report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

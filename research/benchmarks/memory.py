@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from rfd_tf.benchmarks import measuring
-from rfd_tf.benchmarks.base import Entry
-from rfd_tf.benchmarks.steps import MethodStep
+from research.benchmarks import measuring
+from research.benchmarks.base import Entry
+from research.benchmarks.steps import MethodStep
 
 CASES = (
     {"backbone": "alexnet", "image_size": 224, "batch_size": 16, "num_images": 1_281_167},
@@ -43,7 +43,7 @@ def memory(rounds: int = 3, cases: Sequence[dict[str, Any]] = CASES) -> Iterator
     """
     for case in cases:
         growth, parts = measuring.peak_growth_and_result(
-            "rfd_tf.benchmarks.memory:train", {"steps": rounds, **case}
+            "research.benchmarks.memory:train", {"steps": rounds, **case}
         )
         total = sum(parts.values())
         yield Entry(

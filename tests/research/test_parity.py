@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from script_driver import run_many
 
+from research.parity import checks, comparison, steps, vector_files
 from rfd_tf.applications import building
 from rfd_tf.errors import UserError
 from rfd_tf.layers import BatchNormalization
-from rfd_tf.training import comparison, fidelity, parity, parity_training, parity_vectors
+from rfd_tf.training import fidelity
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "data" / "parity"
@@ -39,15 +40,15 @@ def change(folder, file, **arrays):
 
 
 def out(folder, only=CHEAP):
-    return [row.quantity for row in parity.check(folder, only) if not row.within]
+    return [row.quantity for row in checks.check(folder, only) if not row.within]
 
 
 @pytest.mark.timeout(900)
 def test_every_quantity_agrees():
-    rows = list(parity.check(VECTORS))
+    rows = list(checks.check(VECTORS))
     assert [row.line() for row in rows if not row.within] == []
     compared = {(row.file, row.quantity) for row in rows}
-    for name, vectors in parity_vectors.read(VECTORS).items():
+    for name, vectors in vector_files.read(VECTORS).items():
         for array in vectors.names():
             given = array.startswith(INPUTS) or array.endswith("_in")
             assert given or (name, array) in compared, (name, array)
@@ -56,7 +57,7 @@ def test_every_quantity_agrees():
         if row.rounding == 0:
             assert row.relative <= row.bar
         else:
-            assert parity_training.follows_a_gradient(row.quantity)
+            assert steps.follows_a_gradient(row.quantity)
     step_0 = ("losses_0", "logits_0", "embedding_0", "z_0", "bank_1", "eval_fc_block_head")
     assert not any(row.rounding for row in rows if row.quantity in step_0)
 
@@ -104,18 +105,18 @@ def test_rounding_counts_twice_and_never_without_end():
 
 def test_float32_norm():
     values = np.random.default_rng(0).standard_normal((5, 7)).astype("float32")
-    assert parity_training.float32_norm(values) == pytest.approx(np.linalg.norm(values), rel=1e-6)
+    assert steps.float32_norm(values) == pytest.approx(np.linalg.norm(values), rel=1e-6)
     # Where a partial sum has grown, small squares are lost to it, as in PyTorch.
     grown = np.full(16_000_000, 0.5, "float32")
     grown[:8] = 4096.0
-    assert parity_training.float32_norm(grown) < np.sqrt(8 * 4096.0**2 + 16e6 / 4) * 0.99
+    assert steps.float32_norm(grown) < np.sqrt(8 * 4096.0**2 + 16e6 / 4) * 0.99
 
 
 # The comparison without its two slow files.
 PRELUDE = """
-from rfd_tf.training import parity
+from research.parity import checks
 for name in ("nin.npz", "rfd_steps.npz"):
-    parity.CHECKS.pop(name)
+    checks.CHECKS.pop(name)
 """
 
 
@@ -132,7 +133,7 @@ def test_the_script_and_its_exit_code(copied, tmp_path):
 def test_folders_that_cannot_be_compared_with(copied):
     def message():
         with pytest.raises(UserError) as caught:
-            list(parity.check(copied, CHEAP))
+            list(checks.check(copied, CHEAP))
         assert "\n" not in str(caught.value)
         return str(caught.value)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from research.parity.vector_files import Vectors, need_shape
 from rfd_tf.errors import UserError
-from rfd_tf.training.parity_vectors import Vectors, need_shape
 
 FEATURES_BAR = 1e-4
 # How many times its own rounding's effect a quantity may be off, and how far at most.

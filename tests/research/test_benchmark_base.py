@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from rfd_tf.benchmarks import Entry, alternate, paired_ratio
-from rfd_tf.benchmarks.base import milliseconds
+from research.benchmarks import Entry, alternate, paired_ratio
+from research.benchmarks.base import milliseconds
 
 
 def test_things_are_run_in_turn_and_each_timed_by_itself():

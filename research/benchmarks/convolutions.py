@@ -11,9 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.profiling import is_convolution, operation_times
-from rfd_tf.benchmarks.steps import MethodStep
+from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
+from research.benchmarks.profiling import is_convolution, operation_times
+from research.benchmarks.steps import MethodStep
 
 CASES = (
     {"backbone": "six_layer", "image_size": 32, "batch_size": 128, "num_images": 50_000},

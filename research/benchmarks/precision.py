@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.steps import MethodStep
+from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
+from research.benchmarks.steps import MethodStep
 from rfd_tf.training.strategy import has_bfloat16_hardware
 
 BAR = 0.30

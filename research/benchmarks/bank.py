@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
-from rfd_tf.benchmarks import measuring
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.steps import MethodStep, random_batch, timed
+from research.benchmarks import measuring
+from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
+from research.benchmarks.steps import MethodStep, random_batch, timed
 from rfd_tf.layers import MemoryBank
 
 BAR = 1.05
@@ -78,7 +78,7 @@ def bank(
     rows = memory_rows or large
     for dtype in storage_dtypes:
         arguments = {"rows": rows, "dimensions": dimensions, "storage_dtype": dtype}
-        growth = measuring.peak_growth("rfd_tf.benchmarks.bank:exercise", arguments)
+        growth = measuring.peak_growth("research.benchmarks.bank:exercise", arguments)
         size = rows * dimensions * tf.as_dtype(dtype).size
         yield Entry(
             f"bank/memory_{dtype}",

@@ -1,6 +1,6 @@
 """Peak memory of a piece of work, measured in a process of its own.
 
-    python -m rfd_tf.benchmarks.measuring module:function '{"argument": 1}'
+    python -m research.benchmarks.measuring module:function '{"argument": 1}'
 
 runs the function and prints, as JSON, by how many bytes the process' resident memory grew at its
 peak, and what the function returned.
@@ -47,7 +47,7 @@ def peak_growth_and_result(work: str, arguments: dict[str, Any]) -> tuple[int, A
     (True, {'a': 1})
     """
     process = subprocess.run(
-        [sys.executable, "-m", "rfd_tf.benchmarks.measuring", work, json.dumps(arguments)],
+        [sys.executable, "-m", "research.benchmarks.measuring", work, json.dumps(arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},

@@ -88,7 +88,7 @@ def prepare(study, folder):
 #: Replaces what study.py runs by a list of it; the tables are written by a second call.
 LISTED = """
 import json
-from rfd_tf.interpret import study
+from research import study
 script.run = lambda name, arguments: print("RUN" + json.dumps([name, arguments]))
 study.gather, study.write = lambda output, networks: None, lambda output, report: ""
 """

@@ -10,17 +10,17 @@ import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rfd_tf.benchmarks.bank import bank
-from rfd_tf.benchmarks.base import Entry, alternate, paired_ratio
-from rfd_tf.benchmarks.convolutions import convolutions
-from rfd_tf.benchmarks.family import family
-from rfd_tf.benchmarks.folder import folder
-from rfd_tf.benchmarks.inference import inference
-from rfd_tf.benchmarks.memory import memory
-from rfd_tf.benchmarks.overhead import overhead
-from rfd_tf.benchmarks.pipeline import pipeline
-from rfd_tf.benchmarks.precision import precision
-from rfd_tf.benchmarks.reference import reference
+from research.benchmarks.bank import bank
+from research.benchmarks.base import Entry, alternate, paired_ratio
+from research.benchmarks.convolutions import convolutions
+from research.benchmarks.family import family
+from research.benchmarks.folder import folder
+from research.benchmarks.inference import inference
+from research.benchmarks.memory import memory
+from research.benchmarks.overhead import overhead
+from research.benchmarks.pipeline import pipeline
+from research.benchmarks.precision import precision
+from research.benchmarks.reference import reference
 
 #: Every benchmark by name. Each takes `rounds`, how often to time, and sizes, and yields entries.
 BENCHMARKS: dict[str, Callable[..., Iterator[Entry]]] = {
@@ -45,4 +45,4 @@ def tiny(name: str) -> dict[str, Any]:
     >>> tiny("bank")["sizes"]
     (40, 80)
     """
-    return dict(importlib.import_module(f"rfd_tf.benchmarks.{name}").TINY)
+    return dict(importlib.import_module(f"research.benchmarks.{name}").TINY)

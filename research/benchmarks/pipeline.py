@@ -12,10 +12,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
+from research.benchmarks.photographs import write_photographs
+from research.benchmarks.steps import MethodStep
 from rfd_tf import data
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.photographs import write_photographs
-from rfd_tf.benchmarks.steps import MethodStep
 from rfd_tf.paths import expanded
 
 BAR = 0.9

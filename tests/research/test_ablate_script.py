@@ -4,19 +4,16 @@ import csv
 import dataclasses
 import json
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import warm_python
 from built_sessions import build
-from script_driver import forget_flags, parse_flags, run_many, run_script
+from script_driver import ROOT, forget_flags, parse_flags, run_many, run_script
 
 from rfd_tf import data
 from rfd_tf.cli import pretrain
 from rfd_tf.data import pu_weights
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "ablate.py"
 
 
 def test_a_variant_becomes_a_row_beside_random_init(tmp_path):
@@ -65,8 +62,9 @@ def test_figures_of_several_seeds_become_mean_and_spread(tmp_path):
     # (In a process of its own: two scripts' flags cannot live together.)
     code = f"""
 import sys
-sys.path.insert(0, {str(SCRIPT.parent)!r})
-import ablate, pathlib
+sys.path.insert(0, {str(ROOT)!r})
+import pathlib
+from research.commands import ablate
 row = ablate.row("full", "full", [{{"a": 50.0}}, {{"a": 53.0}}, {{"a": 56.0}}])
 assert row["a"] == 53.0 and row["a spread"] == 3.0 and row["runs"] == 3
 random = ablate.row("random_init", "random init", [{{"a": 10.0}}])

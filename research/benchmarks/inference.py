@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 from rfd_tf import applications
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 
 TINY = {"backbone": "six_layer", "image_size": 16, "batch_sizes": (1, 2)}
 #: Images that the 8-bit scales are set by.

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rfd_tf.benchmarks import measuring
-from rfd_tf.benchmarks.base import Entry
+from research.benchmarks import measuring
+from research.benchmarks.base import Entry
 
 SECONDS_BAR = 30.0
 #: Names, paths and sizes of a million files, in Python and in TensorFlow, and the largest of the
@@ -43,7 +43,7 @@ def folder(
         make_folder(Path(directory), files, files_a_folder)
         measured = [
             measuring.peak_growth_and_result(
-                "rfd_tf.benchmarks.folder:start", {"directory": directory, "expected": files}
+                "research.benchmarks.folder:start", {"directory": directory, "expected": files}
             )
             for _ in range(rounds)
         ]

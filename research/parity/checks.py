@@ -9,15 +9,16 @@ from typing import Any
 import keras
 import numpy as np
 
+from research.parity import steps, vector_files
+from research.parity.comparison import Comparison, compare, compare_features
+from research.parity.vector_files import Vectors, check_indices, need_shape
 from rfd_tf import applications, losses
 from rfd_tf.applications import torch_import
 from rfd_tf.data import views
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import adaptive_max_pool
 from rfd_tf.methods import RotationFeatureDecoupling
-from rfd_tf.training import fidelity, parity_training, parity_vectors
-from rfd_tf.training.comparison import Comparison, compare, compare_features
-from rfd_tf.training.parity_vectors import Vectors, check_indices, need_shape
+from rfd_tf.training import fidelity
 
 
 def check(directory: str | os.PathLike, only: Iterable[str] = ()) -> Iterator[Comparison]:
@@ -28,7 +29,7 @@ def check(directory: str | os.PathLike, only: Iterable[str] = ()) -> Iterator[Co
     `RotationFeatureDecoupling.train_step` with the settings of `fidelity.FIDELITY`.
 
     Args:
-        directory: the folder, see `parity_vectors.read`.
+        directory: the folder, see `vector_files.read`.
         only: names of `.npz` files, to compare with a part.
 
     Yields:
@@ -41,8 +42,8 @@ def check(directory: str | os.PathLike, only: Iterable[str] = ()) -> Iterator[Co
     for name in only:
         if name not in CHECKS:
             raise unknown("vectors file", name, CHECKS)
-    files = parity_vectors.read(directory)
-    networks = parity_vectors.read_state_dict(directory)
+    files = vector_files.read(directory)
+    networks = vector_files.read_state_dict(directory)
     seed = _seed(files["rfd_steps.npz"])
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
@@ -117,11 +118,11 @@ def _nce(vectors: Vectors, networks: Any, seed: int) -> Iterator[Comparison]:
 
 
 def _network_in_network(vectors: Vectors, networks: Any, seed: int) -> Iterator[Comparison]:
-    entries = parity_vectors.weights(networks["nin"], "nin", seed)
+    entries = vector_files.weights(networks["nin"], "nin", seed)
     model = torch_import.network_for(entries, "network_in_network")
     names = {stem: stem.replace("conv", "block") for stem in vectors.stems("_head")}
     names.update({stem: "predictions" for stem in names if stem == "classifier"})
-    images = parity_vectors.normal((2, 32, 32, 3), seed, parity_vectors.NIN_IMAGES)
+    images = vector_files.normal((2, 32, 32, 3), seed, vector_files.NIN_IMAGES)
     outputs = applications.feature_extractor(model, names.values())(images, training=False)
     for stem, endpoint in names.items():
         value = np.asarray(outputs[endpoint])
@@ -134,5 +135,5 @@ CHECKS = {
     "adaptive_max_pool.npz": _pooling,
     "nce.npz": _nce,
     "nin.npz": _network_in_network,
-    "rfd_steps.npz": parity_training.training_steps,
+    "rfd_steps.npz": steps.training_steps,
 }

@@ -1,4 +1,4 @@
-"""Training steps of RFD against those of the published program, which `parity.check` runs.
+"""Training steps of RFD against those of the published program, which `checks.check` runs.
 
 Three steps of training amplify rounding. The steps' loss rises, an activation within rounding of
 zero falls on one side of its ReLU or the other, and batch normalisation over a dozen views spreads
@@ -19,20 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from rfd_tf import applications
-from rfd_tf.applications import torch_import
-from rfd_tf.data import views
-from rfd_tf.errors import UserError
-from rfd_tf.methods import RotationFeatureDecoupling
-from rfd_tf.training import fidelity, parity_vectors
-from rfd_tf.training.comparison import (
+from research.parity import vector_files
+from research.parity.comparison import (
     Comparison,
     compare,
     compare_features,
     relative_difference,
 )
+from research.parity.vector_files import Vectors, check_indices, need_shape
+from rfd_tf import applications
+from rfd_tf.applications import torch_import
+from rfd_tf.data import views
+from rfd_tf.errors import UserError
+from rfd_tf.methods import RotationFeatureDecoupling
+from rfd_tf.training import fidelity
 from rfd_tf.training.optimizers import SGD
-from rfd_tf.training.parity_vectors import Vectors, check_indices, need_shape
 
 LEARNING_RATE = 0.01
 # Preprocessing that leaves values as they are: the vectors' images are fed as given.
@@ -85,7 +86,7 @@ def training_steps(vectors: Vectors, networks: Any, seed: int) -> Iterator[Compa
 
     Args:
         vectors: `rfd_steps.npz`.
-        networks: names and shapes, see `parity_vectors.read_state_dict`.
+        networks: names and shapes, see `vector_files.read_state_dict`.
         seed: of weights and images.
     """
     need_shape(vectors, "bank_0", None, None)
@@ -94,13 +95,13 @@ def training_steps(vectors: Vectors, networks: Any, seed: int) -> Iterator[Compa
         need_shape(vectors, f"losses_{i}", 4)
         need_shape(vectors, f"ids_{i}", len(vectors["ids_0"]))
     method = _method(vectors, networks, seed)
-    images = parity_vectors.normal(
+    images = vector_files.normal(
         (len(vectors["ids_0"]), method.image_size, method.image_size, 3),
         seed,
-        parity_vectors.RFD_IMAGES,
+        vector_files.RFD_IMAGES,
     )
 
-    names = {name: name.replace("fc_block", "fc7") for name in parity_vectors.ALEXNET_NAMES}
+    names = {name: name.replace("fc_block", "fc7") for name in vector_files.ALEXNET_NAMES}
     first_views = views.flatten_views(views.rotate(images[:1]))[:2]
     extractor = applications.feature_extractor(method.backbone, names.values())
     outputs = extractor(first_views, training=False)
@@ -176,7 +177,7 @@ def _floored(norms: np.ndarray) -> np.ndarray:
 
 def _method(vectors: Vectors, networks: Any, seed: int) -> _WitnessedMethod:
     made = {
-        network: parity_vectors.weights(networks[network], network, seed)
+        network: vector_files.weights(networks[network], network, seed)
         for network in ("feature", "classifier", "norm")
     }
     backbone = torch_import.network_for(made["feature"], "alexnet")

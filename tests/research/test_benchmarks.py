@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from research.benchmarks import BENCHMARKS, steps, tiny
+from research.benchmarks.convolutions import Convolutions
+from research.benchmarks.measuring import peak_growth, peak_growth_and_result
+from research.benchmarks.memory import activation_bytes
+from research.benchmarks.photographs import write_photographs
+from research.benchmarks.pipeline import bare_loop
+from research.benchmarks.profiling import is_convolution, operation_times
 from rfd_tf import data
-from rfd_tf.benchmarks import BENCHMARKS, steps, tiny
-from rfd_tf.benchmarks.convolutions import Convolutions
-from rfd_tf.benchmarks.measuring import peak_growth, peak_growth_and_result
-from rfd_tf.benchmarks.memory import activation_bytes
-from rfd_tf.benchmarks.photographs import write_photographs
-from rfd_tf.benchmarks.pipeline import bare_loop
-from rfd_tf.benchmarks.profiling import is_convolution, operation_times
 from rfd_tf.errors import UserError
 from rfd_tf.layers import BatchNormalization
 
@@ -111,7 +111,7 @@ def test_peak_memory_is_that_of_the_child_alone():
 def test_nothing_copies_the_bank():
     rows = 1_000_000
     arguments = {"rows": rows, "dimensions": 128, "storage_dtype": "float32"}
-    growth = peak_growth("rfd_tf.benchmarks.bank:exercise", arguments)
+    growth = peak_growth("research.benchmarks.bank:exercise", arguments)
     assert 1.0 < growth / (rows * 128 * 4) < 1.9
 
 

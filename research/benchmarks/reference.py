@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds
-from rfd_tf.benchmarks.steps import MethodStep
+from research.benchmarks.base import Entry, alternate, milliseconds
+from research.benchmarks.steps import MethodStep
 from rfd_tf.errors import UserError, unknown
 
 #: How many times faster than a reference in that precision the step should be.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.steps import MethodStep
+from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
+from research.benchmarks.steps import MethodStep
 from rfd_tf.methods import METHODS
 
 _EXACT = {"instance_loss": "softmax"}

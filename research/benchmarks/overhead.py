@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rfd_tf.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
-from rfd_tf.benchmarks.steps import BareStep, MethodStep
+from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
+from research.benchmarks.steps import BareStep, MethodStep
 
 #: The published setting, and RotNet's network on small images.
 CASES = (

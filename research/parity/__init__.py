@@ -1,0 +1,1 @@
+"""Parity with the published PyTorch programs, number by number."""
