@@ -12,12 +12,13 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import expanded
+from rfd_tf.rules import ABSENT, GIVEN, ON, AllBut, Rule, is_off, moot, refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +120,31 @@ def described(text: str | None) -> dict[str, str]:
                     found[name].append(line.strip())
     return {name: " ".join(parts) for name, parts in found.items() if parts}
 
+
+_EMBEDDED = AllBut(("digits",))
+#: When settings of images and of the run have an effect; those of augmentation, optimisation and
+#: methods stand with these, and `PretrainConfig.rules` returns all.
+_RULES = (
+    Rule(("train_split", "eval_split", "tfds_dir", "tfds_download", "tfds_classes"),
+         {"dataset": GIVEN}),
+    Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": _EMBEDDED},
+         "which comes with scikit-learn"),
+    Rule(("max_skipped", "max_megapixels"), {"dataset": _EMBEDDED, "eval_dir": GIVEN},
+         "which has no files"),
+    Rule(("eval_split",), {"eval_dir": ABSENT}),
+    Rule(tuple(f"source_{name}" for name in (
+        "crops", "size", "seed", "region", "scale", "area_min", "aspect", "rotation", "shear",
+        "vertical_flip", "horizontal_flip", "color_jitter", "hue", "color_probability", "noise")),
+        {"source_images": GIVEN}),
+    Rule(("source_area_min", "source_aspect"), {"source_scale": ON}),
+    Rule(("source_color_probability",), {"source_color_jitter": ON, "source_hue": ON}),
+    Rule(("source_color_jitter", "source_hue"), {"source_color_probability": ON}),
+    Rule(("monitor_images",), {"monitor_every": ON}),
+    Rule(("logical_devices",), {"strategy": ("auto", "mirrored", "multiworker")},
+         "which trains on one device"),
+    Rule(("lambda_contrast",), {"crops": (4,)},
+         "whose views are rotated copies of one another"),
+)  # fmt: skip
 
 _BOUNDS = {
     "max_megapixels": (0.001, None),
@@ -391,15 +417,18 @@ class PretrainConfig:
     source_noise: float = 0.0
 
     def __post_init__(self):
-        #: Names of the settings that the user gave; the others have their defaults.
+        #: Names of the settings that were given; the others have their defaults.
         self.given: frozenset[str] = frozenset()
+        #: Those of them that a configuration gave, not the user.
+        self.preset: frozenset[str] = frozenset()
 
     @classmethod
-    def create(cls, settings: Mapping[str, Any]) -> PretrainConfig:
+    def create(cls, settings: Mapping[str, Any], preset: Collection[str] = ()) -> PretrainConfig:
         """Creates the configuration from settings by name, those of the method's options included.
 
         Args:
             settings: name -> value; what is missing has its default.
+            preset: names of those that the user did not give: a configuration or a run has them.
 
         Raises:
             UserError: an unknown name, with the nearest one; a value of another type, or one that
@@ -421,6 +450,7 @@ class PretrainConfig:
             values["method_option"] = given
         config = cls(**values)
         config.given = frozenset(settings) | frozenset(given)
+        config.preset = config.given & frozenset(preset)
         return config
 
     @classmethod
@@ -437,7 +467,8 @@ class PretrainConfig:
             if value is not None and value != []:
                 settings[name] = value
         known = {*settings_of(cls), *_options_of(settings.get("method", cls.method))}
-        return cls.create({name: settings[name] for name in settings if name in known})
+        kept = {name: settings[name] for name in settings if name in known}
+        return cls.create(kept, preset={*kept, *kept.get("method_option", ())})
 
     def check(self) -> None:
         """Refuses what is wrong on the face of it, before images are read.
@@ -456,15 +487,78 @@ class PretrainConfig:
         for kind in self.export:
             if kind not in export.FORMATS:
                 raise unknown("export format", kind, export.FORMATS)
-        accepted = _options_of(self.method)
-        for name in self.method_option:
-            if name in accepted:
-                continue
-            if name in methods.all_arguments():
-                raise UserError(f"--{name} has no meaning for method {self.method}")
-            raise unknown(f"option of method {self.method}", name, accepted)
         self.backbone_arguments()
         self.normalization()
+
+    def drop_moot(self) -> list[str]:
+        """Takes out what a configuration gave and has no effect beside what the user gave.
+
+        Options of the method, and of the rules of `rules`. A value that switches something off,
+        such as 0 or False, is never refused.
+
+        Returns:
+            What was taken out, each with the reason.
+
+        Raises:
+            UserError: the user gave an option that has no effect beside the others.
+        """
+        from rfd_tf import methods
+
+        accepted, dropped = [*_options_of(self.method), "pu_weights"], []
+        if "pu_weights" not in _all_arguments_of(self.method):
+            accepted.remove("pu_weights")
+        for name in (*self.method_option, *(["pu_weights"] if self.pu_weights else [])):
+            if name in accepted:
+                continue
+            if name not in methods.all_arguments():
+                raise unknown(f"option of method {self.method}", name, accepted)
+            if name not in self.preset:
+                raise UserError(
+                    f"{name} has no meaning for method {self.method}; leave it out, or give "
+                    f"another method"
+                )
+            dropped.append(f"{name}, which method {self.method} does not have")
+            self._drop(name)
+        # What is dropped may leave another without effect.
+        while found := list(self._moot()):
+            for name, rule, values, default in found:
+                if name in self.given and name not in self.preset:
+                    raise refusal(name, rule, values)
+                if values[name] != default and self.given & {name, *rule.beside}:
+                    dropped.append(f"{name}={values[name]!r}, {rule.reason(values)}")
+                self._drop(name)
+        return dropped
+
+    def _moot(self) -> Iterator[tuple[str, Rule, dict[str, Any], Any]]:
+        """Yields settings in use that have no effect: name, rule, all values, and its default."""
+        arguments = _all_arguments_of(self.method)
+        values = {**arguments, **vars(self), **self.method_option}
+        defaults = {**arguments, **{n: each.default for n, each in settings_of(type(self)).items()}}
+        for name, rule in moot(self.rules(), values):
+            if not is_off(values.get(name)) and (
+                name in self.given or values[name] != defaults[name]
+            ):
+                yield name, rule, values, defaults[name]
+
+    def _drop(self, name: str) -> None:
+        """Gives a setting its default, as if it had not been given."""
+        if name in self.method_option:
+            del self.method_option[name]
+        else:
+            setattr(self, name, settings_of(type(self))[name].default)
+        self.given -= {name}
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Returns when settings, the options of the method included, have an effect."""
+        from rfd_tf import methods
+        from rfd_tf.training import pretraining
+
+        return (
+            *pretraining.Augmentation.rules,
+            *pretraining.Optimization.rules,
+            *methods.METHODS[self.method].rules,
+            *_RULES,
+        )
 
     def follow_the_published_program(self) -> list[str]:
         """Gives every setting that the user did not give the published RFD program's value.
@@ -479,9 +573,6 @@ class PretrainConfig:
 
         fidelity.check_method(self.method)
         values = fidelity.flag_values()
-        if "schedule" in self.given and self.schedule != values["schedule"]:
-            # The published table belongs to the published schedule.
-            del values["lr_table"]
         own = []
         for name, value in values.items():
             current = getattr(self, name, self.method_option.get(name))
@@ -559,11 +650,7 @@ class PretrainConfig:
         return pretraining.Optimization(**{name: getattr(self, name) for name in names})
 
     def images(self):
-        """Returns the `rfd_tf.data.run_images.RunImages` that the settings name.
-
-        Raises:
-            UserError: settings of crops without photographs.
-        """
+        """Returns the `rfd_tf.data.run_images.RunImages` that the settings name."""
         from rfd_tf.data.run_images import RunImages, photo_options
 
         names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
@@ -573,10 +660,6 @@ class PretrainConfig:
             given.update(
                 photos=self.source_images, photo_options=photo_options(options, self.side())
             )
-        else:
-            for name in PHOTO_SETTINGS:
-                if name in self.given and name != "source_images":
-                    raise UserError(f"--{name} goes with --source_images")
         return RunImages(**given, tfds_classes=tuple(self.tfds_classes))
 
     def method_arguments(self, source) -> dict[str, Any]:

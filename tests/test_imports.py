@@ -11,7 +11,7 @@ import rfd_tf
 
 #: A module imports from its own line and those above it; see "How it is built" in CONTRIBUTING.md.
 ORDER = (
-    "errors paths text lazy keras_settings system losses layers applications".split(),
+    "errors rules paths text lazy keras_settings system losses layers applications".split(),
     ["data"],
     ["methods"],
     ["training"],

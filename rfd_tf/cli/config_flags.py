@@ -18,6 +18,9 @@ flags.disclaim_key_flags()
 
 _PATH_LISTS = ("source_images",)
 
+#: Names of the flags, and of options of the method, that only a flag file gave.
+preset: frozenset[str] = frozenset()
+
 
 def DEFINE_settings(names: Iterable[str]) -> None:
     """Defines a flag for each of the settings."""
