@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -12,7 +13,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ class Setting:
         choices: the values allowed, or None for any.
         help: what it does, from the docstring of the class that takes it.
         bounds: smallest and largest value, each None where there is none.
+        item: type of the items of a list.
 
     >>> Setting("epochs", int, 100, None, "passes over the images.").checked(3)
     3
@@ -43,6 +45,7 @@ class Setting:
     choices: tuple[str, ...] | None
     help: str
     bounds: tuple[float | None, float | None] = (None, None)
+    item: type = str
 
     def checked(self, value: Any) -> Any:
         """Returns a value of the setting's type.
@@ -147,6 +150,7 @@ _RULES = (
 )  # fmt: skip
 
 _BOUNDS = {
+    "max_skipped": (0.0, 1.0),
     "max_megapixels": (0.001, None),
     "batch_norm_momentum": (0.0, 1.0),
     "checkpoint_every_steps": (0, None),
@@ -154,13 +158,37 @@ _BOUNDS = {
 }
 
 
+# What annotations of arguments name; of another name the value may be anything.
+_ANNOTATIONS = {
+    "Any": Any,
+    "Callable": Callable,
+    "Iterable": Iterable,
+    "Literal": Literal,
+    "Mapping": Mapping,
+    "Sequence": Sequence,
+    "os": os,
+}
+
+
+def _item_of(annotation: Any) -> type:
+    """The type of a list's items."""
+    for part in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(part) in (Sequence, Iterable):
+            return typing.get_args(part)[0]
+    return str
+
+
 def _kind_of(annotation: Any) -> tuple[type | None, tuple[str, ...] | None]:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+        if os.PathLike in parts:
+            return Path, None
         return _kind_of(parts[0]) if len(parts) == 1 else (None, None)
     if typing.get_origin(annotation) is Literal:
         return str, typing.get_args(annotation)
     origin = typing.get_origin(annotation) or annotation
+    if origin in (Sequence, Iterable):
+        return list, None
     return (origin if origin in (bool, int, float, str, Path, list, dict) else None), None
 
 
@@ -180,37 +208,103 @@ def settings_of(config: type) -> dict[str, Setting]:
 
 
 @functools.cache
+def signature_settings(module: str, owner: str) -> dict[str, Setting]:
+    """Returns the arguments with defaults of a class's constructor or of a function, by name.
+
+    They are read from the source: importing it would import TensorFlow, which a command that only
+    lists its flags need not wait for.
+
+    Args:
+        module: of the package, such as `evaluation.knn`.
+        owner: name of the class or function.
+
+    >>> signature_settings("evaluation.knn", "KNearestNeighbours")["temperature"].default
+    0.07
+    """
+    constants = _constants(module)
+    (found,) = [n for n in constants.body if getattr(n, "name", None) == owner]
+    texts = described(ast.get_docstring(found))
+    settings = {}
+    for name, annotation, default in _parameters(found):
+        kind, choices, item = None, None, str
+        with contextlib.suppress(NameError, TypeError, AttributeError):  # of another module
+            annotation = eval(annotation, _ANNOTATIONS)
+            (kind, choices), item = _kind_of(annotation), _item_of(annotation)
+        value = None
+        with contextlib.suppress(NameError):
+            value = eval(default, {"__builtins__": {}}, constants)
+        settings[name] = Setting(name, kind, value, choices, texts.get(name, ""), item=item)
+    return settings
+
+
+class _Constants(dict):
+    """The constants of a module by name, read from its source, imported ones included."""
+
+    def __init__(self, path: Path):
+        self.body = ast.parse(path.read_text(encoding="utf-8")).body
+
+    def __missing__(self, name: str) -> Any:
+        for node in self.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return eval(ast.unparse(node.value), {"__builtins__": {}}, self)
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("rfd_tf"):
+                for alias in node.names:
+                    if name == (alias.asname or alias.name):
+                        home = node.module.removeprefix("rfd_tf").strip(".")
+                        inside = f"{home}.{alias.name}".strip(".")
+                        if _path_of(inside).is_file():
+                            return _Module(inside)
+                        return _constants(home)[alias.name]
+        raise NameError(name)
+
+
+class _Module:
+    def __init__(self, module: str):
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return _constants(self._module)[name]
+
+
+def _path_of(module: str) -> Path:
+    path = Path(__file__).parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache
+def _constants(module: str) -> _Constants:
+    return _Constants(_path_of(module))
+
+
+def _parameters(node: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, str, str]]:
+    """Yields name, annotation and default of what has both: arguments, or a dataclass' fields."""
+    if isinstance(node, ast.ClassDef):
+        constructors = [n for n in node.body if getattr(n, "name", None) == "__init__"]
+        if not constructors:
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign) and field.value is not None:
+                    yield (
+                        ast.unparse(field.target),
+                        *map(ast.unparse, (field.annotation, field.value)),
+                    )
+            return
+        node = constructors[0]
+    named = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+    defaults = [*node.args.defaults, *node.args.kw_defaults]
+    for argument, default in zip([*named, *node.args.kwonlyargs], defaults, strict=True):
+        if argument.annotation is not None and default is not None:
+            yield argument.arg, ast.unparse(argument.annotation), ast.unparse(default)
+
+
+@functools.cache
 def method_settings() -> dict[str, Setting]:
     """Returns the options of Rotation Feature Decoupling by name, which other methods share.
-
-    They are read from its source: importing it would import TensorFlow, which a command that only
-    lists its flags need not wait for.
 
     >>> method_settings()["temperature"].default
     0.07
     """
-    source = (Path(__file__).parent / "methods" / "rotation_feature_decoupling.py").read_text()
-    (owner,) = [
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == "RotationFeatureDecoupling"
-    ]
-    (constructor,) = [
-        node for node in owner.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
-    ]
-    texts = described(ast.get_docstring(owner))
-    found = {}
-    for argument, default in zip(
-        constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True
-    ):
-        if argument.arg in ("pu_weights", "seed"):
-            continue
-        annotation = eval(ast.unparse(argument.annotation), {"Literal": Literal})
-        kind, choices = _kind_of(annotation)
-        value = ast.literal_eval(default)
-        name = argument.arg
-        found[name] = Setting(name, kind, value, choices, texts[name])
-    return found
+    found = signature_settings("methods.rotation_feature_decoupling", "RotationFeatureDecoupling")
+    return {name: setting for name, setting in found.items() if name != "seed"}
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -170,7 +170,8 @@ _SCRIPT = re.compile(r"(?:python )?\bscripts/(\w+)\.py")
 def in_own_flags(message: str) -> str:
     """Returns an error's message with the flags of this command.
 
-    The library names the flag that usually has the argument. If the message quotes the path that
+    The library names arguments; those that are flags of this command become `--name`. It may also
+    name the flag that usually has the argument. If the message quotes the path that
     another flag of like meaning was given, that flag is named. A flag that this command lacks
     becomes its substitute, or else the plain name of the argument.
     """
@@ -192,7 +193,18 @@ def in_own_flags(message: str) -> str:
                 return f"--{substitute}"
         return name
 
-    return in_own_commands(re.sub(r"(?<![\w-])--(\w+)", own, message))
+    message = re.sub(r"(?<![\w-])--(\w+)", own, message)
+    return in_own_commands(_ARGUMENT.sub(_as_flag, message))
+
+
+# An argument as the library names it: `name=value`, or a name of several words.
+_ARGUMENT = re.compile(r"(?<![\w'\"`/.=-])([a-z]\w*)(?==[\w'\"\[({.-])|"
+                       r"(?<![\w'\"`/.=-])([a-z]+(?:_[a-z]+)+)(?![\w/(=-]|\.\w)")  # fmt: skip
+
+
+def _as_flag(match: re.Match) -> str:
+    name = match.group()
+    return f"--{name}" if name in flags.FLAGS else name
 
 
 def in_own_commands(message: str) -> str:
