@@ -33,6 +33,10 @@ _ROOMS = (
     "training",
 )
 
-_NAMES = dict.fromkeys(("Run", "embed", "evaluate", "export_model", "pretrain"), "run")
+_NAMES = {
+    "KNNClassifier": "evaluation.estimators",
+    "LinearProbe": "evaluation.estimators",
+    **dict.fromkeys(("Run", "embed", "evaluate", "export_model", "pretrain"), "run"),
+}
 
 __getattr__, __dir__, __all__ = attach(__name__, _ROOMS, _NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -12,12 +13,13 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import expanded
+from rfd_tf.rules import ABSENT, GIVEN, ON, AllBut, Rule, is_off, moot, refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Setting:
         choices: the values allowed, or None for any.
         help: what it does, from the docstring of the class that takes it.
         bounds: smallest and largest value, each None where there is none.
+        item: type of the items of a list.
 
     >>> Setting("epochs", int, 100, None, "passes over the images.").checked(3)
     3
@@ -42,6 +45,7 @@ class Setting:
     choices: tuple[str, ...] | None
     help: str
     bounds: tuple[float | None, float | None] = (None, None)
+    item: type = str
 
     def checked(self, value: Any) -> Any:
         """Returns a value of the setting's type.
@@ -120,7 +124,33 @@ def described(text: str | None) -> dict[str, str]:
     return {name: " ".join(parts) for name, parts in found.items() if parts}
 
 
+_EMBEDDED = AllBut(("digits",))
+#: When settings of images and of the run have an effect; those of augmentation, optimisation and
+#: methods stand with these, and `PretrainConfig.rules` returns all.
+_RULES = (
+    Rule(("train_split", "eval_split", "tfds_dir", "tfds_download", "tfds_classes"),
+         {"dataset": GIVEN}),
+    Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": _EMBEDDED},
+         "which comes with scikit-learn"),
+    Rule(("max_skipped", "max_megapixels"), {"dataset": _EMBEDDED, "eval_dir": GIVEN},
+         "which has no files"),
+    Rule(("eval_split",), {"eval_dir": ABSENT}),
+    Rule(tuple(f"source_{name}" for name in (
+        "crops", "size", "seed", "region", "scale", "area_min", "aspect", "rotation", "shear",
+        "vertical_flip", "horizontal_flip", "color_jitter", "hue", "color_probability", "noise")),
+        {"source_images": GIVEN}),
+    Rule(("source_area_min", "source_aspect"), {"source_scale": ON}),
+    Rule(("source_color_probability",), {"source_color_jitter": ON, "source_hue": ON}),
+    Rule(("source_color_jitter", "source_hue"), {"source_color_probability": ON}),
+    Rule(("monitor_images",), {"monitor_every": ON}),
+    Rule(("logical_devices",), {"strategy": ("auto", "mirrored", "multiworker")},
+         "which trains on one device"),
+    Rule(("lambda_contrast",), {"crops": (4,)},
+         "whose views are rotated copies of one another"),
+)  # fmt: skip
+
 _BOUNDS = {
+    "max_skipped": (0.0, 1.0),
     "max_megapixels": (0.001, None),
     "batch_norm_momentum": (0.0, 1.0),
     "checkpoint_every_steps": (0, None),
@@ -128,13 +158,37 @@ _BOUNDS = {
 }
 
 
+# What annotations of arguments name; of another name the value may be anything.
+_ANNOTATIONS = {
+    "Any": Any,
+    "Callable": Callable,
+    "Iterable": Iterable,
+    "Literal": Literal,
+    "Mapping": Mapping,
+    "Sequence": Sequence,
+    "os": os,
+}
+
+
+def _item_of(annotation: Any) -> type:
+    """The type of a list's items."""
+    for part in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(part) in (Sequence, Iterable):
+            return typing.get_args(part)[0]
+    return str
+
+
 def _kind_of(annotation: Any) -> tuple[type | None, tuple[str, ...] | None]:
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         parts = [part for part in typing.get_args(annotation) if part is not type(None)]
+        if os.PathLike in parts:
+            return Path, None
         return _kind_of(parts[0]) if len(parts) == 1 else (None, None)
     if typing.get_origin(annotation) is Literal:
         return str, typing.get_args(annotation)
     origin = typing.get_origin(annotation) or annotation
+    if origin in (Sequence, Iterable):
+        return list, None
     return (origin if origin in (bool, int, float, str, Path, list, dict) else None), None
 
 
@@ -154,37 +208,103 @@ def settings_of(config: type) -> dict[str, Setting]:
 
 
 @functools.cache
+def signature_settings(module: str, owner: str) -> dict[str, Setting]:
+    """Returns the arguments with defaults of a class's constructor or of a function, by name.
+
+    They are read from the source: importing it would import TensorFlow, which a command that only
+    lists its flags need not wait for.
+
+    Args:
+        module: of the package, such as `evaluation.knn`.
+        owner: name of the class or function.
+
+    >>> signature_settings("evaluation.knn", "KNearestNeighbours")["temperature"].default
+    0.07
+    """
+    constants = _constants(module)
+    (found,) = [n for n in constants.body if getattr(n, "name", None) == owner]
+    texts = described(ast.get_docstring(found))
+    settings = {}
+    for name, annotation, default in _parameters(found):
+        kind, choices, item = None, None, str
+        with contextlib.suppress(NameError, TypeError, AttributeError):  # of another module
+            annotation = eval(annotation, _ANNOTATIONS)
+            (kind, choices), item = _kind_of(annotation), _item_of(annotation)
+        value = None
+        with contextlib.suppress(NameError):
+            value = eval(default, {"__builtins__": {}}, constants)
+        settings[name] = Setting(name, kind, value, choices, texts.get(name, ""), item=item)
+    return settings
+
+
+class _Constants(dict):
+    """The constants of a module by name, read from its source, imported ones included."""
+
+    def __init__(self, path: Path):
+        self.body = ast.parse(path.read_text(encoding="utf-8")).body
+
+    def __missing__(self, name: str) -> Any:
+        for node in self.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return eval(ast.unparse(node.value), {"__builtins__": {}}, self)
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("rfd_tf"):
+                for alias in node.names:
+                    if name == (alias.asname or alias.name):
+                        home = node.module.removeprefix("rfd_tf").strip(".")
+                        inside = f"{home}.{alias.name}".strip(".")
+                        if _path_of(inside).is_file():
+                            return _Module(inside)
+                        return _constants(home)[alias.name]
+        raise NameError(name)
+
+
+class _Module:
+    def __init__(self, module: str):
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return _constants(self._module)[name]
+
+
+def _path_of(module: str) -> Path:
+    path = Path(__file__).parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@functools.cache
+def _constants(module: str) -> _Constants:
+    return _Constants(_path_of(module))
+
+
+def _parameters(node: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, str, str]]:
+    """Yields name, annotation and default of what has both: arguments, or a dataclass' fields."""
+    if isinstance(node, ast.ClassDef):
+        constructors = [n for n in node.body if getattr(n, "name", None) == "__init__"]
+        if not constructors:
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign) and field.value is not None:
+                    yield (
+                        ast.unparse(field.target),
+                        *map(ast.unparse, (field.annotation, field.value)),
+                    )
+            return
+        node = constructors[0]
+    named = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+    defaults = [*node.args.defaults, *node.args.kw_defaults]
+    for argument, default in zip([*named, *node.args.kwonlyargs], defaults, strict=True):
+        if argument.annotation is not None and default is not None:
+            yield argument.arg, ast.unparse(argument.annotation), ast.unparse(default)
+
+
+@functools.cache
 def method_settings() -> dict[str, Setting]:
     """Returns the options of Rotation Feature Decoupling by name, which other methods share.
-
-    They are read from its source: importing it would import TensorFlow, which a command that only
-    lists its flags need not wait for.
 
     >>> method_settings()["temperature"].default
     0.07
     """
-    source = (Path(__file__).parent / "methods" / "rotation_feature_decoupling.py").read_text()
-    (owner,) = [
-        node
-        for node in ast.parse(source).body
-        if isinstance(node, ast.ClassDef) and node.name == "RotationFeatureDecoupling"
-    ]
-    (constructor,) = [
-        node for node in owner.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"
-    ]
-    texts = described(ast.get_docstring(owner))
-    found = {}
-    for argument, default in zip(
-        constructor.args.kwonlyargs, constructor.args.kw_defaults, strict=True
-    ):
-        if argument.arg in ("pu_weights", "seed"):
-            continue
-        annotation = eval(ast.unparse(argument.annotation), {"Literal": Literal})
-        kind, choices = _kind_of(annotation)
-        value = ast.literal_eval(default)
-        name = argument.arg
-        found[name] = Setting(name, kind, value, choices, texts[name])
-    return found
+    found = signature_settings("methods.rotation_feature_decoupling", "RotationFeatureDecoupling")
+    return {name: setting for name, setting in found.items() if name != "seed"}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -391,15 +511,18 @@ class PretrainConfig:
     source_noise: float = 0.0
 
     def __post_init__(self):
-        #: Names of the settings that the user gave; the others have their defaults.
+        #: Names of the settings that were given; the others have their defaults.
         self.given: frozenset[str] = frozenset()
+        #: Those of them that a configuration gave, not the user.
+        self.preset: frozenset[str] = frozenset()
 
     @classmethod
-    def create(cls, settings: Mapping[str, Any]) -> PretrainConfig:
+    def create(cls, settings: Mapping[str, Any], preset: Collection[str] = ()) -> PretrainConfig:
         """Creates the configuration from settings by name, those of the method's options included.
 
         Args:
             settings: name -> value; what is missing has its default.
+            preset: names of those that the user did not give: a configuration or a run has them.
 
         Raises:
             UserError: an unknown name, with the nearest one; a value of another type, or one that
@@ -421,6 +544,7 @@ class PretrainConfig:
             values["method_option"] = given
         config = cls(**values)
         config.given = frozenset(settings) | frozenset(given)
+        config.preset = config.given & frozenset(preset)
         return config
 
     @classmethod
@@ -437,7 +561,8 @@ class PretrainConfig:
             if value is not None and value != []:
                 settings[name] = value
         known = {*settings_of(cls), *_options_of(settings.get("method", cls.method))}
-        return cls.create({name: settings[name] for name in settings if name in known})
+        kept = {name: settings[name] for name in settings if name in known}
+        return cls.create(kept, preset={*kept, *kept.get("method_option", ())})
 
     def check(self) -> None:
         """Refuses what is wrong on the face of it, before images are read.
@@ -456,15 +581,78 @@ class PretrainConfig:
         for kind in self.export:
             if kind not in export.FORMATS:
                 raise unknown("export format", kind, export.FORMATS)
-        accepted = _options_of(self.method)
-        for name in self.method_option:
-            if name in accepted:
-                continue
-            if name in methods.all_arguments():
-                raise UserError(f"--{name} has no meaning for method {self.method}")
-            raise unknown(f"option of method {self.method}", name, accepted)
         self.backbone_arguments()
         self.normalization()
+
+    def drop_moot(self) -> list[str]:
+        """Takes out what a configuration gave and has no effect beside what the user gave.
+
+        Options of the method, and of the rules of `rules`. A value that switches something off,
+        such as 0 or False, is never refused.
+
+        Returns:
+            What was taken out, each with the reason.
+
+        Raises:
+            UserError: the user gave an option that has no effect beside the others.
+        """
+        from rfd_tf import methods
+
+        accepted, dropped = [*_options_of(self.method), "pu_weights"], []
+        if "pu_weights" not in _all_arguments_of(self.method):
+            accepted.remove("pu_weights")
+        for name in (*self.method_option, *(["pu_weights"] if self.pu_weights else [])):
+            if name in accepted:
+                continue
+            if name not in methods.all_arguments():
+                raise unknown(f"option of method {self.method}", name, accepted)
+            if name not in self.preset:
+                raise UserError(
+                    f"{name} has no meaning for method {self.method}; leave it out, or give "
+                    f"another method"
+                )
+            dropped.append(f"{name}, which method {self.method} does not have")
+            self._drop(name)
+        # What is dropped may leave another without effect.
+        while found := list(self._moot()):
+            for name, rule, values, default in found:
+                if name in self.given and name not in self.preset:
+                    raise refusal(name, rule, values)
+                if values[name] != default and self.given & {name, *rule.beside}:
+                    dropped.append(f"{name}={values[name]!r}, {rule.reason(values)}")
+                self._drop(name)
+        return dropped
+
+    def _moot(self) -> Iterator[tuple[str, Rule, dict[str, Any], Any]]:
+        """Yields settings in use that have no effect: name, rule, all values, and its default."""
+        arguments = _all_arguments_of(self.method)
+        values = {**arguments, **vars(self), **self.method_option}
+        defaults = {**arguments, **{n: each.default for n, each in settings_of(type(self)).items()}}
+        for name, rule in moot(self.rules(), values):
+            if not is_off(values.get(name)) and (
+                name in self.given or values[name] != defaults[name]
+            ):
+                yield name, rule, values, defaults[name]
+
+    def _drop(self, name: str) -> None:
+        """Gives a setting its default, as if it had not been given."""
+        if name in self.method_option:
+            del self.method_option[name]
+        else:
+            setattr(self, name, settings_of(type(self))[name].default)
+        self.given -= {name}
+
+    def rules(self) -> tuple[Rule, ...]:
+        """Returns when settings, the options of the method included, have an effect."""
+        from rfd_tf import methods
+        from rfd_tf.training import pretraining
+
+        return (
+            *pretraining.Augmentation.rules,
+            *pretraining.Optimization.rules,
+            *methods.METHODS[self.method].rules,
+            *_RULES,
+        )
 
     def follow_the_published_program(self) -> list[str]:
         """Gives every setting that the user did not give the published RFD program's value.
@@ -479,9 +667,6 @@ class PretrainConfig:
 
         fidelity.check_method(self.method)
         values = fidelity.flag_values()
-        if "schedule" in self.given and self.schedule != values["schedule"]:
-            # The published table belongs to the published schedule.
-            del values["lr_table"]
         own = []
         for name, value in values.items():
             current = getattr(self, name, self.method_option.get(name))
@@ -559,11 +744,7 @@ class PretrainConfig:
         return pretraining.Optimization(**{name: getattr(self, name) for name in names})
 
     def images(self):
-        """Returns the `rfd_tf.data.run_images.RunImages` that the settings name.
-
-        Raises:
-            UserError: settings of crops without photographs.
-        """
+        """Returns the `rfd_tf.data.run_images.RunImages` that the settings name."""
         from rfd_tf.data.run_images import RunImages, photo_options
 
         names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
@@ -573,10 +754,6 @@ class PretrainConfig:
             given.update(
                 photos=self.source_images, photo_options=photo_options(options, self.side())
             )
-        else:
-            for name in PHOTO_SETTINGS:
-                if name in self.given and name != "source_images":
-                    raise UserError(f"--{name} goes with --source_images")
         return RunImages(**given, tfds_classes=tuple(self.tfds_classes))
 
     def method_arguments(self, source) -> dict[str, Any]:

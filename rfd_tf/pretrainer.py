@@ -88,6 +88,8 @@ class Pretrainer:
             own = config.follow_the_published_program()
             but = f", but for {' '.join(f'--{each}' for each in own)}" if own else ""
             log.info(f"as the published RFD program{but}")
+        if dropped := config.drop_moot():
+            log.info(f"left out, as without effect here: {'; '.join(dropped)}")
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         if config.strategy == "multiworker":
@@ -128,9 +130,6 @@ class Pretrainer:
         if started:
             self.record["started_from"] = started
         log.info(self._description())
-        if unused := recording.unused(config, session):
-            named = ", ".join(f"--{name}" for name in unused)
-            log.info(f"note: without effect in this run: {named}")
 
         # From here on files are written.
         start_step = self._open_run()

@@ -51,17 +51,6 @@ def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict
     return values
 
 
-def unused(config: PretrainConfig, session: pretraining.Pretraining) -> list[str]:
-    """Returns the settings that were given and have no effect beside the others."""
-    built = _built(config, session)
-    values = {**vars(config), **config.method_option}
-    return [
-        name
-        for name in sorted(_governed())
-        if name in config.given and values.get(name) and built.get(name) is None
-    ]
-
-
 def changes(before: dict, now: dict, complete: bool) -> list[str]:
     """Returns which settings a resumed run changes, as texts.
 

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,17 +73,33 @@ def pretrain(
     >>> len(run.history), run.config.batch_size
     (1, 8)
     """
+    given = {"backbone": backbone, "method": method, "output_dir": output_dir, **settings}
+    return _pretrain(data, val_data, given, (), callbacks, verbose)
+
+
+def _pretrain(
+    data: Any,
+    val_data: Any,
+    settings: Mapping[str, Any],
+    preset: Collection[str],
+    callbacks: Sequence[keras.callbacks.Callback],
+    verbose: int,
+) -> Run:
+    """Pretrains with settings of which `preset` names those that a run recorded."""
     from rfd_tf.pretrainer import Pretrainer
     from rfd_tf.training.stopping import TrainingStopped
 
     named, source = _images(data, "data")
     val_named, val_source = _images(val_data, "val_data")
-    given = {"backbone": backbone, "method": method, "output_dir": output_dir, **named, **settings}
+    given = {**named, **settings}
     if "data_dir" in val_named:
         given["eval_dir"] = val_named["data_dir"]
     elif "dataset" in val_named and val_named["dataset"] != given.get("dataset"):
         val_source = _load(val_named["dataset"], given)
-    config = PretrainConfig.create({name: v for name, v in given.items() if v is not None})
+        if not given.get("dataset"):
+            given.pop("eval_split", None)  # of these images, not of those trained on
+    given = {name: value for name, value in given.items() if value is not None}
+    config = PretrainConfig.create(given, preset)
     with shown(verbose):
         try:
             Pretrainer(
@@ -330,16 +346,16 @@ class Run:
         config = self.config
         kept = {name: getattr(config, name, None) for name in config.given}
         kept.update(config.method_option)
-        for name in ("data_dir", "dataset", "overwrite", "resume", "method_option"):
+        for name in ("overwrite", "resume", "method_option"):
             kept.pop(name, None)
         if epochs is not None:
             settings["epochs"] = epochs
-        if config.data_dir or config.dataset:
-            settings.setdefault(
-                "data_dir" if config.data_dir else "dataset", config.data_dir or config.dataset
-            )
         kept["output_dir"] = self.directory
-        return pretrain(callbacks=callbacks, verbose=verbose, **{**kept, **settings})
+        data, val_data = (settings.pop(name, None) for name in ("data", "val_data"))
+        if data is not None or settings.keys() & {"data_dir", "dataset"}:
+            kept = {n: value for n, value in kept.items() if n not in ("data_dir", "dataset")}
+        preset = kept.keys() - settings.keys()
+        return _pretrain(data, val_data, {**kept, **settings}, preset, callbacks, verbose)
 
     def __repr__(self) -> str:
         return f"Run('{self.directory}')"

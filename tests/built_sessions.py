@@ -19,6 +19,7 @@ def build(source, weights=None):
     config.check()
     if config.fidelity:
         config.follow_the_published_program()
+    config.drop_moot()
     session = Pretrainer(config).build(source, tf.distribute.get_strategy(), weights)
     return config, session
 

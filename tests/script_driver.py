@@ -13,6 +13,8 @@ import numpy as np
 import warm_python
 from absl import flags
 
+from rfd_tf.cli import common
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "scripts"
 CLI = ROOT / "rfd_tf" / "cli"
@@ -45,7 +47,7 @@ print("RESULTS" + json.dumps(results))
 def parse_flags(*arguments):
     """Parses pretrain's command line in this process, as if nothing had been parsed before."""
     forget_flags()
-    flags.FLAGS(["pretrain.py", *map(str, arguments)])
+    common.parse(["pretrain.py", *map(str, arguments)])
 
 
 def forget_flags():

@@ -12,7 +12,7 @@ import rfd_tf
 
 #: A module imports from its own line and those above it; see "How it is built" in CONTRIBUTING.md.
 ORDER = (
-    "errors paths text lazy extras keras_settings system losses layers applications".split(),
+    "errors rules paths text lazy extras keras_settings system losses layers applications".split(),
     ["data"],
     ["methods"],
     ["training"],

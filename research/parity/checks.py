@@ -87,7 +87,7 @@ def _nce(vectors: Vectors, networks: Any, seed: int) -> Iterator[Comparison]:
         applications.build("six_layer", 32),
         rows,
         **{
-            **fidelity.method_arguments(),
+            **fidelity.method_arguments(pu_weights=False),
             "projection_dimensions": dimensions,
             "num_negatives": 1,
             "temperature": float(vectors["temperature"]),

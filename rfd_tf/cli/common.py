@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 
 from rfd_tf import config
-from rfd_tf.cli import data_flags, path_flags
+from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.commands import COMMANDS, show
 
 USER_MISTAKE = 2
@@ -22,17 +22,22 @@ COMMAND = "rfd-tf"
 _FLAGFILE = ("--flagfile", "-flagfile")
 
 
-def _parse(arguments: list[str]) -> list[str]:
+def parse(arguments: list[str]) -> list[str]:
+    """Parses a command line, flag files included; a mistake ends in one line and exit code 2."""
     from rfd_tf.errors import UserError
     from rfd_tf.text import one_line
 
     try:
-        given = _with_flagfiles(arguments[1:])
+        given, of_files = _with_flagfiles(arguments[1:])
         rest = flags.FLAGS([arguments[0], *given])
         if path_flags.config_given():
-            rest = flags.FLAGS([arguments[0], *_config(), *given])
+            of_config = _config()
+            of_files += of_config
+            rest = flags.FLAGS([arguments[0], *of_config, *given])
             # What it stood for are now values of flags.
             flags.FLAGS["config"].value = None
+        own = set(map(option_name, arguments[1:]))
+        config_flags.preset = frozenset(map(option_name, of_files)) - own
     except (flags.Error, UserError) as error:
         print(f"error: {one_line(str(error))}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
@@ -51,23 +56,27 @@ def _parse(arguments: list[str]) -> list[str]:
     return rest
 
 
-def _with_flagfiles(arguments: list[str]) -> list[str]:
-    """Puts the flags of each --flagfile in its place, as absl does, but in any encoding."""
-    expanded, rest = [], list(arguments)
+def _with_flagfiles(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Puts the flags of each --flagfile in its place, as absl does, but in any encoding.
+
+    Returns:
+        All arguments, and those of flag files alone.
+    """
+    expanded, rest, of_files = [], list(arguments), []
     while rest:
         argument = rest.pop(0)
         name, _, path = argument.partition("=")
         if name not in _FLAGFILE:
             expanded.append(argument)
             if argument == "--":
-                return [*expanded, *rest]
-        elif argument != name:
-            expanded += _flagfile(path, ())
-        elif rest:
-            expanded += _flagfile(rest.pop(0), ())
-        else:
+                return [*expanded, *rest], of_files
+        elif argument == name and not rest:
             raise flags.Error("--flagfile with no argument")
-    return expanded
+        else:
+            found = _flagfile(path if argument != name else rest.pop(0), ())
+            expanded += found
+            of_files += found
+    return expanded, of_files
 
 
 def _flagfile(path: str, above: tuple[str, ...]) -> list[str]:
@@ -114,6 +123,19 @@ def flag_name(argument: str) -> str:
     return argument.lstrip("-").partition("=")[0]
 
 
+def option_name(argument: str) -> str:
+    """Returns the setting that an argument gives: of `--method_option=grid=3` that is `grid`.
+
+    >>> option_name("--nesterov=false"), option_name("--method_option=grid=3")
+    ('nesterov', 'grid')
+    """
+    name = flag_name(argument)
+    if name == "method_option":
+        return argument.split("=")[1] if "=" in argument else name
+    known = name in flags.FLAGS or not name.startswith("no")
+    return name if known else name.removeprefix("no")
+
+
 def backbone_options() -> dict:
     """The flag --backbone_option as a dict."""
     return named_values("backbone_option")
@@ -148,7 +170,8 @@ _SCRIPT = re.compile(r"(?:python )?\bscripts/(\w+)\.py")
 def in_own_flags(message: str) -> str:
     """Returns an error's message with the flags of this command.
 
-    The library names the flag that usually has the argument. If the message quotes the path that
+    The library names arguments; those that are flags of this command become `--name`. It may also
+    name the flag that usually has the argument. If the message quotes the path that
     another flag of like meaning was given, that flag is named. A flag that this command lacks
     becomes its substitute, or else the plain name of the argument.
     """
@@ -170,7 +193,18 @@ def in_own_flags(message: str) -> str:
                 return f"--{substitute}"
         return name
 
-    return in_own_commands(re.sub(r"(?<![\w-])--(\w+)", own, message))
+    message = re.sub(r"(?<![\w-])--(\w+)", own, message)
+    return in_own_commands(_ARGUMENT.sub(_as_flag, message))
+
+
+# An argument as the library names it: `name=value`, or a name of several words.
+_ARGUMENT = re.compile(r"(?<![\w'\"`/.=-])([a-z]\w*)(?==[\w'\"\[({.-])|"
+                       r"(?<![\w'\"`/.=-])([a-z]+(?:_[a-z]+)+)(?![\w/(=-]|\.\w)")  # fmt: skip
+
+
+def _as_flag(match: re.Match) -> str:
+    name = match.group()
+    return f"--{name}" if name in flags.FLAGS else name
 
 
 def in_own_commands(message: str) -> str:
@@ -269,4 +303,4 @@ def run(main: Callable[[], None], check_keras: bool = True) -> None:
     app.define_help_flags()
     for name, text in (("help", _own_flags), ("helpshort", _own_flags), ("helpfull", _all_flags)):
         flags.DEFINE_flag(_HelpFlag(name, text, main.__module__))
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=parse)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from rfd_tf.cli import path_flags
-from rfd_tf.config import PretrainConfig, Setting, method_settings, named_values, settings_of
+from rfd_tf.config import (
+    PretrainConfig,
+    Setting,
+    method_settings,
+    named_values,
+    settings_of,
+    signature_settings,
+)
 
 FLAGS = flags.FLAGS
 
@@ -17,6 +25,13 @@ FLAGS = flags.FLAGS
 flags.disclaim_key_flags()
 
 _PATH_LISTS = ("source_images",)
+_IMAGES = (
+    "dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_classes", "tfds_dir",
+    "max_skipped", "max_megapixels",
+)  # fmt: skip
+
+#: Names of the flags, and of options of the method, that only a flag file gave.
+preset: frozenset[str] = frozenset()
 
 
 def DEFINE_settings(names: Iterable[str]) -> None:
@@ -32,6 +47,29 @@ def DEFINE_method_options() -> None:
         _define(setting)
 
 
+def DEFINE_images(*names: str, **helps: str) -> None:
+    """Defines flags of a finished run's images, by default those of the run.
+
+    Args:
+        *names: settings of `PretrainConfig`.
+        **helps: of some of them, where the command does something else with them.
+    """
+    settings = settings_of(PretrainConfig)
+    for name in names:
+        setting = settings[name]
+        text = helps.get(name) or setting.help
+        if setting.kind is bool:
+            _define(setting, help=text)
+        else:
+            _define(setting, help=f"{text} Default: the run's.", default=None)
+
+
+def images() -> dict[str, Any]:
+    """What `rfd_tf.data.run_images.RunImages.replaced` takes of the command's flags."""
+    names = [field.name for field in dataclasses.fields(PretrainConfig) if field.name in _IMAGES]
+    return {name: FLAGS[name].value for name in names if name in FLAGS}
+
+
 def given(names: Iterable[str]) -> dict[str, Any]:
     """Returns the settings among these that the user gave, as `PretrainConfig.create` takes them.
 
@@ -45,9 +83,51 @@ def given(names: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def _define(setting: Setting) -> None:
+def DEFINE_arguments(
+    module: str,
+    owner: str,
+    names: Iterable[str],
+    renamed: Mapping[str, str] | None = None,
+    bounds: Mapping[str, tuple] | None = None,
+) -> dict[str, str]:
+    """Defines flags of arguments of a function or a constructor.
+
+    Args:
+        module, owner: see `rfd_tf.config.signature_settings`.
+        names: of the arguments.
+        renamed: argument -> flag, where its name is another.
+        bounds: argument -> smallest and largest value.
+
+    Returns:
+        Argument -> flag, for `values`.
+    """
+    settings, renamed = signature_settings(module, owner), renamed or {}
+    flag_of = {name: renamed.get(name, name) for name in names}
+    for name, flag in flag_of.items():
+        DEFINE(settings[name], flag, bounds=(bounds or {}).get(name, (None, None)))
+    return flag_of
+
+
+def values(flag_of: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the arguments that the user gave, by their own names."""
+    return {name: FLAGS[flag].value for name, flag in flag_of.items() if FLAGS[flag].present}
+
+
+def DEFINE(setting: Setting, flag: str | None = None, **changes: Any) -> None:
+    """Defines the flag of a setting.
+
+    Args:
+        setting: what it sets.
+        flag: its name, where that is not the setting's.
+        **changes: of attributes of the setting.
+    """
+    _define(dataclasses.replace(setting, name=flag or setting.name, **changes))
+
+
+def _define(setting: Setting, **changes: Any) -> None:
+    setting = dataclasses.replace(setting, **changes)
     name, default = setting.name, setting.default
-    text = setting.help[0].upper() + setting.help[1:]
+    text = setting.help[:1].upper() + setting.help[1:]
     if setting.choices:
         flags.DEFINE_enum(name, default, list(setting.choices), text)
     elif setting.kind is bool:
@@ -61,7 +141,7 @@ def _define(setting: Setting) -> None:
     elif setting.kind is list and name in _PATH_LISTS:
         path_flags.DEFINE_path_list(name, default, text)
     elif setting.kind is list:
-        flags.DEFINE_list(name, default, text)
+        flags.DEFINE_list(name, None if default is None else list(map(str, default)), text)
     elif setting.kind is Path:
         path_flags.DEFINE_path(name, default, text)
     else:

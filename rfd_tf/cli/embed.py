@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from rfd_tf.cli import data_flags, limit_flags, path_flags
+from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
@@ -32,15 +32,16 @@ flags.DEFINE_list(
     "heads rotation_logits, projection. Of an ONNX file its outputs by name. By default f, of an "
     "ONNX file embedding.",
 )
-flags.DEFINE_list("format", ["parquet", "npy"], "Files to write: parquet, npy.")
-limit_flags.DEFINE_max_megapixels()
-flags.DEFINE_integer("batch_size", 64, "Images a step.")
-flags.DEFINE_integer(
-    "part_images", 4096, "Images a part: what a kill can cost, and what is held in memory."
+config_flags.DEFINE_images("max_megapixels")
+_FOLDER = config_flags.DEFINE_arguments(
+    "export.embeddings",
+    "embed_folder",
+    ("formats", "batch_size", "part_images", "overwrite"),
+    {"formats": "format"},
 )
-flags.DEFINE_integer("image_size", None, "Pixels a side; by default as recorded in the weights.")
-flags.DEFINE_string("backbone", None, "The network's name, for weights that carry no record of it.")
-flags.DEFINE_bool("overwrite", False, "Replace embeddings of another kind in the output folder.")
+_EMBEDDER = config_flags.DEFINE_arguments(
+    "export.embedders", "keras_embedder", ("image_size", "backbone")
+)
 
 FLAGS = flags.FLAGS
 
@@ -51,8 +52,8 @@ def embedder():
     from rfd_tf.errors import UserError
 
     if FLAGS.weights:
-        features = FLAGS.features or ["f"]
-        return export.keras_embedder(FLAGS.weights, features, FLAGS.image_size, FLAGS.backbone)
+        options = config_flags.values(_EMBEDDER)
+        return export.keras_embedder(FLAGS.weights, FLAGS.features or ["f"], **options)
     for name in ("image_size", "backbone"):
         if FLAGS[name].value is not None:
             raise UserError(f"--{name} goes with --weights; an ONNX file has its own")
@@ -65,7 +66,7 @@ def images():
     from rfd_tf.errors import UserError
 
     recorded = RunImages.of_run(FLAGS.weights) if FLAGS.weights else RunImages()
-    found = recorded.replaced(data_dir=FLAGS.data_dir, **limit_flags.given())
+    found = recorded.replaced(**config_flags.images())
     if not found.data_dir:
         other = f"; the run was trained on '{recorded.dataset}'" if recorded.dataset else ""
         raise UserError(f"--data_dir is missing{other}; see scripts/embed.py --help")
@@ -88,12 +89,9 @@ def main() -> None:
         embedder(),
         folder.data_dir,
         FLAGS.output_dir,
-        FLAGS.format,
-        batch_size=FLAGS.batch_size,
-        part_images=FLAGS.part_images,
         max_megapixels=folder.max_megapixels,
-        overwrite=FLAGS.overwrite,
         progress=True,
+        **config_flags.values(_FOLDER),
     )
     print(summary(report, FLAGS.output_dir))
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import common, data_flags, image_flags, path_flags
+from rfd_tf.cli import common, config_flags, data_flags, image_flags, path_flags
+from rfd_tf.config import PretrainConfig, settings_of
 
 FLAGS = flags.FLAGS
 
@@ -40,28 +41,17 @@ path_flags.DEFINE_path("input", None, "PU weights to convert or draw, instead of
 path_flags.DEFINE_path("grid", None, "PNG of the most and the least upright-looking rotated views.")
 flags.DEFINE_bool("overwrite", False, "Replace existing files.")
 
-# Classifier.
-flags.DEFINE_string(
-    "classifier",
-    "softmax",
-    "softmax: 4-way rotation network. binary: upright against rotated. non_negative_pu: upright "
-    "as positive, rotated as unlabelled.",
+# Classifier and seed, and how each fold's network is trained.
+_ESTIMATION = config_flags.DEFINE_arguments(
+    "training.pu_estimation",
+    "Estimation",
+    ("classifier", "num_folds", "positive_prior", "seed"),
+    {"num_folds": "folds"},
 )
-flags.DEFINE_integer("folds", 5, "Networks to train, each judging the images of one fold.")
-flags.DEFINE_float(
-    "positive_prior",
-    0.1,
-    "For non_negative_pu: share of rotated views that look upright. A well-trained rotation "
-    "network errs on about a tenth of the views.",
-)
-
-# Optimization of each fold's network.
-flags.DEFINE_integer("epochs", 30, "Passes over the other folds' images.")
-flags.DEFINE_integer("steps_per_epoch", None, "Steps an epoch; all full batches if not given.")
-flags.DEFINE_float("learning_rate", 0.05, "Highest learning rate; it follows a cosine.")
-flags.DEFINE_float("warmup_epochs", 0.0, "Epochs of linear warm-up.")
-flags.DEFINE_float("weight_decay", 5e-4, "Coupled weight decay, on every weight.")
-flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation; not of the folds.")
+_OPTIMIZATION = ("epochs", "steps_per_epoch", "learning_rate", "warmup_epochs", "weight_decay")
+for _name in _OPTIMIZATION:
+    _changes = {"default": 30} if _name == "epochs" else {}
+    config_flags.DEFINE(settings_of(PretrainConfig)[_name], **_changes)
 
 
 def say(text: str) -> None:
@@ -106,15 +96,12 @@ def estimation():
         image_size=image_flags.config().side(),
         **image_flags.config().normalization(),
         batch_norm_momentum=FLAGS.batch_norm_momentum,
-        classifier=FLAGS.classifier,
-        num_folds=FLAGS.folds,
-        positive_prior=FLAGS.positive_prior,
         optimization=pretraining.Optimization(
             **{name: FLAGS[name].value for name in options if name in FLAGS}
         ),
         augmentation=image_flags.config().augmentation(),
         policy=strategies.precision_policy(FLAGS.mixed_precision),
-        seed=FLAGS.seed,
+        **config_flags.values(_ESTIMATION),
     )
 
 

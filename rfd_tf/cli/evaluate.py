@@ -23,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import data_flags, evaluate_flags
+from rfd_tf.cli import config_flags, data_flags, evaluate_flags
 from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
@@ -89,7 +89,7 @@ def sources(recorded) -> tuple:
         )
     if FLAGS.eval_list:
         raise UserError("--eval_list goes with --train_list")
-    images = recorded.replaced(**evaluate_flags.images())
+    images = recorded.replaced(**config_flags.images())
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError(
             "evaluation needs labelled images: give --dataset (digits, or a TFDS name), "

@@ -14,19 +14,15 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import limit_flags, path_flags
+from rfd_tf.cli import config_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
-path_flags.DEFINE_path(
-    "data_dir", None, "A folder of images; by default those that the run was judged or trained on."
+config_flags.DEFINE_images(
+    *("data_dir", "dataset", "tfds_classes", "tfds_dir", "max_skipped", "max_megapixels"),
+    data_dir="folder of images; without, those that the run was evaluated or trained on.",
 )
-flags.DEFINE_string("dataset", None, "Or a dataset: digits, or a TFDS image dataset by name.")
 flags.DEFINE_string("split", None, "Which part of --dataset. Default: the run's, test.")
-flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
-path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
-limit_flags.DEFINE_max_skipped()
-limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
 flags.DEFINE_integer(
     "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
@@ -45,13 +41,14 @@ def images_of(folder: Path):
     from rfd_tf.errors import UserError
 
     recorded = RunImages.of_run(folder)
-    given = {"data_dir": FLAGS.data_dir, "dataset": FLAGS.dataset, "tfds_dir": FLAGS.tfds_dir}
-    images = recorded.replaced(**given, **limit_flags.given())
+    given = config_flags.images()
+    classes = given.pop("tfds_classes")
+    images = recorded.replaced(**given)
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError("give --data_dir a folder of images, or --dataset a name")
     if FLAGS.split and not images.dataset:
         raise UserError("--split goes with --dataset; a folder has no splits")
-    images = images.replaced(eval_split=FLAGS.split, tfds_classes=FLAGS.tfds_classes)
+    images = images.replaced(eval_split=FLAGS.split, tfds_classes=classes)
     source = images.test() or images.train()
     warn_if_trained_on(recorded, source, what="images")
     return source

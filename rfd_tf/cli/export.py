@@ -12,37 +12,25 @@ import sys
 
 from absl import flags
 
-from rfd_tf.cli import common, limit_flags, path_flags
+from rfd_tf.cli import common, config_flags, path_flags
 
 MISMATCH = 1
 
 path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
-flags.DEFINE_list("format", ["saved_model", "onnx"], "Formats to write: saved_model, onnx, keras.")
 path_flags.DEFINE_path("output_dir", None, "The folder to write.")
-flags.DEFINE_string(
-    "feature", "f", "What `embedding` is: f (the pooled feature) or its half f1 or f2."
-)
-flags.DEFINE_list("endpoints", [], "Layers whose outputs are given as well, for example block2.")
-flags.DEFINE_list(
-    "outputs",
-    [],
-    "Further outputs: f, f1, f2 (the feature and its halves beside one another), and of the heads "
-    "trained with the backbone rotation_logits, projection. A .keras file has the backbone only.",
-)
-flags.DEFINE_integer("image_size", None, "Pixels a side; by default as recorded in the weights.")
-flags.DEFINE_string("backbone", None, "The network's name, for weights that carry no record of it.")
-flags.DEFINE_integer("opset", 17, "ONNX operator set, 13 to 18.")
-flags.DEFINE_string("onnx_input", "uint8", "Dtype of the ONNX file's pixels: uint8 or float32.")
-flags.DEFINE_string("onnx_layout", "nhwc", "Layout of the ONNX file's pixels: nhwc or nchw.")
+_ARGUMENTS = config_flags.DEFINE_arguments(
+    "export.backbone",
+    "export_backbone",
+    (
+        "formats", "feature", "endpoints", "outputs", "image_size", "backbone", "opset",
+        "onnx_input", "onnx_layout", "quantize", "calibration_images", "saved_model_version",
+        "tolerance", "name", "licence", "overwrite",
+    ),
+    {"formats": "format"},
+)  # fmt: skip
 flags.DEFINE_alias("layout", "onnx_layout")
-flags.DEFINE_list(
-    "quantize",
-    [],
-    "Smaller ONNX files as well: int8 (model.int8.onnx, static quantisation) and float16 "
-    "(model.float16.onnx). What they lose is printed and on the card.",
-)
 path_flags.DEFINE_path(
     "calibration_dir",
     None,
@@ -50,20 +38,7 @@ path_flags.DEFINE_path(
     "is measured on others of them, with kNN where sub-folders name classes. By default the images "
     "the run was trained on.",
 )
-limit_flags.DEFINE_max_skipped()
-limit_flags.DEFINE_max_megapixels()
-flags.DEFINE_integer("calibration_images", 256, "At most so many images set the scales of int8.")
-flags.DEFINE_integer(
-    "saved_model_version",
-    1,
-    "The SavedModel goes to saved_model/VERSION/; TensorFlow Serving serves the highest version.",
-)
-flags.DEFINE_float(
-    "tolerance", 1e-4, "Largest difference from Keras, as a fraction of the largest value."
-)
-flags.DEFINE_string("name", None, "The model's name on its card; by default the output folder's.")
-flags.DEFINE_string("licence", "", "Terms of use, for the card.")
-flags.DEFINE_bool("overwrite", False, "Replace an earlier export in the output folder.")
+config_flags.DEFINE_images("max_skipped", "max_megapixels")
 
 FLAGS = flags.FLAGS
 
@@ -81,23 +56,8 @@ def main() -> None:
         card = export.export_backbone(
             FLAGS.weights,
             FLAGS.output_dir,
-            FLAGS.format,
-            feature=FLAGS.feature,
-            endpoints=FLAGS.endpoints,
-            outputs=FLAGS.outputs,
-            image_size=FLAGS.image_size,
-            backbone=FLAGS.backbone,
-            opset=FLAGS.opset,
-            onnx_input=FLAGS.onnx_input,
-            onnx_layout=FLAGS.onnx_layout,
-            quantize=FLAGS.quantize,
             calibration=calibration_source(),
-            calibration_images=FLAGS.calibration_images,
-            saved_model_version=FLAGS.saved_model_version,
-            tolerance=FLAGS.tolerance,
-            name=FLAGS.name,
-            licence=FLAGS.licence,
-            overwrite=FLAGS.overwrite,
+            **config_flags.values(_ARGUMENTS),
         )
     except export.ExportMismatch as error:
         print(f"error: not exported: {error}", file=sys.stderr)
@@ -117,7 +77,7 @@ def calibration_source():
     from rfd_tf.data.run_images import RunImages
 
     recorded = RunImages.of_run(FLAGS.weights)
-    recorded = recorded.replaced(data_dir=FLAGS.calibration_dir, **limit_flags.given())
+    recorded = recorded.replaced(data_dir=FLAGS.calibration_dir, **config_flags.images())
     if not (recorded.dataset or recorded.data_dir or recorded.photos):
         return None
     return recorded.train()

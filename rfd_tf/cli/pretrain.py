@@ -46,7 +46,8 @@ config_flags.DEFINE_method_options()
 def config() -> PretrainConfig:
     """Returns the configuration of the flags."""
     data_flags.resolve()
-    return PretrainConfig.create(config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()]))
+    settings = config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()])
+    return PretrainConfig.create(settings, preset=config_flags.preset)
 
 
 def callbacks() -> list:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import limit_flags, path_flags
+from rfd_tf.cli import config_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
@@ -38,20 +38,11 @@ flags.DEFINE_boolean(
 )
 
 # Images.
-flags.DEFINE_string("dataset", None, "digits, or a TFDS name. Default: the run's.")
-path_flags.DEFINE_path("data_dir", None, "Folder of training images. Default: the run's.")
-path_flags.DEFINE_path(
-    "eval_dir", None, "Folder of images to look at. Default: the run's, or a fifth of the others."
+config_flags.DEFINE_images(
+    *("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_classes", "tfds_dir"),
+    *("tfds_download", "max_skipped", "max_megapixels"),
+    eval_dir="folder of images to look at; without, a fifth of the others.",
 )
-flags.DEFINE_string(
-    "train_split", None, "Split of --dataset that was trained on. Default: the run's, train."
-)
-flags.DEFINE_string("eval_split", None, "Split of --dataset to look at. Default: the run's, test.")
-flags.DEFINE_list("tfds_classes", [], "Only images that show one of these. Default: the run's.")
-path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie. Default: the run's.")
-flags.DEFINE_boolean("tfds_download", False, "Let TFDS download the dataset.")
-limit_flags.DEFINE_max_skipped()
-limit_flags.DEFINE_max_megapixels()
 flags.DEFINE_integer(
     "images",
     1000,
@@ -73,9 +64,7 @@ def sources(folder: Path) -> tuple:
 
     if FLAGS.dataset and (FLAGS.data_dir or FLAGS.eval_dir):
         raise UserError("--dataset does not go with --data_dir and --eval_dir")
-    names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
-    given = {name: FLAGS[name].value for name in (*names, "tfds_classes")} | limit_flags.given()
-    images = RunImages.of_run(folder).replaced(**given)
+    images = RunImages.of_run(folder).replaced(**config_flags.images())
     for name in ("data_dir", "eval_dir"):
         path = getattr(images, name)
         if path and not FLAGS[name].value and not os.path.isdir(path):

@@ -70,6 +70,37 @@ def knn_predictions(
     >>> knn_predictions(train, np.array([0, 0, 1]), np.array([[0.2, 2.0], [3.0, 1.0]]), k=2)
     array([1, 0])
     """
+    votes = knn_votes(
+        train_features, train_labels, test_features, k, temperature, num_classes, memory, distance
+    )
+    predictions = np.empty(len(test_features), np.int64)
+    for start, each in votes:
+        predictions[start : start + len(each)] = each.argmax(axis=1)
+    return predictions
+
+
+def knn_votes(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    k: int | None = 200,
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    memory: int = MEMORY,
+    distance: str = "cosine",
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the votes for each class, some test rows at a time.
+
+    Args:
+        train_features, train_labels, test_features, k, temperature, num_classes, memory, distance:
+            see `knn_predictions`.
+
+    Yields:
+        The first of these test rows, and float64 `[rows, num_classes]`, not below 0.
+
+    Raises:
+        UserError: see `knn_predictions`.
+    """
     train_labels = np.asarray(train_labels, np.int64)
     num_train = len(train_features)
     if num_train == 0 or len(train_labels) != num_train:
@@ -87,15 +118,13 @@ def knn_predictions(
     k = min(k, num_train)
     num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
     search = _Search(train_features, k, memory, distance)
-    predictions = np.empty(len(test_features), np.int64)
     for start, columns, values in search(test_features):
         weights = np.ones(values.shape)
         if distance == "cosine":
             weights = np.exp((values - values.max(axis=1, keepdims=True)) / np.float64(temperature))
         slots = np.arange(len(values))[:, None] * num_classes + train_labels[columns]
         votes = np.bincount(slots.ravel(), weights.ravel(), minlength=len(values) * num_classes)
-        predictions[start : start + len(values)] = votes.reshape(-1, num_classes).argmax(axis=1)
-    return predictions
+        yield start, votes.reshape(-1, num_classes)
 
 
 def nearest(

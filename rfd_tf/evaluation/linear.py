@@ -112,18 +112,29 @@ class Probe:
         """Returns the class int64 `[N]` of each row of features, after the last epoch."""
         return self._predictions(features, self._epochs[-1:])[0]
 
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Returns each class' probability after the last epoch, float32 `[N, num_classes]`."""
+        weights = self._epochs[-1]
+        found = np.empty((len(features), weights.shape[1]), np.float32)
+        for start, x in self._blocks(features):
+            found[start : start + len(x)] = _softmax(x @ weights[:-1] + weights[-1])
+        return found
+
     def accuracies(self, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Returns the accuracy after each epoch kept, 0 to 1, float64 `[epochs]`."""
         return (self._predictions(features, self._epochs) == labels).mean(axis=1)
 
     def _predictions(self, features: np.ndarray, epochs: list[np.ndarray]) -> np.ndarray:
         predictions = np.empty((len(epochs), len(features)), np.int64)
-        for start in range(0, len(features), _ROWS):
-            x = self._standardized(features[start : start + _ROWS])
+        for start, x in self._blocks(features):
             for epoch, weights in enumerate(epochs):
                 logits = x @ weights[:-1] + weights[-1]
-                predictions[epoch, start : start + _ROWS] = logits.argmax(axis=1)
+                predictions[epoch, start : start + len(x)] = logits.argmax(axis=1)
         return predictions
+
+    def _blocks(self, features: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        for start in range(0, len(features), _ROWS):
+            yield start, self._standardized(features[start : start + _ROWS])
 
     def _standardized(self, rows: np.ndarray) -> np.ndarray:
         x = rows.astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import keras
 from keras import ops
@@ -21,7 +22,7 @@ def linear(
     *,
     probe_size: int | None = None,
     epochs: int | None = None,
-    pooling: str | None = None,
+    pooling: Literal["max", "average"] | None = None,
     ten_crops: bool = False,
     seed: int = 0,
     progress: bool = False,
@@ -30,7 +31,8 @@ def linear(
 
     Args:
         protocol: "cached": features are taken once, without augmentation (`LinearProbes`); or a
-            name in `rfd_tf.evaluation.protocols.LINEAR` (`PublishedLinearProbes`).
+            name in `rfd_tf.evaluation.protocols.LINEAR` (`PublishedLinearProbes`): rfd_imagenet,
+            rotnet_imagenet, goyal_imagenet, goyal_places205, goyal_inaturalist2018, rotnet_cifar10.
         probe_size: side that maps are pooled to, of "cached"; 4 if None.
         epochs: None for the protocol's own.
         pooling: "max" or "average", of a published protocol; None for its own.

@@ -47,7 +47,8 @@ class NonlinearProbes(Task):
     their programs (`NonLinearClassifier`).
 
     Args:
-        protocol: one of the above.
+        protocol: one of the above, such as rfd_imagenet or aet_cifar10_conv; see
+            `rfd_tf.evaluation.protocols.NONLINEAR`.
         epochs: None for the protocol's own; its schedule is stretched or shortened.
         hidden: units of the dense layers, in the protocols that have some; None for their own.
         endpoints: feature maps instead of those above.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -70,7 +70,7 @@ class Rotation(Task):
     name = "rotation"
     labels_optional = True
 
-    def __init__(self, head: str = "trained", fit_images: int = 5000):
+    def __init__(self, head: Literal["trained", "fitted"] = "trained", fit_images: int = 5000):
         if head not in HEADS:
             raise unknown("rotation head", head, HEADS)
         if fit_images < 2:

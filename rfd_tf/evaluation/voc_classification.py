@@ -62,7 +62,10 @@ class VocClassification(Task):
         train_split, test_split: lists in `ImageSets/Main`; both None split the folder by name.
         test_dir: folder of the test pictures, where it is another.
         protocols: of `PROTOCOLS`; by default all that the network has layers for.
-        epochs, learning_rate, batch_size, weight_decay: of the trained ones; cosine schedule.
+        epochs: of the trained ones, fc8, fc6-8 and all layers.
+        learning_rate: highest of their cosine schedule.
+        batch_size: pictures a step of theirs.
+        weight_decay: coupled, of theirs.
         test_crops: random crops averaged for each test picture.
         evaluate_every: epochs between two judgements of the trained ones; the last epoch is
             always judged.

@@ -73,7 +73,7 @@ def export_backbone(
             folder): `"rotation_logits"`, `"projection"`. A `.keras` file holds the backbone only.
         image_size: height and width in pixels; by default the one recorded with the weights.
         backbone: the network's name, needed (with `image_size`) where the weights carry no record.
-        opset: ONNX operator set, one of `rfd_tf.export.OPSETS`.
+        opset: ONNX operator set, 13 to 18.
         onnx_input: dtype of the ONNX pixels, `"uint8"` or `"float32"`.
         onnx_layout: `"nhwc"` or `"nchw"`.
         saved_model_version: the SavedModel is written to `saved_model/<version>/`, the layout that

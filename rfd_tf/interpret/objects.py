@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from rfd_tf.evaluation.subject import Subject
 from rfd_tf.evaluation.transformed import judged_tensors
 from rfd_tf.interpret import activation, overlap
 from rfd_tf.interpret.saliency import COLORS, GROUPS, GradientMaps
+from rfd_tf.rules import Rule, moot
 
 #: What saliency is taken of: the four outputs of the rotation classifier, or the feature's neurons.
 LAYERS = ("rotation", "embedding")
@@ -54,15 +55,18 @@ class Settings:
     """How saliency is made and judged.
 
     Args:
-        map: of `MAPS`: gradients, smoothed gradients, Grad-CAM, or attention.
+        map: gradient of the outputs by the input; smooth: averaged over noisy copies; grad_cam: a
+            layer's map, weighted by gradients; attention: the strength of a layer's activations.
         group: of several neurons' maps: `maximum` makes one map, `each` keeps them apart.
         combine: of the Qs of several maps of an image: `mean` or `maximum`.
         quantile: share of each map's pixels that do not count as salient.
         thresholds: layer -> fixed value from which a pixel counts; judged beside the quantile.
         neurons: at most so many neurons of the embedding, evenly spread; all if 0.
-        layer: of Grad-CAM and attention; see `activation.map_of`.
-        power: of attention.
-        draws, noise, colors: see `saliency.GradientMaps`.
+        layer: of grad_cam and attention; the last with a map if None.
+        power: of attention: the sum over channels of |activation| ** power.
+        draws: noisy copies of a smooth gradient.
+        noise: standard deviation of the copies' noise, a share of the image's range of values.
+        colors: how the gradients of the three colours become one: maximum or mean.
         seed: of the random network, noise and random pixels.
 
     Raises:
@@ -72,9 +76,9 @@ class Settings:
     'maximum'
     """
 
-    map: str = "gradient"
-    group: str = "maximum"
-    combine: str = "mean"
+    map: Literal["gradient", "smooth", "grad_cam", "attention"] = "gradient"
+    group: Literal["maximum", "each"] = "maximum"
+    combine: Literal["mean", "maximum"] = "mean"
     quantile: float = 0.8
     thresholds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     neurons: int = 0
@@ -82,8 +86,18 @@ class Settings:
     power: int = 1
     draws: int = 16
     noise: float = 0.15
-    colors: str = "maximum"
+    colors: Literal["maximum", "mean"] = "maximum"
     seed: int = 0
+
+    #: When settings have an effect beside the others.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(("group", "neurons", "combine"), {"map": ("gradient", "smooth", "grad_cam")}),
+        Rule(("combine",), {"group": ("each",)}),
+        Rule(("layer",), {"map": ("grad_cam", "attention")}),
+        Rule(("power",), {"map": ("attention",)}),
+        Rule(("draws", "noise"), {"map": ("smooth",)}),
+        Rule(("colors",), {"map": ("gradient", "smooth")}),
+    )
 
     def __post_init__(self):
         for kind, value, options in (
@@ -115,19 +129,8 @@ class Settings:
         >>> Settings(map="attention").in_use()["draws"] is None
         True
         """
-        gradients = self.map in ("gradient", "smooth")
-        used = {
-            "group": self.map != "attention",
-            "neurons": self.map != "attention",
-            "combine": self.map != "attention" and self.group == "each",
-            "layer": not gradients,
-            "power": self.map == "attention",
-            "draws": self.map == "smooth",
-            "noise": self.map == "smooth",
-            "colors": gradients,
-        }
         values = dataclasses.asdict(self)
-        return {name: value if used.get(name, True) else None for name, value in values.items()}
+        return {**values, **dict.fromkeys(name for name, _ in moot(self.rules, values))}
 
     def limits(self, layer: str) -> dict[str, dict[str, float]]:
         """What counts as salient: in words -> arguments of `overlap.binary_map`."""

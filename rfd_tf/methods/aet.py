@@ -14,6 +14,7 @@ from rfd_tf.layers import replicas
 from rfd_tf.methods import options
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import linear
+from rfd_tf.rules import Rule
 
 
 class AutoEncodingTransformations(Method):
@@ -53,6 +54,12 @@ class AutoEncodingTransformations(Method):
     >>> sorted(method(batch)), round(method.chance_levels()["transformation_loss"], 3)
     (['transformation_loss', 'turn_error'], 1.0)
     """
+
+    rules = (
+        *Method.rules,
+        Rule(("rotation", "translation", "shear"), {"transformation": ("affine",)}),
+        Rule(("corner_shift", "quarter_turns"), {"transformation": ("projective",)}),
+    )
 
     def __init__(
         self,
@@ -154,11 +161,6 @@ class AutoEncodingTransformations(Method):
 
     def options(self) -> dict:
         return {**super().options(), "scale": list(self.family.scale)}
-
-    def unused_options(self) -> tuple[str, ...]:
-        if isinstance(self.family, transformations.Affine):
-            return ("corner_shift", "quarter_turns")
-        return ("rotation", "translation", "shear")
 
     def figures(self, images) -> dict:
         """Images, their transformed copies, and the images transformed as estimated."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from rfd_tf import applications, keras_settings
 from rfd_tf.errors import UserError
 from rfd_tf.layers import generators, replicas
 from rfd_tf.methods import fitting
+from rfd_tf.rules import Rule, is_off, moot, refusal
 
 #: Arguments of constructors that are no options: what is known of the images.
 _DATA = ("num_images", "pu_weights")
@@ -91,6 +92,8 @@ class Method(keras.Model):
     #: How many views of an image are examples of their own, shuffled over the batches of an epoch;
     #: a batch then has `"view"`, integers `[batch]`, and `call` makes these views.
     separate_views: int = 1
+    #: When options have an effect beside the others; an option that is given without is refused.
+    rules: tuple[Rule, ...] = (Rule(("fill_bank",), {}, "as there is no memory bank"),)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -120,6 +123,7 @@ class Method(keras.Model):
         **kwargs,
     ):
         keras_settings.check_loaded()
+        self._refuse_moot()
         # Float32 here keeps a mixed policy from rounding the batch; the backbone has its own.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
@@ -140,6 +144,15 @@ class Method(keras.Model):
         self.batch_size: int | None = None
         #: The `MemoryBank` that batches' indices address, in methods that have one.
         self.memory_bank = None
+
+    def _refuse_moot(self) -> None:
+        """Raises `UserError` for an option other than its default that has no effect."""
+        defaults = constructor_arguments(type(self))
+        values = {**defaults, **self._arguments}
+        for name, rule in moot(self.rules, values):
+            given = self._arguments.get(name)
+            if not is_off(given) and (hasattr(given, "shape") or given != defaults.get(name)):
+                raise refusal(name, rule, values)
 
     def declare(self, loss_weights: dict[str, float], diagnostics: Sequence[str] = ()) -> None:
         """Names what `call` returns; a subclass does so once, in its constructor.
@@ -247,7 +260,8 @@ class Method(keras.Model):
         >>> RotationFeatureDecoupling(backbone, num_images=100).options()["num_negatives"]
         50
         """
-        unused = self.unused_options()
+        values = {**constructor_arguments(type(self)), **self._arguments}
+        unused = {name for name, _ in moot(self.rules, values)}
         found = {}
         for name, default in constructor_arguments(type(self)).items():
             value = self._arguments.get(name, default)
@@ -261,10 +275,6 @@ class Method(keras.Model):
             "std": list(self.std),
             "gradient_accumulation": self.gradient_accumulation,
         }
-
-    def unused_options(self) -> Collection[str]:
-        """Names the constructor's options that have no effect beside the values of the others."""
-        return ()
 
     def check_epochs(self, epochs: int) -> None:
         """Raises a `UserError` where an option takes effect in no epoch of so many."""

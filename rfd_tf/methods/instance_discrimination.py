@@ -6,7 +6,7 @@ import keras
 
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding
-from rfd_tf.methods.recognition import InstanceRecognition, unused_options
+from rfd_tf.methods.recognition import RULES, InstanceRecognition
 
 
 class InstanceDiscrimination(Method):
@@ -43,6 +43,8 @@ class InstanceDiscrimination(Method):
     >>> list(method(batch)), round(method.chance_levels()["instance_loss"], 2)
     (['instance_loss'], 4.61)
     """
+
+    rules = RULES
 
     def __init__(
         self,
@@ -111,9 +113,6 @@ class InstanceDiscrimination(Method):
 
     def chance_levels(self) -> dict[str, float]:
         return {"instance_loss": self.recognition.chance_level()}
-
-    def unused_options(self) -> tuple[str, ...]:
-        return unused_options(self.recognition.kind)
 
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The projection of the image's embedding."""

@@ -13,6 +13,7 @@ from rfd_tf.methods import options
 from rfd_tf.methods.heads import TilesEmbedding
 from rfd_tf.methods.jigsaw_views import JigsawViews
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
+from rfd_tf.rules import ON, Rule
 
 
 class JigsawFeatureDecoupling(RotationFeatureDecoupling):
@@ -50,6 +51,11 @@ class JigsawFeatureDecoupling(RotationFeatureDecoupling):
     >>> sorted(method(batch))[:3]
     ['distance_loss', 'instance_loss', 'jigsaw_loss']
     """
+
+    rules = (
+        *RotationFeatureDecoupling.rules,
+        Rule(("criterion",), {"permutations": ON}, "which stands for all orderings"),
+    )
 
     def __init__(
         self,

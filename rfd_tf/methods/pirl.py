@@ -13,7 +13,8 @@ from rfd_tf.methods import options
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding, TilesEmbedding
 from rfd_tf.methods.jigsaw_views import JigsawViews
-from rfd_tf.methods.recognition import InstanceRecognition, unused_options
+from rfd_tf.methods.recognition import RULES, InstanceRecognition
+from rfd_tf.rules import ON, Rule
 
 TRANSFORMS = ("jigsaw", "rotation", "both")
 _JIGSAW_OPTIONS = (
@@ -78,6 +79,14 @@ class PretextInvariantRepresentations(Method):
     """
 
     crops = (1, 2)
+    rules = (
+        *RULES,
+        Rule(("nce_form",), {"instance_loss": ("nce",)}),
+        Rule(("normalizer",), {"nce_form": ("constant",)}),
+        Rule(("transform", *_JIGSAW_OPTIONS), {"lambda_transformed": ON}),
+        Rule(_JIGSAW_OPTIONS, {"transform": ("jigsaw", "both")}),
+        Rule(("criterion",), {"permutations": ON}, "which stands for all orderings"),
+    )
 
     def __init__(
         self,
@@ -233,16 +242,6 @@ class PretextInvariantRepresentations(Method):
 
     def chance_levels(self) -> dict[str, float]:
         return {name: self.recognition.chance_level() for name in self.loss_weights}
-
-    def unused_options(self) -> set[str]:
-        unused = set(unused_options(self.recognition.kind, self.recognition.form))
-        if self.recognition.kind == "softmax":
-            unused.add("nce_form")
-        if self.jigsaw is None:
-            unused.update(_JIGSAW_OPTIONS)
-        if "transformed_loss" not in self.loss_weights:
-            unused.add("transform")
-        return unused
 
     def heads(self) -> dict[str, keras.layers.Dense]:
         """The projection of the image's embedding."""

@@ -10,6 +10,7 @@ from rfd_tf import losses
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import MemoryBank, NormalizingConstant
 from rfd_tf.losses.nce_ratio import nce_ratio
+from rfd_tf.rules import Rule
 
 INSTANCE_LOSSES = ("nce", "softmax")
 NCE_FORMS = ("constant", "ratio")
@@ -21,11 +22,14 @@ def default_negatives(num_images: int) -> int:
     return min(4096, max(1, num_images // 2))
 
 
-def unused_options(loss: str, form: str = "constant") -> tuple[str, ...]:
-    """The options of a method with a memory bank that a loss has no use for."""
-    if loss == "softmax":
-        return ("negatives", "num_negatives", "normalizer", "exclude_positive")
-    return ("normalizer",) if form == "ratio" else ()
+#: When options of a method with a memory bank have an effect.
+RULES = (
+    Rule(
+        ("negatives", "num_negatives", "normalizer", "exclude_positive"),
+        {"instance_loss": ("nce",)},
+        "which compares with the whole bank",
+    ),
+)
 
 
 class InstanceRecognition:

@@ -17,6 +17,7 @@ from rfd_tf.layers.memory_bank import normalize
 from rfd_tf.methods import recognition
 from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import linear
+from rfd_tf.rules import GIVEN, ON, Rule
 
 INSTANCE_VIEWS = ("mean", "each")
 NUM_ROTATIONS = views.NUM_ROTATIONS
@@ -87,6 +88,26 @@ class RotationFeatureDecoupling(Method):
 
     crops = (1, NUM_ROTATIONS)
     views = NUM_ROTATIONS
+    rules = (
+        Rule(
+            (
+                "instance_loss", "instance_views", "negatives", "num_negatives", "normalizer",
+                "exclude_positive", "bank_momentum", "bank_initialization", "bank_dtype",
+                "fill_bank",
+            ),
+            {"lambda_instance": ON},
+            "since without the instance loss there is no memory bank",
+        ),
+        *recognition.RULES,
+        Rule(
+            ("projection_dimensions", "projection_hidden", "temperature"),
+            {"lambda_instance": ON, "lambda_contrast": ON},
+        ),
+        Rule(("distance",), {"lambda_distance": ON}),
+        Rule(("split",), {"decoupled": ON}),
+        Rule(("pu_weights", "pu_gamma", "pu_start_epoch"), {"lambda_rotation": ON}),
+        Rule(("pu_gamma", "pu_start_epoch"), {"pu_weights": GIVEN}),
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -384,25 +405,6 @@ class RotationFeatureDecoupling(Method):
             "projection": self.projection,
         }
         return {name: layer for name, layer in layers.items() if layer is not None}
-
-    def unused_options(self) -> set[str]:
-        unused = set()
-        if self.memory_bank is None:
-            unused.update(
-                "instance_loss instance_views negatives num_negatives normalizer exclude_positive "
-                "bank_momentum bank_initialization bank_dtype".split()
-            )
-        else:
-            unused.update(recognition.unused_options(self.instance_loss))
-        if self.projection is None:
-            unused.update(("projection_dimensions", "projection_hidden", "temperature"))
-        if "distance_loss" not in self.loss_weights:
-            unused.add("distance")
-        if not self.decoupled:
-            unused.add("split")
-        if self.pu_active is None or self.rotation_head is None:
-            unused.update(("pu_gamma", "pu_start_epoch"))
-        return unused
 
     def check_epochs(self, epochs: int) -> None:
         if self.pu_active is not None and self.pu_start_epoch >= epochs:

@@ -201,15 +201,22 @@ FIDELITY: dict[str, Setting] = dict(
 )
 
 
-def method_arguments() -> dict[str, Any]:
+def method_arguments(pu_weights: bool = True) -> dict[str, Any]:
     """The published program's arguments of `RotationFeatureDecoupling`.
+
+    Args:
+        pu_weights: whether there are some; without, the options that go with them are left out.
 
     >>> arguments = method_arguments()
     >>> arguments["negatives"], arguments["normalizer"], arguments["exclude_positive"]
     ('per_image', 'first_batch', False)
     """
     known = inspect.signature(RotationFeatureDecoupling).parameters
-    return {name: setting.original for name, setting in FIDELITY.items() if name in known}
+    return {
+        name: setting.original
+        for name, setting in FIDELITY.items()
+        if name in known and (pu_weights or not name.startswith("pu_"))
+    }
 
 
 def optimizer_arguments() -> dict[str, Any]:

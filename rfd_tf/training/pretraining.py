@@ -7,6 +7,7 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from rfd_tf.errors import UserError
 from rfd_tf.layers import dropout
 from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.methods.base import Method
+from rfd_tf.rules import ON, Rule, moot
 from rfd_tf.training import loop, optimizers, schedules
 from rfd_tf.training import strategy as strategies
 
@@ -52,17 +54,25 @@ class Augmentation:
     grayscale: float = 0.0
     crops: int = 1
 
+    #: When settings have an effect beside the others, by their names in `rfd_tf.config`.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(("crop_area_min",), {"crop": ("resized",)}),
+        Rule(("padding",), {"crop": ("pad",)}),
+    )
+
     def in_use(self, image_size: int) -> dict:
         """Returns the values in use for images of a size; None for one without effect.
 
         >>> [Augmentation(crop=crop).in_use(32)["padding"] for crop in ("pad", "none")]
         [4, None]
         """
-        values = dataclasses.asdict(self)
-        padding = image_size // 8 if self.padding is None else self.padding
-        values["padding"] = padding if self.crop == "pad" else None
-        values["crop_area"] = list(self.crop_area) if self.crop == "resized" else None
-        return values
+        values = {**dataclasses.asdict(self), "crop_area": list(self.crop_area)}
+        if self.padding is None:
+            values["padding"] = image_size // 8
+        unused = [
+            name.replace("crop_area_min", "crop_area") for name, _ in moot(self.rules, values)
+        ]
+        return {**values, **dict.fromkeys(unused)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +112,21 @@ class Optimization:
     undecayed: Sequence[str] = ()
     steps_per_execution: int = 1
 
+    #: When settings have an effect beside the others.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            ("learning_rate",),
+            {"schedule": ("cosine", "exponential", "constant")},
+            "whose rates stand in lr_table",
+        ),
+        Rule(("lr_table",), {"schedule": ("step",)}),
+        Rule(("warmup_epochs",), {"schedule": ("cosine",)}),
+        Rule(("decay_rate", "decay_epochs"), {"schedule": ("exponential",)}),
+        Rule(("nesterov",), {"optimizer": ("sgd",)}),
+        Rule(("nesterov",), {"momentum": ON}),
+        Rule(("undecayed",), {"weight_decay": ON}),
+    )
+
     def __post_init__(self):
         if self.epochs < 1:
             raise UserError(f"epochs {self.epochs} must be at least 1")
@@ -129,17 +154,8 @@ class Optimization:
         >>> Optimization(schedule="constant", warmup_epochs=0).in_use()["decay_rate"] is None
         True
         """
-        unused = {
-            "cosine": ("lr_table", "decay_rate", "decay_epochs"),
-            "step": ("learning_rate", "warmup_epochs", "decay_rate", "decay_epochs"),
-            "exponential": ("lr_table", "warmup_epochs"),
-            "constant": ("lr_table", "warmup_epochs", "decay_rate", "decay_epochs"),
-        }[self.schedule]
-        values = {**dataclasses.asdict(self), **dict.fromkeys(unused)}
-        if self.optimizer != "sgd":
-            values["nesterov"] = None
-        values["undecayed"] = list(self.undecayed) if self.weight_decay else None
-        return values
+        values = {**dataclasses.asdict(self), "undecayed": list(self.undecayed)}
+        return {**values, **dict.fromkeys(name for name, _ in moot(self.rules, values))}
 
 
 @contextlib.contextmanager

@@ -278,7 +278,10 @@ import inspect, json
 from rfd_tf.cli import evaluate_flags
 from rfd_tf.evaluation import TASKS
 own = {task: sorted(inspect.signature(make).parameters) for task, make in TASKS.items()}
-flagged = {task: sorted(options) for task, options in evaluate_flags.OPTIONS.items()}
+flagged = {
+    task: sorted(setting.name for setting in options.values())
+    for task, options in evaluate_flags.tasks().items()
+}
 print("RESULTS" + json.dumps([own, flagged]))
 """
     done = subprocess.run(

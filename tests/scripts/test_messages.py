@@ -1,12 +1,14 @@
 """Messages name flags that the running command has, and the flag that was given the value."""
 
 import ast
+import functools
+import json
 import re
+import subprocess
+import sys
 
 import pytest
 from script_driver import CLI, RESEARCH, ROOT, SCRIPTS, run_many, source
-
-from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig, method_settings, settings_of
 
 FLAG = re.compile(r"(?<![\w-])--(\w+)")
 # Of other programs: CSS, TFDS, TensorBoard; and of absl.
@@ -28,17 +30,30 @@ def texts(path):
                 yield node.lineno, node.value
 
 
-def defined(script):
-    """The flags of a command and of the modules of flags that it imports."""
-    text = source(script).read_text(encoding="utf-8")
-    found = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text))
-    if "DEFINE_settings(IMAGE_SETTINGS)" in text:
-        found.update(IMAGE_SETTINGS)
-    if "DEFINE_settings(_OWN)" in text:
-        found.update(settings_of(PretrainConfig), method_settings())
-    for module in shared(script):
-        found |= defined(module)
+@functools.cache
+def all_defined():
+    """The flags of each command, as they are when it runs, and those of absl that it has."""
+    program = """
+import importlib, json, subprocess, sys
+name, folder = sys.argv[1:]
+sys.path.insert(0, folder)
+importlib.import_module(name)
+from absl import flags
+print("FLAGS" + json.dumps(list(flags.FLAGS)))
+"""
+    found = {}
+    for command in COMMANDS:
+        module = f"rfd_tf.cli.{command}" if source(command).parent == CLI else command
+        done = subprocess.run(
+            [sys.executable, "-c", program, module, str(SCRIPTS)], capture_output=True, text=True
+        )
+        found[command] = set(json.loads(done.stdout.split("FLAGS")[1]))
     return found
+
+
+def defined(script):
+    """The flags of a command."""
+    return all_defined()[script]
 
 
 def shared(script):

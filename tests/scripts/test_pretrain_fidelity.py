@@ -62,7 +62,7 @@ def test_fidelity_builds_the_published_method(run, capsys):
     assert method.recognition.exclude_positive is recorded["exclude_positive"] is False
     assert method.normalizing_constant.mode == recorded["normalizer"] == "first_batch"
     assert method.memory_bank.initialization == recorded["bank_initialization"] == "uniform"
-    assert method.pu_start_epoch == 210 and recorded["pu_start_epoch"] is None  # no PU weights
+    assert recorded["pu_start_epoch"] is recorded["pu_gamma"] is None  # no PU weights
     assert recorded["fill_bank"] is False and recorded["crop"] == "resized"
     assert session.augmentation.crop == "resized"
     schedule = written["built"]["optimizer"]["learning_rate"]["config"]
@@ -122,11 +122,19 @@ def test_flags_of_a_method_are_recorded_as_it_was_built(name):
     assert json.dumps(again.settings()) == json.dumps(session.settings())
 
 
-def test_flags_without_effect_are_named(run, capsys):
-    run(*TINY, "--schedule=step", "--lr_table=1:0.01", "--learning_rate=0.5", "--crop_area_min=0.3")
-    assert "without effect in this run: --crop_area_min, --learning_rate\n" in (
-        capsys.readouterr().out
+def test_flags_without_effect_are_refused_or_left_out(run, capsys, tmp_path):
+    with pytest.raises(UserError, match="crop_area_min=0.3 has no effect with crop='pad'"):
+        run(*TINY, "--crop_area_min=0.3")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "own.cfg").write_text("--crop_area_min=0.3\n--learning_rate=0.5\n")
+    _, written = run(
+        f"--flagfile={tmp_path / 'own.cfg'}", *TINY, "--schedule=step", "--lr_table=1:0.01"
     )
+    assert (
+        "left out, as without effect here: crop_area_min=0.3, with crop='pad'; learning_rate=0.5, "
+        "with schedule='step', whose rates stand in lr_table\n" in capsys.readouterr().out
+    )
+    assert written["flags"]["learning_rate"] is written["flags"]["crop_area_min"] is None
 
 
 @pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"rfd"}))

@@ -29,7 +29,8 @@ def test_arguments_build_the_method():
     fidelity.apply_batch_normalization(backbone)
     layer = backbone.get_layer("block1_conv_bn")
     assert (layer.momentum, layer.epsilon, layer.unbiased_moving_variance) == (0.9, 1e-5, True)
-    method = RotationFeatureDecoupling(backbone, 5000, **fidelity.method_arguments())
+    arguments = fidelity.method_arguments(pu_weights=False)
+    method = RotationFeatureDecoupling(backbone, 5000, **arguments)
     assert method.normalizing_constant.mode == "first_batch" and not method.exclude_positive
     assert method.memory_bank.initialization == "uniform" and method.num_negatives == 4096
 
