@@ -18,7 +18,7 @@ ORDER = (
     ["evaluation"],
     ["export"],
     ["interpret"],
-    ["config", "presets"],
+    ["config", "presets", "recipes"],
     ["recording", "pretrainer", "run"],
     ["benchmarks", "cli", "__main__"],
 )
