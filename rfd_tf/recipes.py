@@ -148,9 +148,8 @@ def recommended(
     if decoupling and given.get("lambda_contrast") == 0:
         found["crops"] = 1
     if method == "rotation":
-        found["crops"] = (
-            1 if given.get("shuffle_rotations") else len(given.get("rotations", "0123"))
-        )
+        angles = given.get("rotations") or (0, 90, 180, 270)
+        found["crops"] = 1 if given.get("shuffle_rotations") else len(angles)
     while found["batch_size"] > max(8, num_images // FEWEST_STEPS):
         found["batch_size"] //= 2
     found.update(given)
