@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import contextlib
 import dataclasses
 import functools
@@ -125,6 +126,7 @@ def described(text: str | None) -> dict[str, str]:
 
 
 _EMBEDDED = AllBut(("digits",))
+_SOME_IMAGES = 10_000
 #: When settings of images and of the run have an effect; those of augmentation, optimisation and
 #: methods stand with these, and `PretrainConfig.rules` returns all.
 _RULES = (
@@ -312,7 +314,8 @@ class PretrainConfig:
     """The settings of a pretraining, from Python and from the command line alike.
 
     Create one by `PretrainConfig.create`, which checks names and types. Options of the method, such
-    as `temperature`, are arguments of its constructor; they are in `method_option`.
+    as `temperature`, are arguments of its constructor; they are in `method_option`. Settings of
+    optimization and augmentation that are None are chosen by `choose`.
 
     Args:
         dataset: embedded dataset (digits) or TFDS image dataset by name.
@@ -351,6 +354,9 @@ class PretrainConfig:
         method: pretraining method, a name in rfd_tf.methods.METHODS.
         method_option: options of the method's constructor; on the command line name=value,
             repeatable.
+        preset: what is chosen for settings that are not given. auto: small_images up to 64 pixels,
+            photographs above. paper: the defaults of the classes that take them, a method's
+            own being those of its paper. rfd_tf/recipes.py has the values.
         fidelity: for method=rfd: train as the published program does, with its value for every
             flag that is not given, its batch normalisation and its initial weights.
             rfd_tf/training/fidelity.py lists them.
@@ -422,7 +428,7 @@ class PretrainConfig:
 
     >>> config = PretrainConfig.create({"epochs": 3, "temperature": 0.1})
     >>> config.epochs, config.crop, config.method_option, sorted(config.given)
-    (3, 'pad', {'temperature': 0.1}, ['epochs', 'temperature'])
+    (3, None, {'temperature': 0.1}, ['epochs', 'temperature'])
     >>> PretrainConfig.create({"epoch": 3})
     Traceback (most recent call last):
     ...
@@ -438,41 +444,42 @@ class PretrainConfig:
     max_skipped: float = 0.01
     max_megapixels: float = 300.0
     image_size: int | None = None
-    crop: Literal["pad", "resized", "window", "stretch", "none"] = "pad"
-    crop_area_min: float = 0.08
+    crop: Literal["pad", "resized", "window", "stretch", "none"] | None = None
+    crop_area_min: float | None = None
     padding: int | None = None
-    horizontal_flip: bool = True
-    color_jitter: float = 0.0
-    hue: float = 0.0
-    grayscale: float = 0.0
-    crops: int = 1
+    horizontal_flip: bool | None = None
+    color_jitter: float | None = None
+    hue: float | None = None
+    grayscale: float | None = None
+    crops: int | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     backbone: str = "network_in_network"
     backbone_option: dict[str, Any] = dataclasses.field(default_factory=dict)
     batch_norm_momentum: float | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     mixed_precision: Literal["auto", "float32", "bfloat16"] = "auto"
     method: str = "rfd"
     method_option: dict[str, Any] = dataclasses.field(default_factory=dict)
+    preset: Literal["auto", "small_images", "photographs", "paper"] = "auto"
     fidelity: bool = False
     eval_dir: Path | None = None
     eval_split: str | None = None
     feature_endpoint: str | None = None
     fill_bank: bool = True
     pu_weights: Path | None = None
-    epochs: int = 100
+    epochs: int | None = None
     steps_per_epoch: int | None = None
-    optimizer: Literal["sgd", "adam", "rmsprop"] = "sgd"
-    learning_rate: float = 0.05
-    schedule: Literal["cosine", "step", "exponential", "constant"] = "cosine"
+    optimizer: Literal["sgd", "adam", "rmsprop"] | None = None
+    learning_rate: float | None = None
+    schedule: Literal["cosine", "step", "exponential", "constant"] | None = None
     lr_table: str | None = None
-    warmup_epochs: float = 0.0
+    warmup_epochs: float | None = None
     decay_rate: float = 0.5
     decay_epochs: float = 10.0
-    momentum: float = 0.9
+    momentum: float | None = None
     nesterov: bool = True
-    weight_decay: float = 0.0005
+    weight_decay: float | None = None
     undecayed: list[str] = dataclasses.field(default_factory=list)
     gradient_accumulation: int = 1
     steps_per_execution: int = 1
@@ -514,15 +521,17 @@ class PretrainConfig:
         #: Names of the settings that were given; the others have their defaults.
         self.given: frozenset[str] = frozenset()
         #: Those of them that a configuration gave, not the user.
-        self.preset: frozenset[str] = frozenset()
+        self.configured: frozenset[str] = frozenset()
 
     @classmethod
-    def create(cls, settings: Mapping[str, Any], preset: Collection[str] = ()) -> PretrainConfig:
+    def create(
+        cls, settings: Mapping[str, Any], configured: Collection[str] = ()
+    ) -> PretrainConfig:
         """Creates the configuration from settings by name, those of the method's options included.
 
         Args:
             settings: name -> value; what is missing has its default.
-            preset: names of those that the user did not give: a configuration or a run has them.
+            configured: names of those that the user did not give: a configuration or a run has them.
 
         Raises:
             UserError: an unknown name, with the nearest one; a value of another type, or one that
@@ -544,7 +553,7 @@ class PretrainConfig:
             values["method_option"] = given
         config = cls(**values)
         config.given = frozenset(settings) | frozenset(given)
-        config.preset = config.given & frozenset(preset)
+        config.configured = config.given & frozenset(configured)
         return config
 
     @classmethod
@@ -562,7 +571,7 @@ class PretrainConfig:
                 settings[name] = value
         known = {*settings_of(cls), *_options_of(settings.get("method", cls.method))}
         kept = {name: settings[name] for name in settings if name in known}
-        return cls.create(kept, preset={*kept, *kept.get("method_option", ())})
+        return cls.create(kept, configured={*kept, *kept.get("method_option", ())})
 
     def check(self) -> None:
         """Refuses what is wrong on the face of it, before images are read.
@@ -606,7 +615,7 @@ class PretrainConfig:
                 continue
             if name not in methods.all_arguments():
                 raise unknown(f"option of method {self.method}", name, accepted)
-            if name not in self.preset:
+            if name not in self.configured:
                 raise UserError(
                     f"{name} has no meaning for method {self.method}; leave it out, or give "
                     f"another method"
@@ -616,7 +625,7 @@ class PretrainConfig:
         # What is dropped may leave another without effect.
         while found := list(self._moot()):
             for name, rule, values, default in found:
-                if name in self.given and name not in self.preset:
+                if name in self.given and name not in self.configured:
                     raise refusal(name, rule, values)
                 if values[name] != default and self.given & {name, *rule.beside}:
                     dropped.append(f"{name}={values[name]!r}, {rule.reason(values)}")
@@ -626,12 +635,15 @@ class PretrainConfig:
     def _moot(self) -> Iterator[tuple[str, Rule, dict[str, Any], Any]]:
         """Yields settings in use that have no effect: name, rule, all values, and its default."""
         arguments = _all_arguments_of(self.method)
-        values = {**arguments, **vars(self), **self.method_option}
+        own = {**arguments, **vars(self), **self.method_option}
+        # What is chosen later depends on the number of images in no way that the rules look at.
+        trial = copy.copy(self)
+        trial.method_option = dict(self.method_option)
+        trial.choose(_SOME_IMAGES)
+        values = {**arguments, **vars(trial), **trial.method_option}
         defaults = {**arguments, **{n: each.default for n, each in settings_of(type(self)).items()}}
         for name, rule in moot(self.rules(), values):
-            if not is_off(values.get(name)) and (
-                name in self.given or values[name] != defaults[name]
-            ):
+            if not is_off(own.get(name)) and (name in self.given or own[name] != defaults[name]):
                 yield name, rule, values, defaults[name]
 
     def _drop(self, name: str) -> None:
@@ -678,6 +690,71 @@ class PretrainConfig:
             elif current != value:
                 own.append(f"{name}={current}")
         return own
+
+    def choose(self, num_images: int) -> dict[str, Any]:
+        """Gives every setting that is still open the value that `rfd_tf.recipes` recommends.
+
+        Args:
+            num_images: images to train on.
+
+        Returns:
+            The recommended values, options of the method included: name -> value. Beside them,
+            settings that nothing is recommended for have the default of the class that takes them.
+
+        >>> config = PretrainConfig.create({"backbone": "six_layer", "temperature": 0.1})
+        >>> config.choose(50_000)["batch_size"], config.epochs, config.method_option["temperature"]
+        (64, 15, 0.1)
+        """
+        from rfd_tf import recipes
+        from rfd_tf.training import pretraining
+
+        base = {
+            **dataclasses.asdict(pretraining.Optimization()),
+            **dataclasses.asdict(pretraining.Augmentation()),
+        }
+        base["crop_area_min"] = base["crop_area"][0]
+        known = {name: getattr(self, name) for name in base if hasattr(self, name)}
+        found = recipes.recommended(
+            self.method,
+            image_size=self.side(),
+            num_images=num_images,
+            preset="paper" if self.fidelity else self.preset,
+            cut_photographs=bool(self.source_images),
+            given={
+                **{name: value for name, value in known.items() if value is not None},
+                **self.method_option,
+            },
+        )
+        chosen = {
+            name: found.get(name, base[name])
+            for name, value in known.items()
+            if value is None and base[name] is not None
+        }
+        for name, value in chosen.items():
+            setattr(self, name, value)
+        accepted = set(_options_of(self.method)) - set(self.method_option)
+        options = {name: value for name, value in found.items() if name in accepted}
+        arguments = _all_arguments_of(self.method)
+        while moot_options := [
+            name
+            for name, _ in moot(
+                self.rules(), {**arguments, **vars(self), **self.method_option, **options}
+            )
+            if name in options
+        ]:
+            for name in moot_options:
+                del options[name]
+        self.method_option.update(options)
+        return {**{name: chosen[name] for name in chosen if name in found}, **options}
+
+    def most_batch_norm_momentum(self, num_images: int) -> float | None:
+        """Returns the bound of the network's own batch-norm momenta, None where there is none."""
+        from rfd_tf import recipes
+
+        if self.fidelity or self.preset == "paper" or self.batch_norm_momentum is not None:
+            return None
+        steps = self.steps_per_epoch or max(1, num_images // self.batch_size)
+        return recipes.batch_norm_momentum(steps)
 
     # -- what follows from the settings -----------------------------------------------------
 

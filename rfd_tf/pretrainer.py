@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from rfd_tf import applications, evaluation, export, methods, recording
+from rfd_tf import applications, evaluation, export, methods, recipes, recording
 from rfd_tf.applications.weights import RUN_FILE, origin
 from rfd_tf.config import PretrainConfig
 from rfd_tf.data import views
@@ -27,6 +27,7 @@ from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.heads import save_heads
 from rfd_tf.evaluation.runner import output_locked
 from rfd_tf.evaluation.splits import check_classes
+from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.training import (
     callbacks,
     checkpoint,
@@ -229,7 +230,9 @@ class Pretrainer:
             weights: those that the backbone starts from, or None.
         """
         config = self.config
+        self.chosen = config.choose(source.num_images)
         arguments = config.method_arguments(source)
+        most_momentum = config.most_batch_norm_momentum(source.num_images)
 
         def build_backbone():
             own, _ = config.backbone_arguments()
@@ -242,6 +245,8 @@ class Pretrainer:
                 backbone = fidelity.apply_batch_normalization(backbone, epsilon)
             if config.batch_norm_momentum is not None:
                 pretraining.set_batch_norm_momentum(backbone, config.batch_norm_momentum)
+            elif most_momentum is not None:
+                self._bound_batch_norm_momentum(backbone, most_momentum)
             return backbone
 
         def build_method(backbone):
@@ -262,6 +267,23 @@ class Pretrainer:
             seed=config.seed,
         )
 
+    def _bound_batch_norm_momentum(self, backbone: keras.Model, most: float) -> None:
+        own = [layer.momentum for layer in batch_normalizations(backbone)]
+        if own and max(own) > most:
+            pretraining.set_batch_norm_momentum(backbone, most)
+            self.chosen["batch_norm_momentum"] = most
+
+    def _choices(self) -> str:
+        """The settings that were chosen and have an effect, in one line, or an empty text."""
+        config, built = self.config, recording.built(self.config, self.session)
+        if config.fidelity or config.preset == "paper":
+            return ""
+        listed = " ".join(
+            f"{name}={built[name]}" for name in self.chosen if built.get(name) is not None
+        )
+        preset = recipes.preset_for(config.side()) if config.preset == "auto" else config.preset
+        return f"chosen (preset {preset}, {self.source.num_images:,} images): {listed}"
+
     def _description(self) -> str:
         """One paragraph on what is about to run."""
         config, session, method = self.config, self.session, self.session.method
@@ -274,6 +296,8 @@ class Pretrainer:
             f"{session.strategy.num_replicas_in_sync} replica(s), {session.policy}"
             + (" (chosen by --mixed_precision=auto)" if config.mixed_precision == "auto" else ""),
         ]
+        if choices := self._choices():
+            lines.append(choices)
         bank = method.memory_bank
         if bank is not None:
             row = bank.dimensions * (4 if bank.storage_dtype == "float32" else 2) / 2**20

@@ -38,12 +38,12 @@ def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict
         # Whoever reads the run later may stand in another folder.
         values[name] = values[name] and os.path.abspath(values[name])
     values.update(_photographs(config))
-    built = _built(config, session)
+    in_use = built(config, session)
     shared = constructor_arguments(RotationFeatureDecoupling)
     named = {*values, *shared} - {"num_images", "method_option"}
-    values.update({name: built.get(name) for name in _governed() if name in named})
+    values.update({name: in_use.get(name) for name in _governed() if name in named})
     values["method_option"] = named_texts(
-        {name: value for name, value in built.items() if name not in named}
+        {name: value for name, value in in_use.items() if name not in named}
     )
     values["backbone_option"] = named_texts(record["arguments"])
     if "started_from" in record:
@@ -85,7 +85,8 @@ def of_complete_run(before: dict, content: dict) -> dict:
     }
 
 
-def _built(config: PretrainConfig, session: pretraining.Pretraining) -> dict[str, Any]:
+def built(config: PretrainConfig, session: pretraining.Pretraining) -> dict[str, Any]:
+    """Returns the settings in use by name, as the built session has them; None without effect."""
     settings = session.settings()
     area = settings.pop("crop_area")
     settings["crop_area_min"] = area and area[0]

@@ -81,11 +81,11 @@ def _pretrain(
     data: Any,
     val_data: Any,
     settings: Mapping[str, Any],
-    preset: Collection[str],
+    configured: Collection[str],
     callbacks: Sequence[keras.callbacks.Callback],
     verbose: int,
 ) -> Run:
-    """Pretrains with settings of which `preset` names those that a run recorded."""
+    """Pretrains with settings of which `configured` names those that a run recorded."""
     from rfd_tf.pretrainer import Pretrainer
     from rfd_tf.training.stopping import TrainingStopped
 
@@ -99,7 +99,7 @@ def _pretrain(
         if not given.get("dataset"):
             given.pop("eval_split", None)  # of these images, not of those trained on
     given = {name: value for name, value in given.items() if value is not None}
-    config = PretrainConfig.create(given, preset)
+    config = PretrainConfig.create(given, configured)
     with shown(verbose):
         try:
             Pretrainer(
@@ -354,8 +354,8 @@ class Run:
         data, val_data = (settings.pop(name, None) for name in ("data", "val_data"))
         if data is not None or settings.keys() & {"data_dir", "dataset"}:
             kept = {n: value for n, value in kept.items() if n not in ("data_dir", "dataset")}
-        preset = kept.keys() - settings.keys()
-        return _pretrain(data, val_data, {**kept, **settings}, preset, callbacks, verbose)
+        configured = kept.keys() - settings.keys()
+        return _pretrain(data, val_data, {**kept, **settings}, configured, callbacks, verbose)
 
     def __repr__(self) -> str:
         return f"Run('{self.directory}')"

@@ -19,7 +19,7 @@ ORDER = (
     ["evaluation"],
     ["export"],
     ["interpret"],
-    ["config", "presets"],
+    ["config", "presets", "recipes"],
     ["recording", "pretrainer", "run"],
     ["cli", "__main__"],
     ["research"],

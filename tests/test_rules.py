@@ -34,7 +34,10 @@ MOOT = [
     (dict(normalizer="analytic", instance_loss="softmax"), "instance_loss='softmax'"),
     (dict(negatives="shared", method="instance", instance_loss="softmax"), "'softmax'"),
     (dict(bank_momentum=0.3, lambda_instance=0.0), "lambda_instance=0.0"),
-    (dict(temperature=0.2, lambda_instance=0.0), "lambda_instance=0.0 and with lambda_contrast"),
+    (
+        dict(temperature=0.2, lambda_instance=0.0, lambda_contrast=0.0),
+        "lambda_instance=0.0 and with lambda_contrast",
+    ),
     (dict(distance="euclidean", lambda_distance=0.0), "lambda_distance=0.0"),
     (dict(split=0.4, decoupled=False), "decoupled=False"),
     (dict(lambda_contrast=1.0, crops=1), "crops=1"),
@@ -73,7 +76,7 @@ def test_an_option_without_effect_is_refused_and_dropped_from_a_configuration(se
         PretrainConfig.create(complete(settings)).drop_moot()
     assert name in str(error.value) and beside in str(error.value)
     assert "leave it out" in str(error.value)
-    config = PretrainConfig.create(complete(settings), preset=[name])
+    config = PretrainConfig.create(complete(settings), configured=[name])
     config.drop_moot()
     assert name not in config.given and name not in config.method_option
     known = settings_of(PretrainConfig)
@@ -83,13 +86,13 @@ def test_an_option_without_effect_is_refused_and_dropped_from_a_configuration(se
 
 def test_dropped_options_are_listed_once_with_the_reason():
     given = {"lr_table": "rfd_imagenet", "warmup_epochs": 1.0, "schedule": "constant"}
-    config = PretrainConfig.create({**FOLDER, **given}, preset=["lr_table", "warmup_epochs"])
+    config = PretrainConfig.create({**FOLDER, **given}, configured=["lr_table", "warmup_epochs"])
     assert config.drop_moot() == [
         "lr_table='rfd_imagenet', with schedule='constant'",
         "warmup_epochs=1.0, with schedule='constant'",
     ]
     given = {"temperature": 0.2, "lambda_contrast": 1.0, "crops": 4, "method": "rotation"}
-    config = PretrainConfig.create({**FOLDER, **given}, preset=set(given) - {"method"})
+    config = PretrainConfig.create({**FOLDER, **given}, configured=set(given) - {"method"})
     assert [line.partition(",")[0] for line in config.drop_moot()] == [
         "temperature",
         "lambda_contrast",
@@ -106,7 +109,10 @@ def test_the_published_values_that_an_option_makes_moot_are_dropped():
     given = {**FOLDER, "fidelity": True, "schedule": "cosine", "crop": "pad"}
     config = PretrainConfig.create(given)
     config.follow_the_published_program()
-    assert config.drop_moot() == ["lr_table='rfd_imagenet', with schedule='cosine'"]
+    assert config.drop_moot() == [
+        "crop_area_min=0.08, with crop='pad'",
+        "lr_table='rfd_imagenet', with schedule='cosine'",
+    ]
     assert config.lr_table is None and "pu_start_epoch" not in config.method_option
 
 
@@ -119,7 +125,7 @@ def test_installed_configurations_hold_nothing_without_effect(name):
     parse_flags(f"--config={name}", "--output_dir=x", *images)
     try:
         config = pretrain.config()
-        assert config.preset
+        assert config.configured
         if config.fidelity:
             config.follow_the_published_program()
         assert config.drop_moot() == []

@@ -37,7 +37,7 @@ def parse(arguments: list[str]) -> list[str]:
             # What it stood for are now values of flags.
             flags.FLAGS["config"].value = None
         own = set(map(option_name, arguments[1:]))
-        config_flags.preset = frozenset(map(option_name, of_files)) - own
+        config_flags.configured = frozenset(map(option_name, of_files)) - own
     except (flags.Error, UserError) as error:
         print(f"error: {one_line(str(error))}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None

@@ -31,7 +31,7 @@ _IMAGES = (
 )  # fmt: skip
 
 #: Names of the flags, and of options of the method, that only a flag file gave.
-preset: frozenset[str] = frozenset()
+configured: frozenset[str] = frozenset()
 
 
 def DEFINE_settings(names: Iterable[str]) -> None:

@@ -84,22 +84,23 @@ def check_files() -> None:
         pu_weights.check_output(FLAGS.grid, FLAGS.overwrite, flag="--grid")
 
 
-def estimation():
-    """How to estimate, as the flags say."""
+def estimation(num_images: int):
+    """How to estimate from so many images, as the flags say."""
     from rfd_tf.training import pretraining, pu_estimation
     from rfd_tf.training import strategy as strategies
 
+    config = image_flags.config()
+    config.choose(num_images)
     options = {field.name for field in dataclasses.fields(pretraining.Optimization)}
+    given = {name: FLAGS[name].value for name in options if name in FLAGS}
     return pu_estimation.Estimation(
         backbone=FLAGS.backbone,
         backbone_options=common.backbone_options(),
-        image_size=image_flags.config().side(),
-        **image_flags.config().normalization(),
+        image_size=config.side(),
+        **config.normalization(),
         batch_norm_momentum=FLAGS.batch_norm_momentum,
-        optimization=pretraining.Optimization(
-            **{name: FLAGS[name].value for name in options if name in FLAGS}
-        ),
-        augmentation=image_flags.config().augmentation(),
+        optimization=pretraining.Optimization(**{**given, "batch_size": config.batch_size}),
+        augmentation=config.augmentation(),
         policy=strategies.precision_policy(FLAGS.mixed_precision),
         **config_flags.values(_ESTIMATION),
     )
@@ -141,8 +142,8 @@ def train() -> None:
     """Estimates the weights, fold by fold."""
     from rfd_tf.training.folder_lock import FolderLock
 
-    how = estimation()
     source = load_source()
+    how = estimation(source.num_images)
     output = Path(FLAGS.output)
     with FolderLock(output.parent, f".{output.name}.lock", "writes", output):
         estimate(source, how, output)

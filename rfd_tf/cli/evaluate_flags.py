@@ -189,7 +189,7 @@ def check_used(names: Iterable[str]) -> None:
             takers.setdefault(flag, []).append(task)
     names = list(names)
     for flag, taken_by in takers.items():
-        given = FLAGS[flag].present and flag not in config_flags.preset
+        given = FLAGS[flag].present and flag not in config_flags.configured
         if given and flag not in _SHARED and not set(names) & set(taken_by):
             raise UserError(
                 f"--{flag} has no effect on {', '.join(names)}; leave it out, or add "

@@ -47,7 +47,7 @@ def config() -> PretrainConfig:
     """Returns the configuration of the flags."""
     data_flags.resolve()
     settings = config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()])
-    return PretrainConfig.create(settings, preset=config_flags.preset)
+    return PretrainConfig.create(settings, configured=config_flags.configured)
 
 
 def callbacks() -> list:

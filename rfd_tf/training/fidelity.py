@@ -33,7 +33,7 @@ class Setting:
         group: one of `GROUPS`: what takes it as an argument.
         original: the published program's value.
         why: where the library's default is another, the reason; else what the choice is.
-        default: the library's default.
+        default: the library's default, which the preset `paper` takes.
         flag: whether `scripts/pretrain.py` has a flag of this name.
     """
 

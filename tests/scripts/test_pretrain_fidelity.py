@@ -81,7 +81,8 @@ def test_fidelity_builds_the_published_method(run, capsys):
 
 
 def test_without_fidelity_the_record_has_what_the_method_chose(run):
-    session, written = run(*TINY, "--schedule=constant", "--learning_rate=0.01")
+    paper = ["--preset=paper", "--schedule=constant", "--learning_rate=0.01"]
+    session, written = run(*TINY, *paper)
     method, recorded = session.method, written["flags"]
     assert method.recognition.num_negatives == recorded["num_negatives"] == 750
     assert recorded["negatives"] == "shared" and method.recognition.shared_negatives
@@ -101,11 +102,11 @@ def test_without_fidelity_the_record_has_what_the_method_chose(run):
 
 @pytest.mark.parametrize("name", sorted(methods.METHODS))
 def test_flags_of_a_method_are_recorded_as_it_was_built(name):
-    """Flag by flag: the default of the constructor, None for those of other methods."""
+    """Flag by flag: what was chosen or the constructor's default; None for other methods'."""
     parse_flags(*TINY, f"--method={name}")
     config, session = build(data.digits())
     recorded = recorded_of(config, session)
-    own = methods.arguments(name)
+    own = {**methods.arguments(name), **config.method_option}
     used = session.method.options()
     for flag in set(methods.all_arguments()) & set(flags.FLAGS) - {"pu_weights"}:
         if flag not in own:

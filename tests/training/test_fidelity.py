@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from rfd_tf import applications, methods
-from rfd_tf.config import PretrainConfig, method_settings, settings_of
+from rfd_tf.config import PretrainConfig, method_settings
 from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.training import fidelity
@@ -12,9 +12,12 @@ from rfd_tf.training.pretraining import Optimization
 
 
 def test_settings_have_the_stated_defaults():
-    settings = {**settings_of(PretrainConfig), **method_settings()}
+    config = PretrainConfig.create({"preset": "paper", "backbone": "six_layer"})
+    config.choose(num_images=50_000)
+    options = method_settings()
     for name in fidelity.flag_values():
-        assert fidelity.FIDELITY[name].default == settings[name].default, name
+        default = options[name].default if name in options else getattr(config, name)
+        assert fidelity.FIDELITY[name].default == default, name
 
 
 def test_defaults_are_those_of_the_library():
