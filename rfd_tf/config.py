@@ -122,6 +122,7 @@ def described(text: str | None) -> dict[str, str]:
 
 _BOUNDS = {
     "max_megapixels": (0.001, None),
+    "health_every": (0, None),
     "batch_norm_momentum": (0.0, 1.0),
     "checkpoint_every_steps": (0, None),
     "checkpoint_every_minutes": (0.0, None),
@@ -272,8 +273,10 @@ class PretrainConfig:
         checkpoint_every_minutes: minutes between checkpoints within an epoch, memory bank included;
             0 for none.
         keep_checkpoints: checkpoints kept.
-        collapse_check: log the spread of the features of 256 images and the effective rank of the
-            memory bank every epoch, and warn when either says that all images get the same feature.
+        health_every: epochs between measurements of the features' health, which needs no labels:
+            spread, effective rank, alignment, uniformity, the rotation left in f2, neighbours kept;
+            a warning where features collapse, a sheet of nearest neighbours, one word at the end.
+            0 for none.
         monitor_every: epochs between kNN measurements; 0 for none.
         monitor_images: most train images of the kNN monitor; a fifth as many test images.
         tensorboard: write TensorBoard event files.
@@ -367,7 +370,7 @@ class PretrainConfig:
     checkpoint_every_steps: int = 0
     checkpoint_every_minutes: float = 30.0
     keep_checkpoints: int = 2
-    collapse_check: bool = True
+    health_every: int = 1
     monitor_every: int = 1
     monitor_images: int = 10000
     tensorboard: bool = True
