@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import copy
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -154,6 +154,7 @@ _RULES = (
 _BOUNDS = {
     "max_skipped": (0.0, 1.0),
     "max_megapixels": (0.001, None),
+    "health_every": (0, None),
     "batch_norm_momentum": (0.0, 1.0),
     "checkpoint_every_steps": (0, None),
     "checkpoint_every_minutes": (0.0, None),
@@ -398,8 +399,10 @@ class PretrainConfig:
         checkpoint_every_minutes: minutes between checkpoints within an epoch, memory bank included;
             0 for none.
         keep_checkpoints: checkpoints kept.
-        collapse_check: log the spread of the features of 256 images and the effective rank of the
-            memory bank every epoch, and warn when either says that all images get the same feature.
+        health_every: epochs between measurements of the features' health, which needs no labels:
+            spread, effective rank, alignment, uniformity, the rotation left in f2, neighbours kept;
+            a warning where features collapse, a sheet of nearest neighbours, one word at the end.
+            0 for none.
         monitor_every: epochs between kNN measurements; 0 for none.
         monitor_images: most train images of the kNN monitor; a fifth as many test images.
         tensorboard: write TensorBoard event files.
@@ -494,7 +497,7 @@ class PretrainConfig:
     checkpoint_every_steps: int = 0
     checkpoint_every_minutes: float = 30.0
     keep_checkpoints: int = 2
-    collapse_check: bool = True
+    health_every: int = 1
     monitor_every: int = 1
     monitor_images: int = 10000
     tensorboard: bool = True
@@ -531,7 +534,7 @@ class PretrainConfig:
 
         Args:
             settings: name -> value; what is missing has its default.
-            configured: names of those that the user did not give: a configuration or a run has them.
+            configured: names of those that a configuration or a run gave, not the user.
 
         Raises:
             UserError: an unknown name, with the nearest one; a value of another type, or one that

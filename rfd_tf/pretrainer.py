@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 import math
@@ -24,14 +25,15 @@ from rfd_tf.data.base import Source
 from rfd_tf.data.photos import sheet
 from rfd_tf.data.run_images import shared
 from rfd_tf.errors import UserError, unknown
+from rfd_tf.evaluation import FeatureHealth, health
 from rfd_tf.evaluation.heads import save_heads
 from rfd_tf.evaluation.runner import output_locked
 from rfd_tf.evaluation.splits import check_classes
+from rfd_tf.interpret.report import read_run
 from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.training import (
     callbacks,
     checkpoint,
-    collapse,
     fidelity,
     image_list,
     pretraining,
@@ -46,7 +48,6 @@ from rfd_tf.training.stopping import StopRequest, TrainingStopped
 log = logging.getLogger("rfd_tf")
 
 IMAGENET_IMAGES = 1_281_167
-COLLAPSE_IMAGES = 256
 
 
 class Pretrainer:
@@ -149,12 +150,12 @@ class Pretrainer:
             # below.
             monitor_start = self._random_init_accuracy(monitor, started)
             log.info(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
-        self._load_checkpoint(start_step)
+        state = self._load_checkpoint(start_step)
         if start_step == 0 and config.fill_bank and method.memory_bank is not None:
             log.info("filling the memory bank by one forward pass")
             session.fill_memory_bank()
         if to_do:
-            self._train(start_step, monitor, monitor_start)
+            self._train(start_step, state, monitor, monitor_start)
         else:
             log.info("the run is complete; give more --epochs to train on")
             if self.chief:  # runs of older versions lack the file
@@ -362,18 +363,23 @@ class Pretrainer:
         # One process decides, or a worker could resume where another starts afresh.
         return strategies.agree(session.strategy, step)
 
-    def _load_checkpoint(self, step: int) -> None:
-        """Restores the state after `step` steps, unless that is the start."""
+    def _load_checkpoint(self, step: int) -> dict:
+        """Restores the state after `step` steps, unless that is the start.
+
+        Returns:
+            The description of the checkpoint.
+        """
         if not step:
-            return
+            return {}
         path = self.folder.checkpoints.path(step)
         if not path.exists():
             raise UserError(
                 f"{path} is not there: --output_dir must be a folder all machines share"
             )
-        checkpoint.load(path, self.session.method, self.session.optimizer)
+        description = checkpoint.load(path, self.session.method, self.session.optimizer)
         epoch = step / self.session.steps_per_epoch
         log.info(f"resuming after epoch {epoch:g} from {path}")
+        return description
 
     def _make_monitor(self):
         """Returns a function that measures the kNN accuracy of the feature, or None."""
@@ -411,8 +417,13 @@ class Pretrainer:
 
     # -- training ---------------------------------------------------------------------------
 
-    def _train(self, start_step: int, monitor, monitor_start) -> None:
+    def _train(self, start_step: int, state: dict, monitor, monitor_start) -> None:
         """Trains and saves.
+
+        Args:
+            start_step: steps already done.
+            state: description of the checkpoint that the training goes on from.
+            monitor, monitor_start: the kNN monitor, and the accuracy before training.
 
         Raises:
             TrainingStopped: a signal asked for it.
@@ -422,11 +433,13 @@ class Pretrainer:
             session.train(start_step)
             return
         saver, stop = BackgroundSaver(folder.checkpoints), StopRequest()
-        listed = self._make_callbacks(monitor, monitor_start)
+        checked = self._make_health(state)
+        listed = self._make_callbacks(monitor, monitor_start, checked)
         checkpoints = callbacks.Checkpoint(
             saver,
             session.method,
             session.optimizer,
+            description=lambda: {"health": checked.state()} if checked else {},
             at_epoch_end=self._write_weights,
             every=config.checkpoint_every,
             every_steps=config.checkpoint_every_steps,
@@ -440,6 +453,10 @@ class Pretrainer:
         seconds = time.perf_counter() - started
         folder.add(saving=saver.report(seconds))
         log.info(saver.tell(seconds))
+        verdict = read_run(folder.directory).verdict if checked else None
+        if verdict:
+            folder.add(health={"before": checked.before, **dataclasses.asdict(verdict)})
+            log.info(f"health: {verdict}")
         if stop.signal:
             log.info(
                 f"stopped by {stop.signal.name} after step {checkpoints.last_step:,} of "
@@ -448,15 +465,37 @@ class Pretrainer:
             )
             raise TrainingStopped(stop.signal)
 
-    def _make_callbacks(self, monitor, monitor_start) -> list:
+    def _make_health(self, state: dict) -> FeatureHealth | None:
+        """What measures the features, or None where it is off or there is one image only."""
+        count = health.number_of_images(self.source.num_images)
+        if not self.config.health_every or count < 2:
+            return None
+        return FeatureHealth(
+            self.session.sample(count),
+            every=self.config.health_every,
+            directory=self.folder.path("figures"),
+            state=state.get("health"),
+            say=None,
+        )
+
+    def _make_callbacks(self, monitor, monitor_start, checked) -> list:
         """What happens beside training, but for saving."""
         session, config, folder = self.session, self.config, self.folder
         levels = session.method.chance_levels()
+        if checked:
+            split = "split" in self.record["feature"]
+            levels.update(health.chance_levels(len(checked.images), split))
         listed = [callbacks.Throughput(config.batch_size, session.optimizer)]
         if monitor:
             listed.append(callbacks.Monitor(monitor, monitor_start, config.monitor_every))
-        if config.collapse_check:
-            listed.append(collapse.CollapseCheck(session.sample(COLLAPSE_IMAGES)))
+        if checked:
+            # The values before training stand in the record from the first step on.
+            record = keras.callbacks.LambdaCallback(
+                on_train_begin=lambda logs: folder.add(
+                    chance_levels=levels, health={"before": checked.before}
+                )
+            )
+            listed += [checked, record]
         listed.append(callbacks.MetricsFile(folder.path("metrics.csv")))
         tensorboard = None
         if config.tensorboard:
@@ -464,6 +503,8 @@ class Pretrainer:
             shown = self._example_views() if rotates else None
             tensorboard = callbacks.TensorBoard(folder.path("tensorboard"), levels, shown)
             listed.append(tensorboard)
+            if checked:
+                checked.tensorboard = tensorboard
         if type(session.method).figures is not methods.Method.figures:
             listed.append(
                 callbacks.Figures(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rfd_tf.data.base import Source
+    from rfd_tf.evaluation import Verdict
 
 _log = logging.getLogger("rfd_tf")
 # Losses and accuracies of the plot; what is logged beside them is of another kind.
@@ -166,6 +167,17 @@ class Run:
         """What was logged, a dict an epoch: losses, accuracies, the kNN monitor, the rate."""
         return self.recorded().epochs
 
+    def health(self) -> Verdict | None:
+        """Returns one word on the training, learning, stalled or collapsed, with its reason.
+
+        It rests on the epochs so far and needs no labels; see
+        `rfd_tf.evaluation.FeatureHealth`.
+
+        Returns:
+            The verdict, or None before the first measurement.
+        """
+        return self.recorded().verdict
+
     def backbone(self, image_size: int | None = None) -> keras.Model:
         """Returns the trained network without top and pooling, as `keras.applications` would.
 
@@ -210,7 +222,12 @@ class Run:
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3)
             chance = recorded.chance_levels.get(name)
             before = [row.get(f"{name}_random_init") for row in recorded.epochs]
-            for level, label in ((chance, "chance"), (before[-1], "random init")):
+            start = recorded.before_training.get(name)
+            for level, label in (
+                (chance, "chance"),
+                (before[-1], "random init"),
+                (start, "before training"),
+            ):
                 if level is not None:
                     axes.axhline(level, linestyle=":", color="grey", label=label)
                     axes.legend()
@@ -368,6 +385,8 @@ class Run:
             f"{flags.get('method')} on {flags.get('backbone')}: epoch {recorded.epochs_done} of "
             f"{flags.get('epochs')}"
         )
+        verdict = recorded.verdict
+        told = f"<br>health: {html.escape(str(verdict))}" if verdict else ""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{value:.4g}</td></tr>"
             for name, value in last.items()
@@ -375,7 +394,7 @@ class Run:
         )
         return (
             f"<b>{html.escape(head)}</b><br><code>{html.escape(str(self.directory))}</code>"
-            f"<table>{rows}</table>"
+            f"{told}<table>{rows}</table>"
         )
 
 

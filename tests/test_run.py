@@ -1,5 +1,6 @@
 """The Python call and the run that it returns: the same training as the command's."""
 
+import json
 import logging
 
 import keras
@@ -73,7 +74,16 @@ def test_a_run_reads_back(run):
     assert run.backbone().output_shape[-1] == 8
     titles = {axes.get_title() for axes in run.plot().axes}
     assert {"loss", "knn_accuracy"} <= titles and "learning_rate" not in titles
+    assert {"effective_rank", "f2_leak", "neighbours_kept"} <= titles
+    verdict = run.health()
+    assert verdict.word in ("learning", "stalled") and "effective_rank" in run.history[0]
+    recorded = json.loads((run.directory / "run.json").read_text())
+    assert recorded["health"]["word"] == verdict.word
+    assert recorded["health"]["before"]["effective_rank"] > 1
+    assert recorded["chance_levels"]["f2_leak"] == 0.25
+    assert (run.directory / "figures" / "nearest_neighbours.png").is_file()
     card = run._repr_html_()
+    assert f"health: {verdict.word}: " in card
     assert "rfd on six_layer: epoch 2 of 2" in card and "knn_accuracy" in card
     assert repr(run) == f"Run('{run.directory}')"
 

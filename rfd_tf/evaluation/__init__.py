@@ -8,9 +8,17 @@ from collections.abc import Callable
 
 from rfd_tf.evaluation.base import Data, ImageSet, Result, Settings, Subject, Task
 from rfd_tf.evaluation.detection import Detection
+from rfd_tf.evaluation.feature_measures import (
+    alignment,
+    effective_rank,
+    rotation_leak,
+    spread,
+    uniformity,
+)
 from rfd_tf.evaluation.features import FeatureExtractor, extract_features, feature_tensors
 from rfd_tf.evaluation.finetune import FineTuning
 from rfd_tf.evaluation.frozen import Evaluator
+from rfd_tf.evaluation.health import FeatureHealth, Verdict
 from rfd_tf.evaluation.invariance import Invariance
 from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, knn_predictions
 from rfd_tf.evaluation.linear import LinearProbes, Probe
@@ -53,6 +61,7 @@ __all__ = [
     "Detection",
     "Evaluator",
     "FeatureExtractor",
+    "FeatureHealth",
     "FineTuning",
     "ImageSet",
     "Invariance",
@@ -74,13 +83,19 @@ __all__ = [
     "Settings",
     "Subject",
     "Task",
+    "Verdict",
     "VocClassification",
+    "alignment",
     "default_k",
+    "effective_rank",
     "evaluate",
     "extract_features",
     "feature_tensors",
     "knn_accuracy",
     "knn_predictions",
     "linear",
+    "rotation_leak",
+    "spread",
     "table",
+    "uniformity",
 ]

@@ -277,7 +277,7 @@ class Checkpoint(keras.callbacks.Callback):
         saver: the `BackgroundSaver`.
         method: the `Method`.
         optimizer: its optimizer.
-        description: JSON-able facts for every checkpoint.
+        description: returns JSON-able facts for every checkpoint, asked when it is saved.
         at_epoch_end: called with the number of epochs done after such a checkpoint was begun.
         every: epochs between checkpoints.
         every_steps: steps between checkpoints within an epoch; 0 for none.
@@ -290,7 +290,7 @@ class Checkpoint(keras.callbacks.Callback):
         saver: BackgroundSaver,
         method,
         optimizer,
-        description: dict | None = None,
+        description: Callable[[], dict] = dict,
         at_epoch_end: Callable[[int], None] = lambda epoch: None,
         every: int = 1,
         every_steps: int = 0,
@@ -299,7 +299,7 @@ class Checkpoint(keras.callbacks.Callback):
     ):
         super().__init__()
         self.saver, self.method, self.optimizer = saver, method, optimizer
-        self.description = dict(description or {})
+        self.description = description
         self.at_epoch_end = at_epoch_end
         self.every = max(1, every)
         self.every_steps, self.every_minutes = every_steps, every_minutes
@@ -331,7 +331,7 @@ class Checkpoint(keras.callbacks.Callback):
         # No checkpoint is to hold what a loss that is no number has made of the weights.
         self.params.get("check_finite", lambda: None)()
         epoch = step // self.params["steps"]
-        description = {**self.description, "step": step, "epoch": epoch}
+        description = {**self.description(), "step": step, "epoch": epoch}
         self.saver.save(self.method, self.optimizer, description)
         self.last_step, self.last_time = step, time.monotonic()
 

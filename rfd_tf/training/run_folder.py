@@ -63,7 +63,7 @@ class RunFolder:
     """A training run's folder.
 
     It holds `run.json` (resolved flags, identity, versions), `metrics.csv`, `skipped_files.txt`,
-    `images.json.gz` (the list of the images), `checkpoints/`, `tensorboard/`,
+    `images.json.gz` (the list of the images), `checkpoints/`, `tensorboard/`, `figures/`,
     `backbone.weights.h5`, `heads.npz` (the heads trained with it),
     `backbone.keras` and, where asked for, `evaluation.json`, `evaluation_files/` and `export/`.
 

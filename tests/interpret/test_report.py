@@ -115,12 +115,11 @@ def section(built, name):
 
 def test_every_section_is_there_or_told_why_not(built, page):
     made, left_out = built
-    assert {one.name for one in made} == set(report.SECTIONS) - {"drawn"}
-    assert left_out == [("drawn", "the method draws no pictures of what it does.")]
+    assert {one.name for one in made} == set(report.SECTIONS) and left_out == []
     elements = check_loads_nothing(page)
     ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {*report.SECTIONS} - {"drawn"} <= set(ids)
+    assert {*report.SECTIONS} <= set(ids)
     assert len(elements.named("main")) == 1 and len(elements.named("h1")) == 1
     pictures = elements.named("img")
     assert len(pictures) > 100
@@ -146,6 +145,8 @@ def test_curves_show_every_loss_with_its_chance_level(folder, run, built):
         assert name in captions or name in ("epoch", "step"), name
     losses = [chart for chart in charts if chart.caption.startswith("rotation_loss")]
     assert "chance 1.386" in losses[0].svg and ">epoch<" in losses[0].svg
+    ranks = [chart for chart in charts if chart.caption.startswith("effective_rank")]
+    assert f"before training {run.before_training['effective_rank']:.4g}" in ranks[0].svg
 
 
 def test_chance_levels_of_older_runs_come_from_the_event_files(folder, tmp_path):
@@ -253,6 +254,7 @@ def test_an_unfinished_run_is_reported_as_far_as_it_is(folder, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "1 of 2 epochs are done" in page and "the run has no weights yet." in page
     assert {"neighbours", "map", "files", "evaluation"} <= {name for name, _ in left_out}
+    assert dict(left_out)["drawn"] == "no pictures were drawn while training."
     (tmp_path / "metrics.csv").unlink()
     assert "curves" in dict(report.write(tmp_path / "report.html", report.read_run(tmp_path)))
 

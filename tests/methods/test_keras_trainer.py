@@ -11,6 +11,7 @@ from training_runs import SIZE, backbone
 from rfd_tf import applications
 from rfd_tf.data import ArraySource
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation import FeatureHealth
 from rfd_tf.methods import METHODS, RotationFeatureDecoupling
 from rfd_tf.training import optimizers, pretraining
 
@@ -53,7 +54,13 @@ def trained(name):
     """A method after two epochs of `fit` with validation data, and the history."""
     method = make(name)
     held_out = {"image": source().images[:BATCH], "index": np.arange(BATCH)}
-    history = method.fit(batches(), epochs=2, validation_data=held_out, verbose=0).history
+    history = method.fit(
+        batches(),
+        epochs=2,
+        validation_data=held_out,
+        callbacks=[FeatureHealth(source().images, say=None)],
+        verbose=0,
+    ).history
     return method, history
 
 
@@ -83,7 +90,13 @@ def test_fit_with_validation_trains_as_pretraining_does_without(name):
     for a, b in zip(by_fit.trainable_weights, run.method.trainable_weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5, err_msg=a.path)
     names = {*by_fit.log_names, *(f"val_{key}" for key in by_fit.log_names)}
-    assert set(history) == names
+    measured = {"feature_spread", "effective_rank", "alignment", "uniformity", "weights_moved"}
+    measured.add("neighbours_kept")
+    if name.startswith("rfd"):
+        measured.add("f2_leak")
+    if by_fit.memory_bank is not None:
+        measured.add("bank_effective_rank")
+    assert set(history) == names | measured
     assert np.isfinite([history[key] for key in names]).all()
 
 

@@ -25,7 +25,7 @@ TINY = [
     "--epochs=1",
     "--steps_per_epoch=1",
     "--monitor_every=0",
-    "--nocollapse_check",
+    "--health_every=0",
     "--notensorboard",
     "--mixed_precision=float32",
 ]

@@ -28,7 +28,7 @@ SMALL = [
     "--momentum=0",
     "--weight_decay=0",
     "--monitor_every=0",
-    "--nocollapse_check",
+    "--health_every=0",
     "--notensorboard",
     "--mixed_precision=float32",
 ]

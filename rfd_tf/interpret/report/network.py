@@ -401,12 +401,12 @@ def _random_models(twin: Subject, images: ReportImages) -> dict[str, Any]:
 
 
 def drawn_pictures(run: RunRecord) -> Section:
-    """The pictures that the method drew of itself while training."""
+    """The pictures drawn while training: nearest neighbours, and what the method draws."""
     from PIL import Image
 
     paths = sorted((run.folder / "figures").glob("*.png"))
     if not paths:
-        raise LeftOut("the method draws no pictures of what it does.")
+        raise LeftOut("no pictures were drawn while training.")
     blocks: list[Any] = []
     for path in paths:
         try:
@@ -417,7 +417,7 @@ def drawn_pictures(run: RunRecord) -> Section:
         title = path.stem.replace("_", " ")
         picture = Picture(pictures.data_uri(pixels, 1600), title)
         blocks.append(Pictures([("", [picture])], f"{title}, after the last epoch drawn."))
-    return Section("drawn", "What the method draws", blocks)
+    return Section("drawn", "Drawn while training", blocks)
 
 
 def _files_of(task: Any, subject: Subject, images: ReportImages, name: str) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def summary(run: RunRecord) -> Section:
         start = last.get("knn_accuracy_random_init")
         beside = f" (random init {_percent(start)})" if start is not None else ""
         figures.append(("kNN accuracy", _percent(last["knn_accuracy"]) + beside))
+    if run.verdict:
+        figures.append(("health", str(run.verdict)))
     shown = [
         ("method", identity.get("method") or flags.get("method")),
         ("backbone", _named(identity.get("backbone"), identity.get("backbone_options"))),
@@ -109,8 +111,8 @@ def curves(run: RunRecord) -> Section:
         "Curves",
         [
             Text(
-                f"Means over each epoch, on the augmented training images. {known} kNN judges "
-                "the feature on images that are not augmented."
+                f"Means over each epoch, on the augmented training images. {known} kNN and "
+                "the measures of features take images that are not augmented."
             ),
             Charts(list(drawn.values())),
             Table(columns, rows, "The same as numbers (metrics.csv)", folded=True),
@@ -141,6 +143,9 @@ def _chart(run: RunRecord, title: str, names: Sequence[str]) -> Chart:
             # (The last epochs may have gone without the monitor.)
             value = factor * _last_values(run)[name]
             levels[f"random init {value:.4g}"] = value
+        if name in run.before_training:
+            value = factor * run.before_training[name]
+            levels[f"before training {value:.4g}"] = value
     unit = "percent" if factor == 100 else _UNITS.get(names[0], "loss")
     if factor == 1 and not names[0].endswith("loss"):
         unit = _UNITS.get(names[0], names[0])
@@ -150,6 +155,14 @@ def _chart(run: RunRecord, title: str, names: Sequence[str]) -> Chart:
 
 
 _CAPTIONS = {
+    "feature_spread": "near 0, all images have the same feature.",
+    "effective_rank": "in how many directions the features of the images reach.",
+    "alignment": "squared distance of an image from a crop of it, features scaled to length 1.",
+    "uniformity": "0, all images have the same feature; -4, their features are orthogonal.",
+    "f2_leak": "share of rotations that a linear classifier reads from f2, which should not know "
+    "them.",
+    "neighbours_kept": "share of the nearest neighbours that stayed since the measurement before.",
+    "weights_moved": "relative change of the backbone's weights since before training.",
     "Rotation accuracy": "the classifier must leave chance on f1, and stay near it on f2, the "
     "half that should not know the rotation.",
     "Nearest-neighbour accuracy": "should climb above the random-init network's.",

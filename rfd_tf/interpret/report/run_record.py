@@ -12,6 +12,7 @@ from typing import Any
 
 from rfd_tf.applications.weights import RUN_FILE
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation import Verdict, health
 from rfd_tf.paths import expanded
 
 
@@ -25,6 +26,7 @@ class RunRecord:
         started: when, as run.json has it.
         epochs: a dict of numbers for every row of metrics.csv; what was not measured is missing.
         chance_levels: of the logged quantities, value when nothing has been learnt.
+        before_training: of the measures of features, value before the first step.
         evaluation: of evaluation.json, or None.
         has_weights: whether there is a backbone to look at.
 
@@ -44,6 +46,7 @@ class RunRecord:
     started: str
     epochs: list[dict[str, float]]
     chance_levels: dict[str, float]
+    before_training: dict[str, float]
     evaluation: dict[str, Any] | None
     has_weights: bool
 
@@ -51,6 +54,11 @@ class RunRecord:
     def epochs_done(self) -> int:
         """The number of the last epoch in metrics.csv, 0 where there is none."""
         return int(self.epochs[-1]["epoch"]) if self.epochs else 0
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the method learns, from what was measured so far; None where nothing was."""
+        return health.verdict(self.epochs, self.before_training, self.chance_levels)
 
     @property
     def unfinished(self) -> str:
@@ -93,11 +101,8 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         )
     run = _json(path)
     entries = {name: _dict(run.get(name)) for name in ("flags", "identity", "record", "versions")}
-    levels = {
-        name: float(value)
-        for name, value in _dict(run.get("chance_levels")).items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+    levels = _numbers(run.get("chance_levels"))
+    before = _numbers(_dict(run.get("health")).get("before"))
     evaluation = folder / "evaluation.json"
     report = _json(evaluation) if evaluation.is_file() else None
     return RunRecord(
@@ -106,6 +111,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         started=str(run.get("started") or ""),
         epochs=_epochs(folder / "metrics.csv"),
         chance_levels=levels or _levels_of_events(folder / "tensorboard"),
+        before_training=before,
         evaluation=report,
         has_weights=(folder / RUN_FILE).is_file(),
     )
@@ -113,6 +119,14 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _numbers(value: Any) -> dict[str, float]:
+    return {
+        name: float(number)
+        for name, number in _dict(value).items()
+        if isinstance(number, int | float) and math.isfinite(number)
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:
