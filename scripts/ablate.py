@@ -71,6 +71,15 @@ def run(script: str, *arguments: str) -> None:
         raise SystemExit(done.returncode)
 
 
+def configuration(path: Path, arguments: list[str]) -> str:
+    """Writes arguments to a flag file, and returns the flag that reads it.
+
+    What a variant has no use for is then left out: it is not what the user gave for that variant.
+    """
+    path.write_text("".join(f"{argument}\n" for argument in arguments), encoding="utf-8")
+    return f"--flagfile={path}"
+
+
 def shared_arguments() -> list[str]:
     """Returns the arguments of scripts/pretrain.py that are the same for all variants."""
     given = image_flags.given()
@@ -168,7 +177,8 @@ def estimate_pu_weights(output: Path) -> None:
     for name, value in (("epochs", FLAGS.pu_epochs), ("folds", FLAGS.pu_folds)):
         if value is not None:
             arguments.append(f"--{name}={value}")
-    run("estimate_pu.py", *image_flags.arguments(image_flags.given()), *arguments)
+    images = image_flags.arguments(image_flags.given())
+    run("estimate_pu.py", configuration(output.with_suffix(".cfg"), images), *arguments)
 
 
 def figures_of(folder: Path) -> dict[str, float]:
@@ -313,7 +323,8 @@ def main() -> None:
             if (folder / "evaluation.json").exists():
                 continue
             seeded = [] if seed is None else [f"--seed={seed}"]
-            run("pretrain.py", *arguments, *seeded, f"--output_dir={folder}")
+            config = configuration(output / f"{name}.cfg", arguments)
+            run("pretrain.py", config, *seeded, f"--output_dir={folder}")
             task = f"--task={','.join(FLAGS.task)}"
             run("evaluate.py", f"--weights={folder}", task, *seeded, *FLAGS.evaluate_flag)
         figures = row(name, description, [figures_of(folder) for folder in folders])

@@ -19,7 +19,7 @@ ORDER = (
     ["export"],
     ["interpret"],
     ["config", "presets"],
-    ["recording", "pretrainer", "run"],
+    ["recording", "pretrainer", "run", "estimation"],
     ["benchmarks", "cli", "__main__"],
 )
 
