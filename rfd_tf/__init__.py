@@ -36,6 +36,7 @@ _ROOMS = (
 _NAMES = {
     "KNNClassifier": "evaluation.estimators",
     "LinearProbe": "evaluation.estimators",
+    "estimate_pu_weights": "estimation",
     **dict.fromkeys(("Run", "embed", "evaluate", "export_model", "pretrain"), "run"),
 }
 

@@ -90,8 +90,8 @@ def _pretrain(
     from rfd_tf.pretrainer import Pretrainer
     from rfd_tf.training.stopping import TrainingStopped
 
-    named, source = _images(data, "data")
-    val_named, val_source = _images(val_data, "val_data")
+    named, source = images_of(data, "data")
+    val_named, val_source = images_of(val_data, "val_data")
     given = {**named, **settings}
     if "data_dir" in val_named:
         given["eval_dir"] = val_named["data_dir"]
@@ -548,8 +548,8 @@ def shown(verbose: int) -> Iterator[None]:
         _log.propagate = propagate
 
 
-def _images(data: Any, name: str) -> tuple[dict[str, Any], Source | None]:
-    """Settings that name images, or the images themselves."""
+def images_of(data: Any, name: str) -> tuple[dict[str, Any], Source | None]:
+    """Returns settings that name images, or the images themselves; see `pretrain`."""
     from rfd_tf.data.run_images import place_of
 
     if data is None:

@@ -20,7 +20,7 @@ ORDER = (
     ["export"],
     ["interpret"],
     ["config", "presets", "recipes"],
-    ["recording", "pretrainer", "run"],
+    ["recording", "pretrainer", "run", "estimation"],
     ["cli", "__main__"],
     ["research"],
 )

@@ -137,6 +137,7 @@ def adopt(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         FLAGS[name].value = value
         FLAGS[name].present += 1
+    config_flags.configured |= values.keys()
 
 
 def adopt_config(run: str) -> None:

@@ -8,6 +8,7 @@ its rotation however symmetrical it is.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -51,7 +52,8 @@ class Estimation:
     """How PU weights are estimated.
 
     Args:
-        backbone, backbone_options: as of `rfd_tf.applications.build`.
+        backbone, backbone_options: as of `rfd_tf.applications.build`; or a Keras model, whose
+            architecture is built with new weights.
         image_size: side of the images in pixels; the backbone's own when None.
         mean, std: channel means and standard deviations of the pixels / 255.
         batch_norm_momentum: share that moving statistics keep at a step; the backbone's own when
@@ -69,7 +71,7 @@ class Estimation:
         UserError: an unknown classifier, fewer than 2 folds, a prior not between 0 and 1.
     """
 
-    backbone: str
+    backbone: str | keras.Model
     backbone_options: dict[str, Any] = dataclasses.field(default_factory=dict)
     image_size: int | None = None
     mean: tuple[float, ...] = applications.IMAGENET_MEAN
@@ -89,6 +91,16 @@ class Estimation:
         check_prior(self.positive_prior)
         if self.num_folds < 2:
             deal_out(2, self.num_folds)
+        if isinstance(self.backbone, keras.Model):
+            side = int(self.backbone.input_shape[1] or 0)
+            if self.image_size not in (None, side):
+                raise UserError(
+                    f"image_size {self.image_size} is not that of backbone '{self.backbone.name}', "
+                    f"which takes images of {side} pixels"
+                )
+            object.__setattr__(self, "image_size", side)
+            object.__setattr__(self, "_started", None)
+            return
         if self.image_size is None:
             size = applications.default_image_size(self.backbone)
             object.__setattr__(self, "image_size", size)
@@ -101,7 +113,10 @@ class Estimation:
 
     def settings(self) -> dict[str, Any]:
         """All of it in terms of JSON; of weights that the networks start from, their digest too."""
-        settings = json.loads(json.dumps(dataclasses.asdict(self)))
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if isinstance(self.backbone, keras.Model):
+            values["backbone"] = hashlib.sha256(self.backbone.to_json().encode()).hexdigest()
+        settings = json.loads(json.dumps(values, default=dataclasses.asdict))
         return {**settings, "started_from": self._started} if self._started else settings
 
 
@@ -187,9 +202,12 @@ def estimate_fold(
     normalization = {"mean": estimation.mean, "std": estimation.std}
 
     def build_backbone() -> keras.Model:
-        backbone = applications.build(
-            estimation.backbone, estimation.image_size, **estimation.backbone_options
-        )
+        if isinstance(estimation.backbone, keras.Model):
+            backbone = keras.models.clone_model(estimation.backbone)
+        else:
+            backbone = applications.build(
+                estimation.backbone, estimation.image_size, **estimation.backbone_options
+            )
         if estimation.batch_norm_momentum is not None:
             set_batch_norm_momentum(backbone, estimation.batch_norm_momentum)
         return backbone

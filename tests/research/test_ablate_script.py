@@ -104,9 +104,11 @@ def planned(*arguments):
 
 
 @pytest.fixture
-def session_of():
+def session_of(tmp_path):
     def of_arguments(arguments):
-        parse_flags(*arguments, "--output_dir=x")
+        # As the script gives them.
+        (tmp_path / "row.cfg").write_text("\n".join(arguments))
+        parse_flags(f"--flagfile={tmp_path / 'row.cfg'}", "--output_dir=x")
         source = pretrain.image_flags.load_source()
         return build(source)[1]
 
