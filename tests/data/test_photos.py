@@ -258,12 +258,12 @@ def test_a_part_has_the_same_crops():
 
 
 def test_what_identifies_a_set(places, tmp_path):
-    def mark(images=(places,), count=9, size=16, **settings):
-        return photo_crops(images, count, size, **settings).fingerprint
+    def mark(images=(places,), count=9, size=16, cache_bytes=0, **settings):
+        return photo_crops(images, count, size, cache_bytes=cache_bytes, **settings).fingerprint
 
     again = tmp_path / "elsewhere.png"
     shutil.copy(places, again)
-    assert mark() == mark() == mark([again]) == mark(cache_bytes=0)
+    assert mark() == mark() == mark([again]) == mark(cache_bytes=1 << 20)
     other = tmp_path / "other.png"
     Image.open(places).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(other)
     changes = {

@@ -60,5 +60,5 @@ def backbone():
 
 
 def test_two_replicas_with_stochastic_layers_train_as_one(monkeypatch):
-    monkeypatch.setattr(training_runs, "backbone", backbone)
+    monkeypatch.setattr(training_runs, "shallow_backbone", backbone)
     training_runs.assert_replicas_agree(RotationPrediction)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from training_runs import SIZE, backbone
+from training_runs import SIZE
+from training_runs import shallow_backbone as backbone
 
 from rfd_tf import applications
 from rfd_tf.data import ArraySource
