@@ -152,39 +152,17 @@ def convert() -> None:
 
 def train() -> None:
     """Estimates the weights, fold by fold."""
-    from rfd_tf.training.folder_lock import FolderLock
-
     how = estimation()
-    source = load_source()
-    output = Path(FLAGS.output)
-    with FolderLock(output.parent, f".{output.name}.lock", "writes", output):
-        estimate(source, how, output)
+    estimate(load_source(), how, FLAGS.output)
 
 
-def estimate(source, how, output: Path) -> None:
+def estimate(source, how, output: str) -> None:
     """Trains what is missing and writes the weights."""
-    from rfd_tf.data import pu_weights
     from rfd_tf.training import pu_estimation
 
-    keep_dir = output.with_name(output.name + ".folds")
-    result = pu_estimation.estimate(source, how, keep_dir=keep_dir, progress=True, report=say)
-    pu_weights.write(
-        output,
-        result.upright_probability,
-        source,
-        classifier=how.classifier,
-        settings=how.settings(),
-        overwrite=FLAGS.overwrite,
+    result = pu_estimation.estimate_to(
+        output, source, how, overwrite=FLAGS.overwrite, progress=True, report=say
     )
-    pu_estimation.remove_kept(keep_dir)
-    views = 3 * source.num_images
-    say(
-        f"out-of-fold rotation accuracy {result.accuracy:.4f} (chance 0.25); {result.num_upright} "
-        f"of {views} rotated views ({result.num_upright / views:.1%}) have P(looks upright) > 0.5"
-    )
-    if len(result.unread):
-        say(f"{len(result.unread)} images could not be read; their views count in full")
-    say(f"PU weights: {output}")
     draw(source, result.upright_probability, how.image_size, result.unread)
 
 

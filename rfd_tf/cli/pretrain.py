@@ -43,10 +43,15 @@ config_flags.DEFINE_settings(_OWN)
 config_flags.DEFINE_method_options()
 
 
+def given() -> dict:
+    """Returns the settings that the flags give, by name."""
+    data_flags.resolve()
+    return config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()])
+
+
 def config() -> PretrainConfig:
     """Returns the configuration of the flags."""
-    data_flags.resolve()
-    return PretrainConfig.create(config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()]))
+    return PretrainConfig.create(given())
 
 
 def callbacks() -> list:
