@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import rfd_tf
+from research import runs
 from rfd_tf.data.folder import visible_files
 from rfd_tf.data.image_files import has_image_extension
 from rfd_tf.data.subset import folds
 from rfd_tf.data.voc import split_by_name, voc_folder
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.files import folder, write_json, write_text
-from rfd_tf.interpret.saliency_files import table
+from rfd_tf.evaluation.subject import Subject
+from rfd_tf.interpret import objects, saliency_files
 from rfd_tf.paths import expanded
+
+log = logging.getLogger("rfd_tf")
 
 NETWORKS = ("six_layer", "mobilenet_v2", "efficientnet_b0")
 STUDIES = ("folder", "lfw", "coco_cats_dogs", "cityscapes")
@@ -28,6 +35,7 @@ THRESHOLDS = {
     "efficientnet_b0": {"rotation": 8e-3, "embedding": 1e-4},
 }
 _TEST_SHARE = 5  # a fifth is held out
+_REPORT = "saliency/saliency.json"  # of each network
 
 
 def held_out(data_dir: str | os.PathLike, target: str | os.PathLike) -> tuple[Path, Path, bool]:
@@ -88,8 +96,65 @@ def _link(link: Path, path: Path) -> None:
         raise UserError(f"cannot write '{link}': {error.strerror}") from None
 
 
+def run(
+    output: Path,
+    settings: Mapping[str, Mapping[str, Any]],
+    pictures: Callable[[Path, int], objects.Pictures],
+    judged: Mapping[str, Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    sheet_images: int = 6,
+) -> str:
+    """Trains the networks, evaluates where they look, and writes the tables.
+
+    Finished networks whose recorded settings agree are reused, interrupted ones resumed.
+
+    Args:
+        output: folder of the runs and the tables.
+        settings: network -> settings of its `rfd_tf.pretrain`.
+        pictures: returns the pictures to evaluate on, of a run's folder and an image size.
+        judged: what names these pictures, JSON-able.
+        options: of `rfd_tf.interpret.objects.Settings`, for all networks.
+        sheet_images: pictures on each figure.
+
+    Returns:
+        The tables as Markdown.
+
+    Raises:
+        UserError: a run with other settings; networks that failed, after all others.
+    """
+    ledger, asked = runs.Ledger(output), {"pictures": judged, "sheet_images": sheet_images}
+    asked.update(options or {})
+    maps = {}
+    for name, own in settings.items():
+        ledger.check(name, own)
+        maps[name] = objects.Settings(**{"thresholds": THRESHOLDS[name], **(options or {})})
+    folder(output)
+
+    def train(name: str, own: Mapping[str, Any]) -> None:
+        if not own.get("overwrite") and ledger.finished(name, _REPORT, asked):
+            log.info(f"{name}: reused")
+            return
+        log.info(f"{name}: training")
+        ledger.begin(name, own)
+        rfd_tf.pretrain(**own, output_dir=output / name)
+        subject = Subject.pretrained(output / name)
+        shown = pictures(output / name, subject.image_size)
+        found = objects.judge(subject, shown, maps[name], objects.LAYERS, progress=True)
+        target = folder((output / name / _REPORT).parent)
+        saliency_files.write(target, shown, found, maps[name], sheet_images)
+        log.info(f"\n{saliency_files.summary(shown, found, maps[name])}\n")
+        ledger.finish(name, asked)
+
+    failed = runs.each({n: functools.partial(train, n, own) for n, own in settings.items()})
+    done = [name for name in settings if name not in failed]
+    text = write(output, gather(output, done)) if done else ""
+    runs.report_failed(failed)
+    return text
+
+
 def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
-    """Reads what scripts/saliency.py left for each network, and returns it as one report.
+    """Reads what was found of each network, and returns it as one report.
 
     Args:
         output: folder of the study; `NETWORK/saliency/saliency.json` and `NETWORK/run.json` in it.
@@ -103,7 +168,7 @@ def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
     for name in networks:
         run = output / name
         try:
-            report = json.loads((run / "saliency" / "saliency.json").read_bytes())
+            report = json.loads((run / _REPORT).read_bytes())
             flags = json.loads((run / "run.json").read_bytes())["flags"]
             report["training"] = {
                 key: flags[key]
@@ -122,7 +187,7 @@ def gather(output: Path, networks: Sequence[str]) -> dict[str, Any]:
 
 
 def _shuffled(flags: Mapping[str, Any]) -> bool:
-    """Whether a run's rotations were shuffled, by its flags as scripts/pretrain.py read them."""
+    """Whether a run's rotations were shuffled, by the flags that it recorded."""
     options = dict(one.split("=", 1) for one in flags.get("method_option") or ())
     return options.get("shuffle_rotations", "").lower() == "true"
 
@@ -182,7 +247,7 @@ def write(output: Path, report: Mapping[str, Any]) -> str:
             f"mean over the pictures. Neurons of the embedding: {neurons}. Random pixels, central "
             "pixels: as many as are salient.",
             "",
-            table(report["rows"], ["backbone"]),
+            saliency_files.table(report["rows"], ["backbone"]),
         ]
     else:
         lines += ["", "Where the objects are is not known: no Q."]

@@ -61,7 +61,8 @@ for name, call in needs.items():
         call()
     except rfd_tf.errors.UserError as error:
         messages[name] = str(error)
-print("FOUND" + json.dumps([len(rows), warned, embedded["images"], list(card["verification"]), messages]))
+found = [len(rows), warned, embedded["images"], list(card["verification"]), messages]
+print("FOUND" + json.dumps(found))
 """
 EXPECTED = {
     "dataset": "tfds", "splits": "tfds", "voc_tfds": "tfds", "detection": "detection",

@@ -1,78 +1,72 @@
-"""Runs the saliency study on one dataset: trains its three networks, and judges where they look.
+"""Runs the saliency study on one dataset: trains its three networks, evaluates where they look.
 
     python scripts/study.py --study=folder --data_dir=PATH --output_dir=runs/study
     python scripts/study.py --study=coco_cats_dogs --tfds_download --output_dir=runs/study
 
-Each network is a run of scripts/pretrain.py by configs/study_STUDY_NETWORK.cfg, judged by
-scripts/saliency.py: OUTPUT/NETWORK/ and OUTPUT/NETWORK/saliency/. study.md, .csv and .json hold the
-rotation accuracies, and Q for both layers. The same command again takes up what is missing.
+Each network is a pretraining by configs/study_STUDY_NETWORK.cfg and the flags of pretrain that are
+given, in OUTPUT/NETWORK/; where it looks is in OUTPUT/NETWORK/saliency/. study.md, .csv and .json
+hold the rotation accuracies, and Q for both layers. The same command again resumes what was
+interrupted and trains what is missing.
 
 A folder in VOC's layout (images/, annotations/) has boxes, any other folder of images has none;
-a fifth is held out, unless --voc_dir, --coco_annotations or --test_dir name the pictures to judge.
+a fifth is held out, unless --voc_dir, --coco_annotations or --test_dir name the pictures to
+evaluate on.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import copy
+import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from rfd_tf.cli import common, path_flags
+from rfd_tf.cli import common, path_flags, pretrain
 
 FLAGS = flags.FLAGS
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-CONFIGS = SCRIPTS.parent / "configs"
+flags.adopt_module_key_flags(pretrain)
 
 flags.DEFINE_string("study", "folder", "folder, lfw, coco_cats_dogs or cityscapes.")
 flags.DEFINE_list(
-    "networks", ["six_layer", "mobilenet_v2", "efficientnet_b0"], "Networks to train and judge."
+    "networks", ["six_layer", "mobilenet_v2", "efficientnet_b0"], "Networks to train."
 )
-path_flags.DEFINE_path("output_dir", None, "Folder of the runs and tables.")
-path_flags.DEFINE_path("data_dir", None, "Of --study=folder: the pictures to train on.")
 path_flags.DEFINE_path(
-    "voc_dir", None, "Of --study=folder: pictures with boxes to judge, as VOC's."
+    "voc_dir", None, "Of --study=folder: pictures with boxes to evaluate on, as VOC's."
 )
 flags.DEFINE_string("voc_split", None, "A list of --voc_dir.")
 path_flags.DEFINE_path(
-    "coco_annotations", None, "Of --study=folder: COCO's JSON of boxes to judge."
+    "coco_annotations", None, "Of --study=folder: COCO's JSON of boxes to evaluate on."
 )
 path_flags.DEFINE_path("coco_images", None, "The folder of its pictures.")
-path_flags.DEFINE_path("test_dir", None, "Of --study=folder: images without boxes to judge.")
-path_flags.DEFINE_path("tfds_dir", None, "Where TFDS datasets lie.")
-flags.DEFINE_bool("tfds_download", False, "Let TFDS download and prepare the dataset.")
-flags.DEFINE_integer("epochs", None, "Epochs of training; the configuration's if not given.")
-flags.DEFINE_integer("batch_size", None, "Images in a batch; the configuration's if not given.")
+path_flags.DEFINE_path("test_dir", None, "Of --study=folder: images without boxes to evaluate on.")
 flags.DEFINE_integer(
     "neurons", 64, "Neurons of the embedding, evenly spread; 0 for all, which takes long."
 )
-flags.DEFINE_integer("max_images", None, "Judge at most so many pictures.")
+flags.DEFINE_integer("max_images", None, "Evaluate on at most so many pictures.", 1)
+flags.DEFINE_integer("sheet_images", 6, "Pictures on the figure of a network.", 1)
+flags.DEFINE_multi_string(
+    "saliency_option",
+    [],
+    "Option of rfd_tf.interpret.objects.Settings as name=value, such as map=smooth; may be "
+    "repeated.",
+)
 flags.DEFINE_bool(
     "shuffle_rotations",
     False,
     "Shuffle the four rotations of an image over the batches of an epoch, as the report does, "
     "instead of training on all four in one batch.",
 )
-flags.DEFINE_integer("seed", 0, "Of training, the random networks and random pixels.")
-flags.DEFINE_multi_string("pretrain_flag", [], "Further flag for scripts/pretrain.py, repeatable.")
-flags.DEFINE_multi_string("saliency_flag", [], "Further flag for scripts/saliency.py, repeatable.")
 
 _JUDGED = ("voc_dir", "coco_annotations", "test_dir")
-
-
-def run(script: str, arguments: list[str]) -> None:
-    """Runs a script; its failure ends this one with its own message."""
-    print("$", "python", f"scripts/{script}", *arguments, flush=True)
-    done = subprocess.run([sys.executable, str(SCRIPTS / script), *arguments], check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
 
 
 def check() -> None:
     """Refuses what is wrong on the face of it."""
     from research import study
     from rfd_tf.errors import UserError, unknown
+    from rfd_tf.interpret import objects
 
     if FLAGS.study not in study.STUDIES:
         raise unknown("study", FLAGS.study, study.STUDIES)
@@ -88,82 +82,99 @@ def check() -> None:
         raise UserError("--study=folder needs --data_dir, the pictures to train on")
     if len([name for name in _JUDGED if FLAGS[name].value]) > 1:
         raise UserError("give one of --voc_dir, --coco_annotations and --test_dir")
+    if bool(FLAGS.coco_annotations) != bool(FLAGS.coco_images):
+        raise UserError("--coco_annotations and --coco_images go together")
+    if FLAGS.callback:
+        raise UserError("the study trains without --callback; leave it out")
+    known = [field.name for field in dataclasses.fields(objects.Settings)]
+    for name in common.named_values("saliency_option"):
+        if name not in known:
+            raise unknown("saliency_option", name, known)
 
 
-def tfds_flags() -> list[str]:
-    """Where TFDS finds its datasets, for both scripts."""
-    found = [f"--tfds_dir={FLAGS.tfds_dir}"] if FLAGS.tfds_dir else []
-    return [*found, "--tfds_download"] if FLAGS.tfds_download else found
+def settings(network: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a network's pretraining: its configuration's, and those given."""
+    from rfd_tf import presets
+    from rfd_tf.config import named_values
+
+    values = flags.FlagValues()
+    for flag in FLAGS.get_key_flags_for_module(pretrain):
+        values[flag.name] = copy.deepcopy(flag)
+        values[flag.name].unparse()
+    text = presets.find(f"study_{FLAGS.study}_{network}").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if line.startswith("--")]
+    values(["", *common.config_lines(lines, given)])
+    found = {name: values[name].value for name in values if values[name].present}
+    options = named_values(found.pop("method_option", ()), "method_option")
+    if FLAGS.shuffle_rotations:
+        options["shuffle_rotations"] = True
+    options.update(given.get("method_option", {}))
+    return {**found, **given, "method_option": options}
 
 
-def images(output: Path) -> tuple[list[str], list[str]]:
-    """Flags that name the images: for scripts/pretrain.py, and for scripts/saliency.py."""
+def images(output: Path, given: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns what names the images: settings of those to train on, and those to evaluate on."""
     from research import study
 
     if FLAGS.study == "coco_cats_dogs":
-        pictures = f"--voc_dir={output / 'pictures'}"
-        judged = ["--voc_tfds=coco/2017", "--classes=cat,dog", pictures, "--voc_split=validation"]
-        return tfds_flags(), [*judged, *tfds_flags()]
+        return {}, {"voc_dir": str(output / "pictures"), "voc_split": "validation"}
     if FLAGS.study == "lfw":
-        judged = ["--dataset=lfw", "--eval_split=train[7939:10586]"]
-        return tfds_flags(), [*judged, *tfds_flags()]
+        split = given.get("eval_split", "train[7939:10586]")
+        return {}, {"dataset": "lfw", "eval_split": split}
     if FLAGS.study == "cityscapes":
-        return tfds_flags(), ["--dataset=cityscapes", "--eval_split=test", *tfds_flags()]
+        return {}, {"dataset": "cityscapes", "eval_split": given.get("eval_split", "test")}
     if FLAGS.test_dir:
-        return [f"--data_dir={FLAGS.data_dir}"], [f"--data_dir={FLAGS.test_dir}"]
+        return {}, {"data_dir": FLAGS.test_dir}
     if any(FLAGS[name].value for name in _JUDGED):
         names = ("voc_dir", "voc_split", "coco_annotations", "coco_images")
-        judged = [f"--{name}={FLAGS[name].value}" for name in names if FLAGS[name].value]
-        return [f"--data_dir={FLAGS.data_dir}"], judged
+        return {}, {name: FLAGS[name].value for name in names if FLAGS[name].value}
     train, test, boxes = study.held_out(FLAGS.data_dir, output / "pictures")
-    return [f"--data_dir={train}"], [f"--{'voc_dir' if boxes else 'data_dir'}={test}"]
+    return {"data_dir": str(train)}, {"voc_dir" if boxes else "data_dir": str(test)}
+
+
+def pictures(judged: dict[str, str], run: Path, image_size: int):
+    """Reads the pictures that `judged` names, as `rfd_tf.interpret.objects.Pictures`."""
+    from rfd_tf.data import coco, voc, voc_tfds
+    from rfd_tf.data.run_images import RunImages, warn_if_trained_on
+    from rfd_tf.interpret import objects
+
+    if FLAGS.study == "coco_cats_dogs":
+        place, download = FLAGS.tfds_dir, FLAGS.tfds_download
+        voc_tfds.unpack("coco/2017", judged["voc_dir"], place, download, ["cat", "dog"])
+    if "voc_dir" in judged:
+        found = voc.voc_folder(judged["voc_dir"], judged.get("voc_split"))
+    elif "coco_annotations" in judged:
+        found = coco.coco_file(judged["coco_annotations"], judged["coco_images"])
+    else:
+        recorded = RunImages.of_run(run)
+        named = recorded.replaced(**judged, tfds_dir=FLAGS.tfds_dir)
+        source = named.test(FLAGS.tfds_download) or named.train(FLAGS.tfds_download)
+        warn_if_trained_on(recorded, source, what="pictures")
+        return objects.without_objects(source, image_size, FLAGS.max_images)
+    return objects.read_pictures(found, image_size, FLAGS.max_images)
 
 
 def main() -> None:
+    given = pretrain.given()
     check()
-    from research import study
-    from rfd_tf.evaluation.files import folder
 
-    output = folder(Path(FLAGS.output_dir))
-    trained_on, judged_on = images(output)
-    for name in FLAGS.networks:
-        directory = output / name
-        if not (directory / "saliency" / "saliency.json").exists():
-            given = [
-                f"--{flag}={FLAGS[flag].value}"
-                for flag in ("epochs", "batch_size", "seed")
-                if FLAGS[flag].value is not None
-            ]
-            if FLAGS.shuffle_rotations:
-                given.append("--method_option=shuffle_rotations=true")
-            run(
-                "pretrain.py",
-                [
-                    f"--flagfile={CONFIGS / f'study_{FLAGS.study}_{name}.cfg'}",
-                    *trained_on,
-                    *given,
-                    *FLAGS.pretrain_flag,
-                    f"--output_dir={directory}",
-                ],
-            )
-            thresholds = ",".join(
-                f"{layer}:{value:g}" for layer, value in study.THRESHOLDS[name].items()
-            )
-            given = [f"--max_images={FLAGS.max_images}"] if FLAGS.max_images is not None else []
-            run(
-                "saliency.py",
-                [
-                    f"--weights={directory}",
-                    *judged_on,
-                    f"--threshold={thresholds}",
-                    f"--neurons={FLAGS.neurons}",
-                    f"--seed={FLAGS.seed}",
-                    *given,
-                    *FLAGS.saliency_flag,
-                ],
-            )
-    print(f"\n{study.write(output, study.gather(output, FLAGS.networks))}")
-    print(f"written: {output / 'study.md'}, .csv and .json")
+    from research import study
+    from rfd_tf.run import shown
+
+    output = Path(given.pop("output_dir"))
+    trained_on, judged = images(output, given)
+    given.update(trained_on)
+    options = {"neurons": FLAGS.neurons, "seed": FLAGS.seed}
+    with shown(verbose=1):
+        text = study.run(
+            output,
+            {name: settings(name, given) for name in FLAGS.networks},
+            functools.partial(pictures, judged),
+            {**judged, "max_images": FLAGS.max_images},
+            options={**options, **common.named_values("saliency_option")},
+            sheet_images=FLAGS.sheet_images,
+        )
+    print(f"\n{text}\nwritten: {output / 'study.md'}, .csv and .json")
 
 
 if __name__ == "__main__":

@@ -43,11 +43,15 @@ config_flags.DEFINE_settings(_OWN)
 config_flags.DEFINE_method_options()
 
 
+def given() -> dict:
+    """Returns the settings that the flags give, by name."""
+    data_flags.resolve()
+    return config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()])
+
+
 def config() -> PretrainConfig:
     """Returns the configuration of the flags."""
-    data_flags.resolve()
-    settings = config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()])
-    return PretrainConfig.create(settings, configured=config_flags.configured)
+    return PretrainConfig.create(given(), configured=config_flags.configured)
 
 
 def callbacks() -> list:

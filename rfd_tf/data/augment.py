@@ -12,10 +12,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from rfd_tf.data import photometric
 from rfd_tf.data.decode import to_uint8
 
-# ITU-R 601 luma, as Pillow and torchvision compute grey.
-_LUMA = (0.299, 0.587, 0.114)
 _TRIES = 10
 
 
@@ -302,8 +301,12 @@ def upright(images: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return _change(images, any_of(3, 4, 7, 8), lambda some: tf.reverse(some, axis=[1]))
 
 
-def _grey(images: tf.Tensor) -> tf.Tensor:
-    return tf.matmul(images, tf.constant(_LUMA, shape=[3, 1]))
+class _TensorFlow:
+    """What `photometric` takes of `keras.ops`, in TensorFlow under every backend of Keras."""
+
+    cast, reshape, matmul, convert_to_tensor = tf.cast, tf.reshape, tf.matmul, tf.convert_to_tensor
+    clip, mean, mod, concatenate = tf.clip_by_value, tf.reduce_mean, tf.math.floormod, tf.concat
+    image = tf.image
 
 
 def color_jitter_factors(
@@ -335,17 +338,7 @@ def color_jitter(images: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
     >>> color_jitter(images, tf.constant([[0.5, 1.0, 1.0]])).numpy().ravel().tolist()
     [50, 25, 0]
     """
-    brightness, contrast, saturation = (tf.reshape(factors[:, i], [-1, 1, 1, 1]) for i in range(3))
-
-    def blend(one: tf.Tensor, other: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-        return tf.clip_by_value(other + factor * (one - other), 0.0, 255.0)
-
-    values = tf.cast(images, tf.float32)
-    values = tf.clip_by_value(values * brightness, 0.0, 255.0)
-    mean = tf.reduce_mean(_grey(values), axis=[1, 2], keepdims=True)
-    values = blend(values, mean, contrast)
-    values = blend(values, _grey(values), saturation)
-    return to_uint8(values)
+    return to_uint8(photometric.color_jitter(images, factors, _TensorFlow))
 
 
 def hue_draws(batch_size: int | tf.Tensor, seed: tf.Tensor, strength: float) -> tf.Tensor:
@@ -373,9 +366,7 @@ def turn_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
     >>> turn_hue(red, tf.constant([1 / 3])).numpy().ravel().tolist()
     [0, 255, 0]
     """
-    values = tf.image.rgb_to_hsv(tf.cast(images, tf.float32) / 255.0)
-    hue = tf.math.floormod(values[..., :1] + turns[:, None, None, None], 1.0)
-    return to_uint8(255.0 * tf.image.hsv_to_rgb(tf.concat([hue, values[..., 1:]], axis=-1)))
+    return to_uint8(photometric.turn_hue(images, turns, _TensorFlow))
 
 
 def grayscale_draws(batch_size: int | tf.Tensor, seed: tf.Tensor, probability: float) -> tf.Tensor:
@@ -403,7 +394,7 @@ def grayscale(images: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
     """
 
     def without_colour(some: tf.Tensor) -> tf.Tensor:
-        grey = to_uint8(_grey(tf.cast(some, tf.float32)))
+        grey = to_uint8(photometric.grey(tf.cast(some, tf.float32), _TensorFlow))
         return tf.tile(grey, [1, 1, 1, 3])
 
     return _change(images, chosen, without_colour)

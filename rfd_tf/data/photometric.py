@@ -1,8 +1,9 @@
-"""Changes of colour on the device, each image by its own factors.
+"""Changes of colour, each image by its own factors.
 
-The same changes as `rfd_tf.data.augment` makes in the input pipeline, which is TensorFlow's under
-every backend of Keras. These are in `keras.ops`, of the backend that trains, for views created on
-the device, such as the tiles of a jigsaw puzzle. Pixels are 0 to 255, float32, and not rounded.
+They are in `keras.ops`, of the backend that trains, for views created on the device, such as the
+tiles of a jigsaw puzzle. `rfd_tf.data.augment` makes the same changes in the input pipeline, which
+is TensorFlow's under every backend of Keras: hence the argument `xp`, the library that computes.
+Pixels are 0 to 255, float32, and not rounded.
 """
 
 from __future__ import annotations
@@ -15,20 +16,26 @@ from keras import ops
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def _column(values: Any) -> Any:
-    return ops.reshape(values, (-1, 1, 1, 1))
+def _column(values: Any, xp: Any = ops) -> Any:
+    return xp.reshape(values, (-1, 1, 1, 1))
 
 
-def _grey(images: Any) -> Any:
-    return ops.matmul(images, ops.reshape(ops.convert_to_tensor(_LUMA, "float32"), (3, 1)))
+def grey(images: Any, xp: Any = ops) -> Any:
+    """Returns the luma of floating images `[B, H, W, 3]`: `[B, H, W, 1]`.
+
+    >>> round(float(grey([[[[0.0, 100.0, 0.0]]]])[0, 0, 0, 0]), 3)
+    58.7
+    """
+    return xp.matmul(images, xp.reshape(xp.convert_to_tensor(_LUMA, "float32"), (3, 1)))
 
 
-def color_jitter(images: Any, factors: Any) -> Any:
+def color_jitter(images: Any, factors: Any, xp: Any = ops) -> Any:
     """Changes brightness, contrast and saturation, in this order.
 
     Args:
         images: `[B, H, W, 3]`, pixels 0 to 255.
         factors: `[B, 3]`, of brightness, contrast and saturation; 1 changes nothing.
+        xp: the library that computes, such as `keras.ops`.
 
     Returns:
         float32 `[B, H, W, 3]`, 0 to 255.
@@ -36,38 +43,39 @@ def color_jitter(images: Any, factors: Any) -> Any:
     Source: torchvision's ColorJitter, which draws the order as well.
 
     >>> import numpy as np
-    >>> grey = np.full((1, 2, 2, 3), 100.0, "float32")
-    >>> float(color_jitter(grey, np.array([[1.5, 1.0, 0.3]], "float32"))[0, 0, 0, 0])
+    >>> images = np.full((1, 2, 2, 3), 100.0, "float32")
+    >>> float(color_jitter(images, np.array([[1.5, 1.0, 0.3]], "float32"))[0, 0, 0, 0])
     150.0
     """
-    images = ops.cast(images, "float32")
-    brightness, contrast, saturation = (_column(factors[:, place]) for place in range(3))
-    images = ops.clip(images * brightness, 0.0, 255.0)
-    mean = ops.mean(_grey(images), axis=(1, 2), keepdims=True)
-    images = ops.clip(mean + contrast * (images - mean), 0.0, 255.0)
-    grey = _grey(images)
-    return ops.clip(grey + saturation * (images - grey), 0.0, 255.0)
+    images = xp.cast(images, "float32")
+    brightness, contrast, saturation = (_column(factors[:, place], xp) for place in range(3))
+    images = xp.clip(images * brightness, 0.0, 255.0)
+    mean = xp.mean(grey(images, xp), axis=(1, 2), keepdims=True)
+    images = xp.clip(mean + contrast * (images - mean), 0.0, 255.0)
+    luma = grey(images, xp)
+    return xp.clip(luma + saturation * (images - luma), 0.0, 255.0)
 
 
-def turn_hue(images: Any, turns: Any) -> Any:
-    """Turns the hue of each image by its own angle; grey stays grey.
+def turn_hue(images: Any, turns: Any, xp: Any = ops) -> Any:
+    """Turns the hue of each image by its own angle, in the HSV colour model; grey stays grey.
 
     Args:
         images: `[B, H, W, 3]`, pixels 0 to 255.
         turns: `[B]`, shares of the full circle, -0.5 to 0.5.
+        xp: as of `color_jitter`.
 
     Returns:
         float32 `[B, H, W, 3]`, 0 to 255.
     """
-    values = ops.image.rgb_to_hsv(ops.cast(images, "float32") / 255.0)
-    hue = ops.mod(values[..., :1] + _column(turns), 1.0)
-    return 255.0 * ops.image.hsv_to_rgb(ops.concatenate([hue, values[..., 1:]], axis=-1))
+    values = xp.image.rgb_to_hsv(xp.cast(images, "float32") / 255.0)
+    hue = xp.mod(values[..., :1] + _column(turns, xp), 1.0)
+    return 255.0 * xp.image.hsv_to_rgb(xp.concatenate([hue, values[..., 1:]], axis=-1))
 
 
 def grayscale(images: Any, chosen: Any) -> Any:
     """Takes the colour out of the chosen images: `[B, H, W, 3]` and bool `[B]` to float32."""
     images = ops.cast(images, "float32")
-    return ops.where(_column(chosen), _grey(images), images)
+    return ops.where(_column(chosen), grey(images), images)
 
 
 def mirror(images: Any, chosen: Any) -> Any:

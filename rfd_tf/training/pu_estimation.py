@@ -23,7 +23,7 @@ from keras import ops
 from rfd_tf import applications
 from rfd_tf.applications.registry import own_arguments
 from rfd_tf.applications.weights import origin
-from rfd_tf.data import pipeline, views
+from rfd_tf.data import pipeline, pu_weights, views
 from rfd_tf.data.base import Source
 from rfd_tf.data.pu_weights import replace_file
 from rfd_tf.data.subset import folds as deal_out
@@ -32,6 +32,7 @@ from rfd_tf.losses.non_negative_pu import check_prior
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 from rfd_tf.methods.upright_classifier import UprightClassifier, upright_found
 from rfd_tf.paths import absolute
+from rfd_tf.training.folder_lock import FolderLock
 from rfd_tf.training.pretraining import (
     Augmentation,
     Optimization,
@@ -350,10 +351,54 @@ def estimate(
     )
 
 
+def estimate_to(
+    output: str | os.PathLike,
+    source: Source,
+    estimation: Estimation,
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+    report: Callable[[str], None] = lambda text: None,
+) -> Estimate:
+    """Estimates PU weights and writes them; finished folds are kept beside the file until then.
+
+    Args:
+        output: `.npz` or `.dat` file, see `rfd_tf.data.pu_weights.write`.
+        source, estimation, progress, report: see `estimate`.
+        overwrite: whether to replace the file.
+
+    Raises:
+        UserError: see `estimate`; the file cannot be written, or another program writes it.
+    """
+    output = absolute(output)
+    keep_dir = output.with_name(output.name + ".folds")
+    with FolderLock(output.parent, f".{output.name}.lock", "writes", output):
+        found = estimate(source, estimation, keep_dir=keep_dir, progress=progress, report=report)
+        pu_weights.write(
+            output,
+            found.upright_probability,
+            source,
+            classifier=estimation.classifier,
+            settings=estimation.settings(),
+            overwrite=overwrite,
+        )
+        remove_kept(keep_dir)
+    rotated = 3 * source.num_images
+    share = found.num_upright / rotated
+    report(
+        f"out-of-fold rotation accuracy {found.accuracy:.4f} (chance 0.25); {found.num_upright} "
+        f"of {rotated} rotated views ({share:.1%}) have P(looks upright) > 0.5"
+    )
+    if len(found.unread):
+        report(f"{len(found.unread)} images could not be read; their views count in full")
+    report(f"PU weights: {output}")
+    return found
+
+
 def remove_kept(keep_dir: str | os.PathLike) -> None:
     """Removes the folds that `estimate` kept, and the folder where it holds nothing else."""
     folder = absolute(keep_dir)
-    for path in [*folder.glob("fold_*.npz"), *folder.glob(".fold_*.writing")]:
+    for path in [*folder.glob("fold_*.npz"), *folder.glob(".*.fold_*.npz")]:
         path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

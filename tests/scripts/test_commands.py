@@ -141,11 +141,11 @@ script.estimate = lambda source, how, output: print(source.name, how.backbone, h
     assert wrong[0] == 2 and "nor an installed configuration" in wrong[2]
     prelude = """
 def main():
-    print(script.shared_arguments())
+    print(script.pretrain.given())
 script.main = main
 """
     ((code, out, _),) = run_many("ablate", [["--config=quickstart", "--data_dir=x"]], prelude)
-    assert code == 0 and "--batch_size=50" in out and "--dataset=digits" not in out
+    assert code == 0 and "'batch_size': 50" in out and "'dataset'" not in out
 
 
 def test_a_file_comes_before_the_name_of_a_configuration(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from script_driver import run_many, run_script
+from script_driver import run_many
 
 from rfd_tf import applications
 from rfd_tf.evaluation.heads import save_heads
@@ -149,13 +149,14 @@ def test_one_command_trains_judges_and_tabulates(voc, tmp_path):
         "--epochs=1",
         "--batch_size=4",
         "--neurons=3",
-        "--pretrain_flag=--image_size=16",
-        "--pretrain_flag=--backbone_option=filters=[4,4,4,4,4,8]",
-        "--pretrain_flag=--tensorboard=false",
+        "--image_size=16",
+        "--backbone_option=filters=[4,4,4,4,4,8]",
+        "--tensorboard=false",
         f"--output_dir={tmp_path}/out",
     ]
-    done = run_script("study", *arguments)
-    assert done.returncode == 0, done.stderr
+    changed = [*arguments, "--learning_rate=1e-3"]
+    done, again, refused = run_many("study", [arguments, arguments, changed])
+    assert done[0] == 0, done[2]
     output = tmp_path / "out"
     pictures = {
         part: {path.name for path in (output / "pictures" / part / "images").iterdir()}
@@ -177,8 +178,8 @@ def test_one_command_trains_judges_and_tabulates(voc, tmp_path):
         for network in ("pretrained", "random init")
     }
     assert (output / "six_layer" / "saliency" / "saliency.png").exists()
-    again = run_script("study", *arguments)
-    assert again.returncode == 0 and "$ python" not in again.stdout
+    assert again[0] == 0 and "six_layer: reused" in again[1]
+    assert refused[0] == 2 and "learning_rate was 0.0001 and is now 0.001" in refused[2]
 
 
 def test_mistakes_of_a_study_are_told_in_a_line(voc, tmp_path):
