@@ -17,11 +17,10 @@ import keras
 
 import rfd_tf
 from research import runs
-from rfd_tf import applications, methods
-from rfd_tf.config import PretrainConfig
+from rfd_tf import applications, estimation, methods
+from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.training import fidelity, pu_estimation
-from rfd_tf.training import strategy as strategies
+from rfd_tf.training import fidelity
 from rfd_tf.training.run_folder import RunFolder
 
 log = logging.getLogger("rfd_tf")
@@ -170,7 +169,11 @@ def plan(
         own, _ = config.backbone_arguments()
         backbone = applications.build(config.backbone, config.side(), **own)
         chosen = {name: resolve(each, backbone) for name, each in chosen.items()}
-    start = settings.get("pu_start_epoch", config.epochs - max(1, config.epochs // 7))
+    start = settings.get("pu_start_epoch")
+    if start is None and any(each.pu for each in chosen.values()):
+        if config.epochs is None:
+            config.choose(config.images().train(config.tfds_download).num_images)
+        start = config.epochs - max(1, config.epochs // 7)
     rows = []
     for name, variant in chosen.items():
         pu = {"pu_weights": pu_weights, "pu_start_epoch": start} if variant.pu else {}
@@ -206,35 +209,6 @@ def _suited(settings: Mapping[str, Any], method: str) -> dict[str, Any]:
     return kept
 
 
-def estimation(
-    settings: Mapping[str, Any], epochs: int | None = None, folds: int | None = None
-) -> pu_estimation.Estimation:
-    """Returns how to estimate PU weights with the images, augmentation and network of the variants.
-
-    Args:
-        settings: see `plan`.
-        epochs: of each fold's network; those of `Estimation` if None.
-        folds: parts of the images; likewise.
-    """
-    config = _config(settings)
-    given = {} if folds is None else {"num_folds": folds}
-    return pu_estimation.Estimation(
-        backbone=config.backbone,
-        backbone_options=config.backbone_option,
-        image_size=config.side(),
-        **config.normalization(),
-        batch_norm_momentum=config.batch_norm_momentum,
-        optimization=dataclasses.replace(
-            pu_estimation.Estimation.optimization,
-            batch_size=config.batch_size,
-            **({} if epochs is None else {"epochs": epochs}),
-        ),
-        augmentation=config.augmentation(),
-        policy=strategies.precision_policy(config.mixed_precision),
-        **given,
-    )
-
-
 def ablate(
     settings: Mapping[str, Any],
     output: Path,
@@ -258,7 +232,7 @@ def ablate(
         output: folder of the runs and the tables.
         seeds: to train every variant with; the seed of `settings` alone if none.
         tasks, options: of the evaluation, see `research.runs.tasks`.
-        pu_epochs, pu_folds: see `estimation`.
+        pu_epochs, pu_folds: see `pu_config` and `estimate_pu_weights`.
         callbacks: returns Keras callbacks for a run.
 
     Returns:
@@ -317,14 +291,29 @@ def ablate(
     return table
 
 
+def pu_config(settings: Mapping[str, Any], epochs: int | None = None) -> PretrainConfig:
+    """Returns the images, augmentation, network and training that PU weights are estimated with.
+
+    Args:
+        settings: see `plan`.
+        epochs: of each fold's network; those of `rfd_tf.estimate_pu_weights` if None.
+    """
+    implied = fidelity.flag_values() if settings.get("fidelity") else {}
+    own = {**implied, **settings}
+    own = {name: value for name, value in own.items() if name in IMAGE_SETTINGS}
+    own.update(estimation.TRAINING, **({} if epochs is None else {"epochs": epochs}))
+    return PretrainConfig.create(own, configured=own)
+
+
 def estimate_pu_weights(
     output: Path, settings: Mapping[str, Any], epochs: int | None, folds: int | None
 ) -> None:
-    """Estimates the PU weights of the variants, see `estimation`."""
-    config = _config(settings)
-    source = config.images().train(config.tfds_download)
-    how = estimation(settings, epochs, folds)
-    pu_estimation.estimate_to(output, source, how, progress=True, report=log.info)
+    """Estimates the PU weights of the variants; `folds` None for the usual number."""
+    config = pu_config(settings, epochs)
+    source = estimation.load(config)
+    parts = {} if folds is None else {"num_folds": folds}
+    how = estimation.estimation(config, source.num_images, **parts)
+    estimation.run(source, how, output, progress=True)
 
 
 def figures_of(folder: Path) -> dict[str, float]:

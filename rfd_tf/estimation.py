@@ -175,50 +175,14 @@ def run(
 ) -> Estimate:
     """Trains what is missing, and writes the weights where there is an output."""
     from rfd_tf.training import pu_estimation
-    from rfd_tf.training.folder_lock import FolderLock
 
     if output is None:
-        return _estimated(source, how, None, False, progress)
-    output = Path(output)
-    with FolderLock(output.parent, f".{output.name}.lock", "writes", output):
-        keep_dir = output.with_name(output.name + ".folds")
-        result = _estimated(source, how, output, overwrite, progress, keep_dir)
-        pu_estimation.remove_kept(keep_dir)
-        _log.info(f"PU weights: {output}")
-    return result
-
-
-def _estimated(
-    source: Source,
-    how: Estimation,
-    output: Path | None,
-    overwrite: bool,
-    progress: bool,
-    keep_dir: Path | None = None,
-) -> Estimate:
-    from rfd_tf.data import pu_weights
-    from rfd_tf.training import pu_estimation
-
-    result = pu_estimation.estimate(
-        source, how, keep_dir=keep_dir, progress=progress, report=_log.info
+        found = pu_estimation.estimate(source, how, progress=progress, report=_log.info)
+        pu_estimation.report_on(found, source, _log.info)
+        return found
+    return pu_estimation.estimate_to(
+        output, source, how, overwrite=overwrite, progress=progress, report=_log.info
     )
-    if output is not None:
-        pu_weights.write(
-            output,
-            result.upright_probability,
-            source,
-            classifier=how.classifier,
-            settings=how.settings(),
-            overwrite=overwrite,
-        )
-    views = 3 * source.num_images
-    _log.info(
-        f"out-of-fold rotation accuracy {result.accuracy:.4f} (chance 0.25); {result.num_upright} "
-        f"of {views} rotated views ({result.num_upright / views:.1%}) have P(looks upright) > 0.5"
-    )
-    if len(result.unread):
-        _log.info(f"{len(result.unread)} images could not be read; their views count in full")
-    return result
 
 
 def _recorded(network: Any) -> tuple[dict[str, Any], keras.Model | None]:

@@ -147,8 +147,6 @@ def recommended(
         found["crop"] = "pad"
     if cut_photographs:
         found.update(crop="pad", color_jitter=0.0, grayscale=0.0)
-    if decoupling and given.get("lambda_contrast") == 0:
-        found["crops"] = 1
     if method == "rotation":
         angles = given.get("rotations") or (0, 90, 180, 270)
         found["crops"] = 1 if given.get("shuffle_rotations") else len(angles)

@@ -383,6 +383,13 @@ def estimate_to(
             overwrite=overwrite,
         )
         remove_kept(keep_dir)
+    report_on(found, source, report)
+    report(f"PU weights: {output}")
+    return found
+
+
+def report_on(found: Estimate, source: Source, report: Callable[[str], None]) -> None:
+    """Reports the rotation accuracy, and how many rotated views look upright."""
     rotated = 3 * source.num_images
     share = found.num_upright / rotated
     report(
@@ -391,8 +398,6 @@ def estimate_to(
     )
     if len(found.unread):
         report(f"{len(found.unread)} images could not be read; their views count in full")
-    report(f"PU weights: {output}")
-    return found
 
 
 def remove_kept(keep_dir: str | os.PathLike) -> None:

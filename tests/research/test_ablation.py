@@ -12,7 +12,7 @@ from script_driver import run_many
 
 import rfd_tf
 from research import ablation
-from rfd_tf import data
+from rfd_tf import data, estimation
 from rfd_tf.config import PretrainConfig
 from rfd_tf.data import pu_weights
 from rfd_tf.errors import UserError
@@ -189,7 +189,8 @@ def test_pu_weights_are_estimated_as_the_run_is_trained(kind):
     settings = {**SMALL, **SETTINGS[kind], "batch_size": 20}
     settings = {name: value for name, value in settings.items() if value is not None}
     session = session_of(ablation.plan(settings, ["decoupled"])[0].settings)
-    found = ablation.estimation(settings, epochs=3, folds=2).settings()
+    config = ablation.pu_config(settings, epochs=3)
+    found = estimation.estimation(config, 200, num_folds=2).settings()
     assert found["augmentation"] == json.loads(json.dumps(dataclasses.asdict(session.augmentation)))
     assert (tuple(found["mean"]), tuple(found["std"])) == (session.method.mean, session.method.std)
     assert found["backbone_options"] == SMALL["backbone_option"]

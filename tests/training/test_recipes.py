@@ -45,7 +45,7 @@ def test_what_is_given_stays_and_what_depends_on_it_follows():
     assert chosen(epochs=200).warmup_epochs == 10
     one = chosen(crops=1).method_option
     assert "lambda_contrast" not in one and one["lambda_instance"] == 0.3
-    assert chosen(lambda_contrast=0).crops == 1
+    assert chosen(lambda_contrast=0).method_option["lambda_instance"] == 0.3
     assert chosen(padding=4).crop == "pad"
     rotation = dict(lambda_instance=0, lambda_distance=0, lambda_contrast=0)
     assert chosen(**rotation).method_option == rotation
