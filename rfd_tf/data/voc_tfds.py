@@ -45,9 +45,9 @@ def unpack(
     """
     import tensorflow as tf
     import tensorflow_datasets as tfds
-    from tqdm import tqdm
 
     from rfd_tf.data.tfds_source import open_builder
+    from rfd_tf.progress import tqdm
 
     folder = expanded(folder)
     lists = folder / "ImageSets" / "Main"
