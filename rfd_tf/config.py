@@ -915,5 +915,6 @@ IMAGE_SETTINGS = (
     "dataset", "data_dir", "train_split", "tfds_classes", "tfds_dir", "tfds_download",
     "max_skipped", "max_megapixels", "image_size", "crop", "crop_area_min", "padding",
     "horizontal_flip", "color_jitter", "hue", "grayscale", "crops", "mean", "std", "backbone",
-    "backbone_option", "batch_norm_momentum", "batch_size", "mixed_precision", "preset", *PHOTO_SETTINGS,
+    "backbone_option", "batch_norm_momentum", "batch_size", "mixed_precision", "preset",
+    *PHOTO_SETTINGS,
 )  # fmt: skip

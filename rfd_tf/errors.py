@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import lzma
+import re
 import struct
 import zipfile
 import zlib
@@ -16,11 +17,41 @@ class UserError(ValueError):
     Scripts print the message without a stack trace and exit with code 2; a program that uses
     the library can catch it as a `ValueError`.
 
+    Where the message is created, `--name` marks the name of an argument. The text of the error has
+    the plain name; a command shows it as its flag.
+
     >>> raise UserError("no such folder: 'photos'; give --data_dir an existing folder")
     Traceback (most recent call last):
     ...
-    rfd_tf.errors.UserError: no such folder: 'photos'; give --data_dir an existing folder
+    rfd_tf.errors.UserError: no such folder: 'photos'; give data_dir an existing folder
+
+    Attributes:
+        marked: the message as it was created.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(message)
+        self.marked = str(message)
+
+    def __str__(self) -> str:
+        return _MARK.sub(
+            lambda mark: mark[0] if of_other_program(self.marked, mark) else "", self.marked
+        )
+
+
+# A mark; what somebody gave stands in quotes and is none.
+_MARK = re.compile(r"(?<![\w'\"/-])--(?=[a-z])")
+_OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|rfd-tf [\w-]+|tfds build)\b[^;]*$")
+
+
+def of_other_program(message: str, match: re.Match) -> bool:
+    """Whether a flag in a message belongs to the command line of another program.
+
+    >>> text = "rfd-tf evaluate --runs=x writes it; give --output"
+    >>> [of_other_program(text, match) for match in re.finditer("--", text)]
+    [True, False]
+    """
+    return _OTHER_PROGRAM.search(message[: match.start()]) is not None
 
 
 def unknown(kind: str, value: object, options: Iterable[str]) -> UserError:

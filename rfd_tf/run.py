@@ -497,7 +497,8 @@ def embed(
         return embedder.embed(data)
     if output_dir is None:
         raise UserError("give output_dir, the folder that the embeddings are written to")
-    return export.embed_folder(embedder, data, output_dir, progress=bool(verbose), **options)
+    with shown(verbose):
+        return export.embed_folder(embedder, data, output_dir, progress=bool(verbose), **options)
 
 
 def export_model(

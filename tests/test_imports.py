@@ -12,7 +12,20 @@ import rfd_tf
 
 #: A module imports from its own line and those above it; see "How it is built" in CONTRIBUTING.md.
 ORDER = (
-    "errors rules paths text lazy extras keras_settings system losses layers applications".split(),
+    [
+        *(
+            "errors",
+            "rules",
+            "progress",
+            "paths",
+            "text",
+            "lazy",
+            "extras",
+            "keras_settings",
+            "system",
+        ),
+        *("losses", "layers", "applications"),
+    ],
     ["data"],
     ["methods"],
     ["training"],

@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from rfd_tf import config
 from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.commands import COMMANDS, show
+from rfd_tf.errors import of_other_program
 
 USER_MISTAKE = 2
 COMMAND = "rfd-tf"
@@ -163,12 +164,11 @@ _SUBSTITUTES = {
     "weights": ("run",),
     "run": ("weights",),
 }
-_OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|rfd-tf [\w-]+|tfds build)\b[^;]*$")
 _SCRIPT = re.compile(r"(?:python )?\bscripts/(\w+)\.py")
 
 
 def in_own_flags(message: str) -> str:
-    """Returns an error's message with the flags of this command.
+    """Returns an error's message, as it was created, with the flags of this command.
 
     The library names arguments; those that are flags of this command become `--name`. It may also
     name the flag that usually has the argument. If the message quotes the path that
@@ -180,7 +180,7 @@ def in_own_flags(message: str) -> str:
 
     def own(match: re.Match) -> str:
         name = match.group(1)
-        if _OTHER_PROGRAM.search(message[: match.start()]):
+        if of_other_program(message, match):
             return match.group()
         family = next((family for family in _FAMILIES if name in family), ())
         alike = [other for other in quoted if other in family]
@@ -280,6 +280,7 @@ def run(main: Callable[[], None], check_keras: bool = True) -> None:
         from rfd_tf import keras_settings
         from rfd_tf.data import record_files
         from rfd_tf.errors import UserError
+        from rfd_tf.run import shown
         from rfd_tf.text import one_line
 
         be_quiet()
@@ -287,10 +288,10 @@ def run(main: Callable[[], None], check_keras: bool = True) -> None:
         try:
             if check_keras:
                 keras_settings.check_environment()
-            with record_files.damage_reported():
+            with record_files.damage_reported(), shown(verbose=1):
                 main()
         except UserError as error:
-            print(f"error: {one_line(in_own_flags(str(error)))}", file=sys.stderr)
+            print(f"error: {one_line(in_own_flags(error.marked))}", file=sys.stderr)
             raise SystemExit(USER_MISTAKE) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -21,7 +21,6 @@ from rfd_tf import estimation
 from rfd_tf.cli import common, config_flags, data_flags, image_flags, path_flags
 from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig, settings_of
 from rfd_tf.estimation import TRAINING
-from rfd_tf.run import shown
 
 FLAGS = flags.FLAGS
 
@@ -122,8 +121,10 @@ def main() -> None:
     if FLAGS.config:
         image_flags.adopt_config(FLAGS.config)
     check_files()
-    with shown(verbose=1):
-        convert() if FLAGS.input else train()
+    if FLAGS.input:
+        convert()
+    else:
+        train()
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def image_folder(
     >>> image_folder("no/such/folder")
     Traceback (most recent call last):
     ...
-    rfd_tf.errors.UserError: no such folder: 'no/such/folder'; give --data_dir an existing folder
+    rfd_tf.errors.UserError: no such folder: 'no/such/folder'; give data_dir an existing folder
     """
     root = os.fspath(expanded(directory))
     _check_options(max_skipped, verify)
@@ -329,7 +329,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _progress(total: int, what: str) -> Any:
-    from tqdm import tqdm
+    from rfd_tf.progress import tqdm
 
     return tqdm(
         total=total,

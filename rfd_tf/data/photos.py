@@ -341,7 +341,7 @@ def _check_size(name: str, photo: np.ndarray, size: int, how: CropSettings) -> N
 
 def _in_memory(source: PhotoSource) -> ArraySource:
     """Makes all crops beforehand."""
-    from tqdm import tqdm
+    from rfd_tf.progress import tqdm
 
     images = np.zeros((source.num_images, source.size, source.size, 3), np.uint8)
     quiet = True if source.num_images < _PROGRESS_FROM else None

@@ -44,9 +44,9 @@ def unpack(
     The result is for `rfd_tf.data.voc.voc_folder`.
     """
     import tensorflow as tf
-    from tqdm import tqdm
 
     from rfd_tf.data.tfds_source import open_builder
+    from rfd_tf.progress import tqdm
 
     folder = expanded(folder)
     lists = folder / "ImageSets" / "Main"

@@ -153,7 +153,7 @@ class FeatureExtractor:
             rows: name -> what takes an output's rows by `append` and gives them by `close`, such
                 as `feature_cache.RowFile`; by default they are kept in memory.
         """
-        from tqdm import tqdm
+        from rfd_tf.progress import tqdm
 
         total = len(images) if isinstance(images, np.ndarray) else num_images
         parts: dict[str, Any] = {}

@@ -229,7 +229,7 @@ class LinearProbes(Evaluator):
         }
 
     def fit(self, train: Features, labels: np.ndarray, num_classes: int) -> None:
-        from tqdm import tqdm
+        from rfd_tf.progress import tqdm
 
         epochs = self.epochs or default_epochs(len(labels))
         bar = tqdm(

@@ -346,7 +346,7 @@ class Segmentation(Task):
         self._fingerprint = content.hexdigest()[:16]
 
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
-        from tqdm import tqdm
+        from rfd_tf.progress import tqdm
 
         if self._fingerprint is None:
             self.check(subject, data)

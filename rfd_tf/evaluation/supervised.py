@@ -279,7 +279,7 @@ class Progress(keras.callbacks.Callback):
     """
 
     def __init__(self, title: str, done: int, total: int):
-        from tqdm import tqdm
+        from rfd_tf.progress import tqdm
 
         super().__init__()
         # (None: no bar in a log file.)
@@ -296,9 +296,8 @@ def _ten_crop_accuracies(
     model: keras.Model, subject: Subject, test: ImageSet, settings: Settings, title: str
 ) -> np.ndarray:
     """Accuracy `[H]` of the mean of the softmax over ten crops of each image."""
-    from tqdm import tqdm
-
     from rfd_tf.data.pipeline import evaluation_dataset
+    from rfd_tf.progress import tqdm
 
     extract = FeatureExtractor(
         keras.Model(model.inputs, ops.softmax(model.output)), subject.mean, subject.std

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +26,7 @@ from rfd_tf.paths import expanded
 from rfd_tf.text import file_name_to_text
 from rfd_tf.training.folder_lock import NAME, FolderLock
 
+_log = logging.getLogger("rfd_tf")
 FORMATS = ("parquet", "npy")
 PARQUET_FILE, NAMES_FILE = "embeddings.parquet", "file_names.json"
 SKIPPED_FILE, REPORT_FILE = "skipped_files.txt", "embeddings.json"
@@ -109,7 +110,7 @@ def embed_folder(
         leave_out=[output],
     )
     if progress:
-        print(source.summary(), file=sys.stderr, flush=True)
+        _log.info(source.summary())
     identity = {
         **embedder.identity,
         "images_fingerprint": source.fingerprint,
@@ -188,9 +189,8 @@ def _embed(
     embedder: Embedder, source: FolderSource, parts: _Parts, batch_size: int, progress: bool
 ) -> int:
     """Makes the parts that are missing; returns how many images that took."""
-    from tqdm import tqdm
-
     from rfd_tf.data.pipeline import evaluation_dataset
+    from rfd_tf.progress import tqdm
 
     missing = parts.missing()
     if not len(missing):

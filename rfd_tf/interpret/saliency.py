@@ -101,7 +101,7 @@ class GradientMaps:
             images: float32 `[N, S, S, 3]`, normalised as the model takes them.
             progress: title of a progress bar; None shows none.
         """
-        from tqdm import tqdm
+        from rfd_tf.progress import tqdm
 
         images = np.asarray(images, np.float32)
         count, rows = len(self.neurons), self.rows_per_pass

@@ -146,7 +146,7 @@ class Progress(keras.callbacks.Callback):
         self.started = 0.0
 
     def on_train_begin(self, logs=None):
-        from tqdm import tqdm
+        from rfd_tf.progress import tqdm
 
         self.started = time.perf_counter()
         self.bar = tqdm(

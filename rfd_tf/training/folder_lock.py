@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import logging
 import os
 import socket
 import sys
@@ -21,6 +22,7 @@ BEAT = 5.0
 #: Seconds without a sign of life after which a process that cannot be looked at counts as dead.
 SILENCE = 30.0
 NAME = ".lock"
+_log = logging.getLogger("rfd_tf")
 
 
 class FolderLock:
@@ -254,11 +256,9 @@ def _shows_life(path: Path, holder: dict[str, Any]) -> bool:
     now = _clock(path)
     if first is not None and now is not None and now - first > 2 * SILENCE:
         return False
-    print(
+    _log.warning(
         f"waiting up to {SILENCE:g} s to see whether process {holder.get('pid', '?')} on "
-        f"'{shown(holder.get('host', '?'))}' still uses '{path.parent}'",
-        file=sys.stderr,
-        flush=True,
+        f"'{shown(holder.get('host', '?'))}' still uses '{path.parent}'"
     )
     deadline = time.monotonic() + SILENCE
     while time.monotonic() < deadline:

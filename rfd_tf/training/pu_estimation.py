@@ -461,7 +461,7 @@ class _Bar(keras.callbacks.Callback):
 
     def __enter__(self) -> _Bar:
         if self.shown:
-            from tqdm import tqdm
+            from rfd_tf.progress import in_notebook, tqdm
 
             # In a log file a bar that is redrawn ten times a second helps nobody.
             self.bar = tqdm(
@@ -469,7 +469,7 @@ class _Bar(keras.callbacks.Callback):
                 initial=self.initial,
                 unit="step",
                 dynamic_ncols=True,
-                mininterval=0.2 if os.isatty(2) else 30,
+                mininterval=0.2 if os.isatty(2) or in_notebook() else 30,
             )
         return self
 

@@ -41,7 +41,7 @@ def test_any_network_of_keras_applications():
 
 def test_dense_layers_on_maps_are_told():
     backbone = applications.build("alexnet", image_size=96)
-    with pytest.raises(UserError, match="64 x 64 pixels .*--feature_endpoint"):
+    with pytest.raises(UserError, match="64 x 64 pixels .*feature_endpoint"):
         at_size(applications.pooled_feature_model(backbone), 64)
     at_size(applications.pooled_feature_model(backbone, "conv5"), 72)
 

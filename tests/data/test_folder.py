@@ -178,7 +178,7 @@ def test_too_many_undecodable_images_stop(tmp_path):
     for i in range(12):
         (tmp_path / f"bad{i:02}.jpg").write_bytes(b"")
     assert image_folder(tmp_path, max_skipped=0.2).num_images == 48
-    with pytest.raises(UserError, match="12 of 60 .*--max_skipped") as caught:
+    with pytest.raises(UserError, match="12 of 60 .*max_skipped") as caught:
         image_folder(tmp_path, max_skipped=0.19)
     assert "bad09.jpg (empty file) and 2 more" in str(caught.value)
     assert "bad10.jpg" not in str(caught.value)
@@ -250,7 +250,7 @@ def test_only_images_of_one_small_size_are_kept_in_memory(tmp_path):
 
 
 def test_folders_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="no such folder: .*missing.*--data_dir"):
+    with pytest.raises(UserError, match="no such folder: .*missing.*data_dir"):
         image_folder(tmp_path / "missing")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="not a folder: .*file"):

@@ -300,7 +300,7 @@ def test_load_takes_photographs():
     source = load(photos=[CHINA], photo_options={"num_crops": 5, "size": 8, "hue": 0})
     assert source.num_images == 5 and source.name == "crops of china.jpg"
     assert load(photos=[CHINA] * 3, photo_options={"num_crops": 5}).name.endswith("and 2 more")
-    with pytest.raises(UserError, match="--dataset and --source_images were given"):
+    with pytest.raises(UserError, match="dataset and source_images were given"):
         load("digits", photos=[CHINA])
 
 

@@ -161,7 +161,7 @@ def test_pickles_are_not_loaded(tmp_path, source):
 def test_nothing_is_overwritten_or_left_behind(tmp_path, source, probability):
     path = tmp_path / "pu.npz"
     path.write_text("mine")
-    with pytest.raises(UserError, match="exists; give another --output, or --overwrite"):
+    with pytest.raises(UserError, match="exists; give another output, or overwrite"):
         pu_weights.write(path, probability, source, classifier="softmax")
     assert path.read_text() == "mine"
 
@@ -176,7 +176,7 @@ def test_nothing_is_overwritten_or_left_behind(tmp_path, source, probability):
     pu_weights.write(path, probability, source, classifier="softmax", overwrite=True)
     np.testing.assert_array_equal(pu_weights.read(path, source), probability)
     for wrong in (tmp_path, path / "below.npz", "/proc/none/pu.npz"):
-        with pytest.raises(UserError, match="--output"):
+        with pytest.raises(UserError, match="output"):
             pu_weights.check_output(wrong)
     with pytest.raises(UserError, match=r"shape \(7, 4\)"):
         pu_weights.write(path, probability[:3], source, classifier="x", overwrite=True)
@@ -200,5 +200,5 @@ def test_the_picture(tmp_path, source, probability):
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.std() > 20 and pixels.shape[1] == 440
-    with pytest.raises(UserError, match="--grid"):
+    with pytest.raises(UserError, match="grid"):
         pu_grid.draw("/proc/none/grid.png", source, probability, image_size=16, columns=2, rows=1)

@@ -47,9 +47,9 @@ def test_what_is_given_replaces_its_part_and_a_dataset_replaces_all(tmp_path):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"dataset": "digits", "eval_dir": "x"}, "--eval_dir goes with --data_dir"),
-        ({"data_dir": "x", "eval_split": "test"}, "--eval_split goes with a --dataset"),
-        ({"data_dir": "x", "tfds_classes": ["cat"]}, "--tfds_classes goes with a --dataset"),
+        ({"dataset": "digits", "eval_dir": "x"}, "eval_dir goes with data_dir"),
+        ({"data_dir": "x", "eval_split": "test"}, "eval_split goes with a dataset"),
+        ({"data_dir": "x", "tfds_classes": ["cat"]}, "tfds_classes goes with a dataset"),
     ],
 )
 def test_what_does_not_go_together_is_named(given, message):
@@ -85,7 +85,7 @@ def test_recorded_crops_are_made_again_as_they_were(tmp_path):
     wanted = data.photo_crops(["sklearn:china.jpg"], num_crops=5, size=16, seed=3)
     assert images.train().fingerprint == wanted.fingerprint
     assert photo_options({"source_size": 7}, 16) == {"size": 7}
-    with pytest.raises(UserError, match="give --eval_dir"):
+    with pytest.raises(UserError, match="give eval_dir"):
         images.evaluation()
 
 

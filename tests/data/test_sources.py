@@ -71,7 +71,7 @@ def test_load_finds_datasets_and_folders(tmp_path):
 def test_load_tells_what_is_wrong():
     with pytest.raises(UserError, match="none was given; embedded datasets: digits"):
         load()
-    with pytest.raises(UserError, match="--dataset and --data_dir were given"):
+    with pytest.raises(UserError, match="dataset and data_dir were given"):
         load("digits", data_dir="x")
     with pytest.raises(UserError, match="split of digits 'trian'.*train, test, all"):
         load("digits", split="trian")

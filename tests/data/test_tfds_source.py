@@ -273,7 +273,7 @@ def test_a_broken_record_is_replaced_and_remembered(folder):
 
 
 def test_what_is_not_there_is_told(folder, tmp_path):
-    with pytest.raises(UserError, match="not prepared in '.*--tfds_dir.*--tfds_download"):
+    with pytest.raises(UserError, match="not prepared in '.*tfds_dir.*tfds_download"):
         tfds("rfd_test_images", tfds_dir=str(tmp_path))
     with pytest.raises(UserError, match="unknown dataset 'rfd_test_imagez' .did you mean"):
         load("rfd_test_imagez", tfds_dir=folder)
@@ -374,7 +374,7 @@ def test_damaged_and_missing_record_files_are_named(folder, tmp_path, damage, ca
     assert f"'{_shards(folder)[1].name}'" in message.replace(f"'{tmp_path}/", "'").replace(
         "rfd_test_images/1.0.0/", ""
     )
-    assert "--tfds_download" in message and "\n" not in message
+    assert "tfds_download" in message and "\n" not in message
     # Splits that need no such file are still of use.
     assert tfds("rfd_test_images", "test", str(tmp_path)).num_images == 5
 
@@ -407,5 +407,5 @@ def test_damaged_and_missing_descriptions_are_named(folder, tmp_path, name, cont
         path.unlink()
     else:
         path.write_text(content)
-    with pytest.raises(UserError, match=f"{message}.*--tfds_download"):
+    with pytest.raises(UserError, match=f"{message}.*tfds_download"):
         tfds("rfd_test_images", tfds_dir=str(tmp_path))

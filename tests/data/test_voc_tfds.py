@@ -70,7 +70,7 @@ def test_pictures_boxes_and_splits_are_written_once(tmp_path):
 def test_what_cannot_be_unpacked_is_told(tmp_path):
     with pytest.raises(UserError, match="unknown dataset 'nonesuch'"):
         voc_tfds.unpack("nonesuch", tmp_path, tmp_path)
-    with pytest.raises(UserError, match="not prepared.*--tfds_download"):
+    with pytest.raises(UserError, match="not prepared.*tfds_download"):
         voc_tfds.unpack("rfd_test_boxes", tmp_path, tmp_path / "empty")
 
 
@@ -91,7 +91,7 @@ def test_a_class_that_a_source_lacks_is_named(tmp_path):
     RfdTestBoxes(data_dir=tmp_path).download_and_prepare()
     with pytest.raises(UserError, match="unknown class .* 'cow'.*options: dog, cat"):
         data.load("rfd_test_boxes", tfds_dir=tmp_path, classes=["cow"])
-    with pytest.raises(UserError, match="--tfds_classes"):
+    with pytest.raises(UserError, match="tfds_classes"):
         data.load("digits", classes=["cat"])
 
 

@@ -125,7 +125,7 @@ def test_a_gallery_that_cannot_fit_is_refused(rfd_subject, small_digits, monkeyp
     monkeypatch.setattr(
         frozen.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
     )
-    with pytest.raises(UserError, match="features of 597 images.*--max_train_images"):
+    with pytest.raises(UserError, match="features of 597 images.*max_train_images"):
         found(Retrieval(), rfd_subject, small_digits)
 
 

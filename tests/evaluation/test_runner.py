@@ -120,7 +120,7 @@ def test_features_that_cannot_fit_are_refused_beforehand(weights, monkeypatch):
     monkeypatch.setattr(
         frozen.os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else real(name)
     )
-    with pytest.raises(UserError, match="--max_train_images"):
+    with pytest.raises(UserError, match="max_train_images"):
         runner.evaluate(weights, [KNearestNeighbours()], source(60))
 
 

@@ -262,7 +262,7 @@ def test_wrong_masks_are_named(rfd_subject, voc):
 
 
 def test_mistakes_are_named(rfd_subject, voc):
-    with pytest.raises(UserError, match="--voc_dir"):
+    with pytest.raises(UserError, match="voc_dir"):
         Segmentation()
     with pytest.raises(UserError, match="epochs are 1 or more"):
         Segmentation(voc, epochs=0)

@@ -204,7 +204,7 @@ def test_the_loss_leaves_out_what_does_not_count():
 
 
 def test_what_cannot_be_done_is_told(folder, subject):
-    with pytest.raises(UserError, match="--voc_dir"):
+    with pytest.raises(UserError, match="voc_dir"):
         VocClassification()
     with pytest.raises(UserError, match="options: svm, fc8, fc6-8, all layers"):
         VocClassification(folder, "trainval", "test", protocols=["fc7"])

@@ -175,7 +175,7 @@ def test_mistakes_are_told(folder, run_folder, tmp_path):
     (tmp_path / "mine.txt").touch()
     (tmp_path / "file").touch()
     for arguments, message in [
-        ({"output_dir": tmp_path}, "holds other files .file, ....; give another --output_dir"),
+        ({"output_dir": tmp_path}, "holds other files .file, ....; give another output_dir"),
         ({"output_dir": tmp_path / "file"}, "'.*file' is a file"),
         ({"formats": "csv"}, "unknown embeddings format 'csv'; options: parquet, npy"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),

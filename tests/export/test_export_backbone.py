@@ -103,7 +103,7 @@ def test_an_earlier_export_is_replaced_only_when_asked(run_folder, tmp_path):
     out.mkdir()
     export_backbone(run_folder, out, ["onnx"])
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty.*--overwrite"):
+    with pytest.raises(UserError, match="not empty.*overwrite"):
         export_backbone(run_folder, out, ["keras"])
     # From the export's own weights into itself: it holds all that is needed.
     card = export_backbone(out, out, ["keras"], overwrite=True)
@@ -127,7 +127,7 @@ def test_weights_without_a_record_need_a_backbone_and_get_one(tmp_path):
     model = applications.build("six_layer", 32)
     path = tmp_path / "plain.weights.h5"
     model.save_weights(path)
-    with pytest.raises(UserError, match="no record.*--backbone and --image_size.*six_layer"):
+    with pytest.raises(UserError, match="no record.*backbone and image_size.*six_layer"):
         export_backbone(path, tmp_path / "out", ["keras"])
     with pytest.raises(UserError, match="does not fit backbone resnet18"):
         export_backbone(path, tmp_path / "out", ["keras"], backbone="resnet18", image_size=32)

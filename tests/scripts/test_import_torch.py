@@ -184,7 +184,7 @@ def test_mistakes_on_the_command_line(torch, narrow_alexnet, tmp_path, monkeypat
         run(narrow_alexnet, "alexnet", blocked / "x.weights.h5")
     assert not output.exists()
     run(narrow_alexnet, "alexnet", output)
-    with pytest.raises(UserError, match="exists; give another --output, or --overwrite"):
+    with pytest.raises(UserError, match="exists; give another output, or overwrite"):
         run(narrow_alexnet, "alexnet", output)
     monkeypatch.setattr(torch, "__version__", "2.5.1")
     with pytest.raises(UserError, match="does not read unknown files safely"):

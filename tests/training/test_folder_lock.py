@@ -67,11 +67,11 @@ def test_a_held_folder_is_refused_and_a_killed_holder_holds_nothing(holder, tmp_
         {"pid": "no number"},
     ],
 )
-def test_a_dead_holder_on_this_machine_is_noticed_at_once(tmp_path, changes, capsys):
+def test_a_dead_holder_on_this_machine_is_noticed_at_once(tmp_path, changes, caplog):
     write(tmp_path, **changes)
     with FolderLock(tmp_path):
         assert content(tmp_path)["token"] != "other"
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(folder_lock, "SILENCE", 1.0)
 
 
-def test_a_holder_on_another_machine_is_alive_while_it_touches_the_file(tmp_path, quick, capsys):
+def test_a_holder_on_another_machine_is_alive_while_it_touches_the_file(tmp_path, quick, caplog):
     write(tmp_path, host="elsewhere", pid=77)
     ended = threading.Event()
 
@@ -95,18 +95,18 @@ def test_a_holder_on_another_machine_is_alive_while_it_touches_the_file(tmp_path
     finally:
         ended.set()
         thread.join()
-    assert "waiting up to 1 s" in capsys.readouterr().err
+    assert "waiting up to 1 s" in caplog.text
     with FolderLock(tmp_path):
         assert content(tmp_path)["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"boot": "before"}])
-def test_a_holder_that_was_silent_for_long_is_not_waited_for(tmp_path, capsys, changes):
+def test_a_holder_that_was_silent_for_long_is_not_waited_for(tmp_path, caplog, changes):
     write(tmp_path, **changes)
     os.utime(tmp_path / ".lock", (time.time() - 1000,) * 2)
     with FolderLock(tmp_path):
         assert content(tmp_path)["pid"] == os.getpid()
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "{}"])

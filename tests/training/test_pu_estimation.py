@@ -154,7 +154,7 @@ def test_mistakes():
         Estimation("six")
     with pytest.raises(UserError, match="positive prior 1"):
         dataclasses.replace(TINY, classifier="non_negative_pu", positive_prior=1)
-    with pytest.raises(UserError, match="--folds=2 or more"):
+    with pytest.raises(UserError, match="folds=2 or more"):
         dataclasses.replace(TINY, num_folds=1)
     with pytest.raises(UserError, match="more than the 24 images"):
         estimate(make_source(), dataclasses.replace(TINY, num_folds=25))

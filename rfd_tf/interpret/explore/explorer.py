@@ -140,7 +140,7 @@ class Explorer:
     def _through(
         self, pixels: np.ndarray, title: str, names: Iterable[str]
     ) -> dict[str, np.ndarray]:
-        from tqdm import tqdm
+        from rfd_tf.progress import tqdm
 
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         with tqdm(total=len(pixels), desc=title, disable=not self._progress, leave=False) as bar:

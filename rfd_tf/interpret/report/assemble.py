@@ -75,7 +75,7 @@ def check_output(path: str | os.PathLike) -> None:
     >>> check_output(tempfile.mkdtemp())
     Traceback (most recent call last):
     ...
-    rfd_tf.errors.UserError: '...' is a folder; give --output a file name
+    rfd_tf.errors.UserError: '...' is a folder; give output a file name
     """
     for package in ("jinja2", "matplotlib"):
         extras.load(package, "the report")
