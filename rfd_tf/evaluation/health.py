@@ -338,9 +338,9 @@ def verdict(
     """Returns one word on a training, from what its epochs logged.
 
     Collapsed: at the last measurement, the feature's spread, its effective rank or the memory
-    bank's rank is below its bound. Stalled: the backbone's weights have hardly moved; or the loss
-    has not fallen since the first epoch, and no loss or accuracy of the method is better than
-    chance. Learning: neither.
+    bank's rank is below its bound. Stalled: the backbone's weights have hardly moved; or no loss or
+    accuracy of the method is better than chance, and one is worse or their sum has not fallen since
+    the first epoch. Learning: neither.
 
     Args:
         history: the logs of each epoch; see `FeatureHealth`.
@@ -358,13 +358,11 @@ def verdict(
     if not measured:
         return None
     last = measured[-1]
-    rates = [row["learning_rate"] for row in history if "learning_rate" in row]
-    rate = f" (it was at most {max(rates):g})" if rates else ""
     for what, value, least in _collapses(last, before):
         return Verdict(
             "collapsed",
             f"{what} is {value:.3g}, below {least:.3g}: {_COLLAPSED}",
-            f"lower learning_rate{rate}, or look at the images",
+            "lower learning_rate, or look at the images",
         )
     moved = last.get("weights_moved", 1.0)
     if moved < MIN_MOVED:
@@ -372,20 +370,19 @@ def verdict(
             "stalled",
             f"the backbone's weights have moved by {moved:.1g} of their length, less than "
             f"{MIN_MOVED:g}",
-            f"raise learning_rate{rate}, train longer, or unfreeze layers",
+            "raise learning_rate, train longer, or unfreeze layers",
         )
     first, now = history[0].get("loss"), history[-1].get("loss")
-    better = [_beside(name, now, chance_levels) for name, now in _task(last, chance_levels)]
-    fell = len(history) > 1 and first is not None and first - now > MIN_FALL * abs(first)
-    if len(history) > 1 and not fell and not better:
-        return Verdict(
-            "stalled",
-            f"the loss went from {first:.4g} to {now:.4g} in {len(history)} epochs, and nothing "
-            "that the method predicts is better than chance",
-            f"change learning_rate{rate}, or train longer",
-        )
-    reasons = [f"loss {first:.4g} to {now:.4g}"] if fell else []
-    reasons += better
+    better, worse = _task(last, chance_levels)
+    loss = [f"loss {first:.4g} to {now:.4g}"] if first is not None and len(history) > 1 else []
+    fell = bool(loss) and first - now > MIN_FALL * abs(first)
+    if not better and worse:
+        reason = f"{', '.join(worse)}: worse than chance, and nothing is better"
+        return Verdict("stalled", reason, "lower learning_rate, or train longer")
+    if not better and not fell and (loss or chance_levels):
+        reason = ", ".join([*loss, "nothing that the method predicts is better than chance"])
+        return Verdict("stalled", reason, "change learning_rate, or train longer")
+    reasons = [*loss, *better] if fell else better
     reasons += [
         _beside(name, last[name], chance_levels, before)
         for name in ("effective_rank", "f2_leak")
@@ -411,18 +408,20 @@ def _collapses(
 
 def _task(
     values: Mapping[str, float], chance_levels: Mapping[str, float]
-) -> Iterator[tuple[str, float]]:
-    """The losses and accuracies of the method's own task that are better than chance."""
+) -> tuple[list[str], list[str]]:
+    """The method's own losses and accuracies that are better, and worse, than chance, in words."""
+    better, worse = [], []
     for name, chance in chance_levels.items():
         value = values.get(name)
         if value is None or name.endswith("_f2") or name in ("f2_leak", "neighbours_kept"):
             continue
         if name.endswith("accuracy"):
-            better = value - chance > MIN_GAIN * (1 - chance)
+            gain = (value - chance) / max(1 - chance, 1e-12)
         else:
-            better = chance - value > MIN_GAIN * abs(chance)
-        if better:
-            yield name, value
+            gain = (chance - value) / max(abs(chance), 1e-12)
+        if abs(gain) > MIN_GAIN:
+            (better if gain > 0 else worse).append(_beside(name, value, chance_levels))
+    return better, worse
 
 
 def _beside(name: str, value: float, chance_levels, before=None) -> str:

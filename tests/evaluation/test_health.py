@@ -202,16 +202,24 @@ def test_verdicts_on_histories():
     # Losses of adversaries and of new clusters need not fall.
     assert word({"loss": 6.0}, {"loss": 6.0, "rotation_accuracy": 0.4}) == "learning"
     assert word({"loss": 6.0}, {"loss": 6.0, "instance_loss": 4.5}) == "learning"
+    # A loss that comes down from far above chance has learnt nothing yet.
+    levels["rotation_loss"] = 1.39
+    fallen = {"loss": 36.0, "rotation_loss": 29.6, "instance_loss": 4.9}
+    assert word({"loss": 1955.0, "rotation_loss": 1946.0}, fallen) == "stalled"
+    assert (
+        word({"loss": 8.7}, {"loss": 8.0, "rotation_loss": 1.6, "instance_loss": 4.5}) == "learning"
+    )
     # f2 should not know the rotation.
     assert word({"loss": 6.0}, {"loss": 6.0, "rotation_accuracy_f2": 0.5}) == "stalled"
-    assert word({"loss": 6.0}) == "learning"  # one epoch has nothing to fall from
+    # One epoch has nothing to fall from.
+    assert word({"loss": 6.0, "rotation_accuracy": 0.4}) == "learning"
+    assert word({"loss": 6.0, "rotation_accuracy": 0.25}) == "stalled"
     assert word({"loss": 6.0}, {"loss": 2.0, "weights_moved": 1e-5}) == "stalled"
     assert word({"loss": 6.0}, {"loss": 2.0, "feature_spread": 0.001}) == "collapsed"
     assert word({"loss": 6.0, "feature_spread": 0.001}, {"loss": 2.0}) == "learning"
-    assert word({"effective_rank": 3.0}, before={"effective_rank": 16.0}) == "learning"
-    assert word({"effective_rank": 1.5}, before={"effective_rank": 16.0}) == "collapsed"
-    rates = [{**measured, "loss": 1.0, "learning_rate": rate} for rate in (0.1, 0.0)]
-    assert "(it was at most 0.1)" in health.verdict(rates, {}, {}).advice
+    learnt = {"loss": 6.0, "rotation_accuracy": 0.9}
+    assert word({**learnt, "effective_rank": 3.0}, before={"effective_rank": 16.0}) == "learning"
+    assert word({**learnt, "effective_rank": 1.5}, before={"effective_rank": 16.0}) == "collapsed"
 
 
 def test_images_that_cannot_be_measured_are_refused(images):
