@@ -237,6 +237,10 @@ class PretrainConfig:
         eval_dir: folder of labelled test images; sub-folders are classes.
         eval_split: split of `dataset` to evaluate on. Default: test, validation, or a part of
             `train_split`.
+        teacher: for method=distillation: the frozen network to learn from: shipped weights such as
+            network_in_network.rfd_cifar10, a run folder, a .weights.h5 or .keras file, or
+            imagenet:mobilenet_v2 (any network of keras.applications, downloaded by Keras); in
+            Python also a Keras model.
         feature_endpoint: layer whose output is the feature; the last one if not given.
         fill_bank: fill the bank by one forward pass before training.
         pu_weights: file of P(looks upright) per image and rotation, by estimate_pu.py, or
@@ -338,6 +342,7 @@ class PretrainConfig:
     fidelity: bool = False
     eval_dir: Path | None = None
     eval_split: str | None = None
+    teacher: Any = None
     feature_endpoint: str | None = None
     fill_bank: bool = True
     pu_weights: Path | None = None
@@ -463,6 +468,10 @@ class PretrainConfig:
             if name in methods.all_arguments():
                 raise UserError(f"--{name} has no meaning for method {self.method}")
             raise unknown(f"option of method {self.method}", name, accepted)
+        if "teacher" in _all_arguments_of(self.method):
+            methods.teacher.check(self.teacher)
+        elif self.teacher is not None:
+            raise UserError(f"--teacher has no meaning for method {self.method}")
         self.backbone_arguments()
         self.normalization()
 
@@ -591,6 +600,8 @@ class PretrainConfig:
         }
         if "num_images" in _all_arguments_of(self.method):
             arguments["num_images"] = source.num_images
+        if "teacher" in accepted:
+            arguments["teacher"] = self.teacher
         if self.pu_weights and "pu_gamma" in accepted:
             from rfd_tf.data import pu_weights
 
