@@ -364,6 +364,10 @@ class PretrainConfig:
         eval_dir: folder of labelled test images; sub-folders are classes.
         eval_split: split of `dataset` to evaluate on. Default: test, validation, or a part of
             `train_split`.
+        teacher: for method=distillation: the frozen network to learn from: shipped weights such as
+            network_in_network.rfd_cifar10, a run folder, a .weights.h5 or .keras file, or
+            imagenet:mobilenet_v2 (any network of keras.applications, downloaded by Keras); in
+            Python also a Keras model.
         feature_endpoint: layer whose output is the feature; the last one if not given.
         fill_bank: fill the bank by one forward pass before training.
         pu_weights: file of P(looks upright) per image and rotation, by estimate_pu.py, or
@@ -468,6 +472,7 @@ class PretrainConfig:
     fidelity: bool = False
     eval_dir: Path | None = None
     eval_split: str | None = None
+    teacher: Any = None
     feature_endpoint: str | None = None
     fill_bank: bool = True
     pu_weights: Path | None = None
@@ -593,6 +598,8 @@ class PretrainConfig:
         for kind in self.export:
             if kind not in export.FORMATS:
                 raise unknown("export format", kind, export.FORMATS)
+        if "teacher" in _all_arguments_of(self.method):
+            methods.teacher.check(self.teacher)
         self.backbone_arguments()
         self.normalization()
 
@@ -610,10 +617,11 @@ class PretrainConfig:
         """
         from rfd_tf import methods
 
-        accepted, dropped = [*_options_of(self.method), "pu_weights"], []
-        if "pu_weights" not in _all_arguments_of(self.method):
-            accepted.remove("pu_weights")
-        for name in (*self.method_option, *(["pu_weights"] if self.pu_weights else [])):
+        files = {"pu_weights": self.pu_weights, "teacher": self.teacher}
+        taken = _all_arguments_of(self.method)
+        accepted = [*_options_of(self.method), *(name for name in files if name in taken)]
+        dropped = []
+        for name in (*self.method_option, *(name for name, value in files.items() if value)):
             if name in accepted:
                 continue
             if name not in methods.all_arguments():
@@ -848,6 +856,8 @@ class PretrainConfig:
         }
         if "num_images" in _all_arguments_of(self.method):
             arguments["num_images"] = source.num_images
+        if "teacher" in accepted:
+            arguments["teacher"] = self.teacher
         if self.pu_weights and "pu_gamma" in accepted:
             from rfd_tf.data import pu_weights
 

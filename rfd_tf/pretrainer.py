@@ -324,6 +324,7 @@ class Pretrainer:
             "batch_size": config.batch_size,
             "steps_per_epoch": session.steps_per_epoch,
             "seed": config.seed,
+            **session.method.identity(),
         }
         step = 0
         if self.chief:

@@ -49,6 +49,7 @@ _METHODS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.05,
         "schedule": "constant",
     },
+    "distillation": {"crop": "resized", "batch_size": 64, **_COLORS},
     "instance": _INSTANCE,
     "jigsaw": {"crop": "resized", "crop_area_min": 0.2, "horizontal_flip": False},
     "pirl": {**_INSTANCE, "crops": 2},
@@ -68,9 +69,9 @@ _SMALL_METHODS: dict[str, dict[str, Any]] = {
         "tile_units": 64,
     },
 }
-# Learning rates for batches of 128 images, by optimizer; with SGD, four rotations take twice that.
+# Learning rates for batches of 128 images, by optimizer; some methods take twice SGD's.
 _RATES = {"sgd": 0.1, "adam": 0.004, "rmsprop": 0.001}
-_RATE_OF_ROTATIONS = 0.2
+_TWICE = ("distillation", "rfd", "rfd_jigsaw", "rotation")
 
 
 def preset_for(image_size: int) -> str:
@@ -141,7 +142,7 @@ def recommended(
     found.update(_METHODS.get(method, {}))
     if small and not {"grid", "tile_size", "permutations"} & set(given):
         found.update(_SMALL_METHODS.get(method, {}))
-    if method in ("rfd", "rotation"):
+    if method in ("distillation", "rfd", "rotation"):
         found["crop_area_min"] = 0.5 if small else 0.3
     if "padding" in given:
         found["crop"] = "pad"
@@ -164,8 +165,7 @@ def recommended(
         found.setdefault("lambda_instance", bank_weight)
     if "learning_rate" not in found:
         optimizer = found.get("optimizer", "sgd")
-        rotations = optimizer == "sgd" and (decoupling or method == "rotation")
-        rate = _RATE_OF_ROTATIONS if rotations else _RATES[optimizer]
+        rate = _RATES[optimizer] * (2 if optimizer == "sgd" and method in _TWICE else 1)
         found["learning_rate"] = float(f"{rate * found['batch_size'] / 128:.3g}")
     if found.get("schedule", "cosine") == "cosine":
         found.setdefault("warmup_epochs", min(found["epochs"] / 10, 10.0))

@@ -13,6 +13,7 @@ _EXACT = {"instance_loss": "softmax"}
 
 #: What a method is given besides its defaults: what its configuration for CIFAR-10 gives it.
 SETTINGS: dict[str, dict[str, Any]] = {
+    "distillation": {"teacher": "network_in_network.rfd_cifar10"},
     "instance": _EXACT,
     "jigsaw": {"grid": 2, "permutations": 24, "permutations_per_image": 4, "tile_units": 64},
     "pirl": {**_EXACT, "crops": 2},

@@ -53,15 +53,15 @@ def at_size(model: keras.Model, size: int) -> keras.Model:
             model, input_tensors=inputs, clone_function=same, call_function=checked
         )
     except ValueError as error:
-        reason = _reason(str(error))
         raise UserError(
-            f"{model.name} cannot take images of {size} x {size} pixels ({reason}); choose larger "
-            "ones, or an earlier endpoint (--feature_endpoint)"
+            f"{model.name} cannot take images of {size} x {size} pixels ({reason(error)}); choose "
+            "larger ones, or an earlier endpoint (--feature_endpoint)"
         ) from None
 
 
-def _reason(message: str) -> str:
-    """The line of one of Keras' errors that says what is wrong, without its colours."""
+def reason(error: Exception) -> str:
+    """Returns the line of one of Keras' errors that says what is wrong, without its colours."""
+    message = str(error)
     lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in message.splitlines()]
     told = [line for line in lines if line and not line.startswith("Exception encountered")]
     return told[0] if told else message

@@ -2,6 +2,7 @@
 
 from rfd_tf.losses.adversarial import adversarial_loss, discrimination_accuracy
 from rfd_tf.losses.classification import classification_accuracy, classification_loss
+from rfd_tf.losses.cosine_distance import cosine_distance
 from rfd_tf.losses.cross_entropy import (
     positive_unlabeled_weights,
     rotation_accuracy,
@@ -19,6 +20,7 @@ __all__ = [
     "adversarial_loss",
     "classification_accuracy",
     "classification_loss",
+    "cosine_distance",
     "discrimination_accuracy",
     "instance_softmax",
     "nce",

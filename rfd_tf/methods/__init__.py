@@ -4,6 +4,7 @@ from rfd_tf.methods.aet import AutoEncodingTransformations
 from rfd_tf.methods.base import Method, constructor_arguments
 from rfd_tf.methods.bigan import BiGAN
 from rfd_tf.methods.deepcluster import DeepCluster
+from rfd_tf.methods.distillation import Distillation
 from rfd_tf.methods.instance_discrimination import InstanceDiscrimination
 from rfd_tf.methods.jigsaw import Jigsaw
 from rfd_tf.methods.jigsaw_decoupling import JigsawFeatureDecoupling
@@ -15,6 +16,7 @@ METHODS = {
     "aet": AutoEncodingTransformations,
     "bigan": BiGAN,
     "deepcluster": DeepCluster,
+    "distillation": Distillation,
     "instance": InstanceDiscrimination,
     "jigsaw": Jigsaw,
     "pirl": PretextInvariantRepresentations,
@@ -49,6 +51,7 @@ __all__ = [
     "AutoEncodingTransformations",
     "BiGAN",
     "DeepCluster",
+    "Distillation",
     "InstanceDiscrimination",
     "Jigsaw",
     "JigsawFeatureDecoupling",

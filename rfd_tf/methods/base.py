@@ -288,6 +288,10 @@ class Method(keras.Model):
             "feature": {"endpoint": self.feature_endpoint, "pooling": "avg"},
         }
 
+    def identity(self) -> dict:
+        """What a resumed run must have in common with the one it resumes, JSON-able, by name."""
+        return {}
+
     def figures(self, images) -> dict:
         """Draws what the method does with a few images, after an epoch.
 

@@ -148,7 +148,7 @@ class RotationFeatureDecoupling(Method):
         for name, value in weights.items():
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"weight {value} of {name} must be a number of at least 0")
-        if not any(weights.values()):
+        if not any(weights.values()) and not kwargs.get("added_losses"):
             raise UserError("all loss weights are 0; nothing would be trained")
         if instance_views not in INSTANCE_VIEWS:
             raise unknown("kind of instance views", instance_views, INSTANCE_VIEWS)
@@ -272,9 +272,13 @@ class RotationFeatureDecoupling(Method):
 
     def call(self, batch, training=False):
         """Computes the losses of a batch; see `Method.call`. The bank moves only in training."""
-        index = batch["index"]
         images = views.rotate(self.preprocess(batch["image"]))
         features = self.features(views.flatten_views(images), training=training)
+        return self.losses_of(features, batch, training)
+
+    def losses_of(self, features, batch, training=False) -> dict:
+        """Computes the losses from the features `[batch * 4, dimensions]` of the rotated views."""
+        index = batch["index"]
         f1, f2 = self.split_features(features)
         outputs = {}
         if self.rotation_head is not None:

@@ -173,6 +173,8 @@ class RunFolder:
             flag = f"give --{name}={known.get(name)} to resume it, or"
             if name == "started_from":
                 return self._started_otherwise(known.get(name), identity[name])
+            if name == "teacher_sha256":
+                return self._other_teacher(known.get(name), identity[name])
             if not isinstance(known.get(name), str | int):
                 flag = "give the run's flags to resume it, or"
             return UserError(
@@ -210,6 +212,15 @@ class RunFolder:
             f"'{self.directory}' holds a run that started from {began}, and this one starts from "
             f"{this}; {flag} to resume it, or another --output_dir to start a new run "
             f"({_WHAT_OVERWRITE_DOES})"
+        )
+
+    def _other_teacher(self, known: str | None, now: str) -> UserError:
+        """The error for a run whose teacher had other weights, told by their digests."""
+        teacher = ((self.read() or {}).get("flags") or {}).get("teacher")
+        return UserError(
+            f"'{self.directory}' holds a run whose teacher '{teacher}' had other weights (sha256 "
+            f"{str(known)[:12]}..., of this one {now[:12]}...); give that teacher to resume it, or "
+            f"another --output_dir to start a new run ({_WHAT_OVERWRITE_DOES})"
         )
 
     def _difference(self, source: Source | None) -> str:

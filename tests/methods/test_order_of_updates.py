@@ -22,6 +22,7 @@ SMALL = {
     "aet": ({"decoder_hidden": 5}, 1),
     "bigan": ({"latent_dimensions": 5, "generator_width": 4, "discriminator_width": 4}, 1),
     "deepcluster": ({"num_images": training_runs.NUM_IMAGES, "num_clusters": 3}, 1),
+    "distillation": ({"teacher": "six_layer.rfd_cifar10"}, 1),
     "instance": (BANK, 1),
     "jigsaw": ({"permutations": 8, "tile_units": 6, "hidden_units": 7}, 1),
     "pirl": (BANK, 2),

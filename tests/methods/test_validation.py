@@ -35,7 +35,7 @@ def _pass(method, crops):
     method.call(batch, training=False)
     method.figures(VALIDATION["image"][:3])
     method.named_features(VALIDATION["image"][:3])
-    if hasattr(method, "instance_logits"):
+    if method.memory_bank is not None and hasattr(method, "instance_logits"):
         method.instance_logits(np.eye(4, 128, dtype="float32"), np.arange(4))
     for name in ("embed_transformed", "embed_tiles"):
         if hasattr(method, name):

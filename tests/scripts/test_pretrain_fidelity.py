@@ -103,7 +103,8 @@ def test_without_fidelity_the_record_has_what_the_method_chose(run):
 @pytest.mark.parametrize("name", sorted(methods.METHODS))
 def test_flags_of_a_method_are_recorded_as_it_was_built(name):
     """Flag by flag: what was chosen or the constructor's default; None for other methods'."""
-    parse_flags(*TINY, f"--method={name}")
+    teacher = ["--teacher=six_layer.rfd_cifar10"] if name == "distillation" else []
+    parse_flags(*TINY, f"--method={name}", *teacher)
     config, session = build(data.digits())
     recorded = recorded_of(config, session)
     own = {**methods.arguments(name), **config.method_option}
@@ -140,9 +141,9 @@ def test_flags_without_effect_are_refused_or_left_out(run, capsys, tmp_path):
 
 @pytest.mark.parametrize("method", sorted(set(methods.METHODS) - {"rfd"}))
 def test_fidelity_of_another_method_is_refused(method, tmp_path):
-    parse_flags(
-        "--dataset=digits", "--fidelity", f"--method={method}", f"--output_dir={tmp_path}/run"
-    )
+    teacher = ["--teacher=six_layer.rfd_cifar10"] if method == "distillation" else []
+    given = ["--dataset=digits", "--fidelity", f"--method={method}", *teacher]
+    parse_flags(*given, f"--output_dir={tmp_path}/run")
     with pytest.raises(UserError, match=f"program of method rfd, and the method is {method}"):
         pretrain.main()
     assert not list(tmp_path.iterdir())

@@ -31,6 +31,7 @@ NO_FLIP = ["--method_option=tile_flip=false", "--method_option=tile_size=6"]
 #: share of its chance level.
 METHODS = {
     "rotation": ([], {"rotation_loss": 0.8, "rotation_accuracy": 1.6}),
+    "distillation": (["--teacher=six_layer.rfd_cifar10"], {"distillation_loss": 0.8}),
     "instance": (INSTANCE, {"instance_loss": 0.9}),
     "pirl": (
         ["--crops=2", *INSTANCE, *NO_FLIP],
@@ -51,7 +52,7 @@ def test_a_method_learns_and_its_run_is_complete(method, tmp_path):
     assert done.returncode == 0, done.stderr
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
-    chance = {"rotation_loss": np.log(4), "rotation_accuracy": 0.25}
+    chance = {"rotation_loss": np.log(4), "rotation_accuracy": 0.25, "distillation_loss": 1.0}
     for name, share in bounds.items():
         value, level = float(last[name]), chance.get(name, np.log(1500))
         assert (value > share * level) if share > 1 else (value < share * level), (name, last)

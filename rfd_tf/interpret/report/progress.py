@@ -29,6 +29,7 @@ _UNITS = {
     "instance_loss": "loss, nats",
     "contrast_loss": "cross-entropy, nats",
     "distance_loss": "squared difference",
+    "distillation_loss": "cosine distance",
     "transformation_loss": "squared error",
     "learning_rate": "learning rate",
     "images_per_second": "images / second",

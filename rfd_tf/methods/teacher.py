@@ -1,0 +1,207 @@
+"""The frozen network that a student learns from: a Keras model, or one by name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from rfd_tf import applications
+from rfd_tf.applications import keras_applications, weights
+from rfd_tf.applications.image_size import reason
+from rfd_tf.errors import UserError, shown, unknown
+from rfd_tf.methods.base import Method
+from rfd_tf.paths import absolute, expanded
+
+#: What the names of networks of `keras.applications` with their ImageNet weights begin with.
+IMAGENET = "imagenet:"
+
+
+class Teacher:
+    """A frozen network from a student's pixels to embeddings.
+
+    Args:
+        source: a Keras model from normalised images `[B, S, S, 3]` to a vector, a map or a
+            sequence of tokens, or an `rfd_tf.methods.Method`; or one by name: shipped weights
+            such as `network_in_network.rfd_cifar10`, a run folder, a `.weights.h5` file with a
+            record, a `.keras` file, or `imagenet:NAME`, a network of `keras.applications` such as
+            `imagenet:mobilenet_v2` with the weights that Keras downloads.
+        image_size: side of the student's images, pixels. They are resized to the network's own
+            size where that is fixed and differs.
+        endpoint: layer whose output is the embedding; the recorded feature, or the model's output,
+            if None. Maps are averaged over their positions, sequences over their tokens.
+        mean, std: of the pixels / 255 that the network takes; the recorded ones, or ImageNet's, if
+            None. A network that takes pixels 0-255 has mean 0 and std 1/255.
+
+    Attributes:
+        network: float32 pixels 0-255 `[B, image_size, image_size, 3]` to float32
+            `[B, dimensions]`, in inference mode.
+        name: of the source, paths made absolute.
+        endpoint, mean, std: those in use; None where the source has its own.
+        dimensions: length of an embedding.
+
+    Raises:
+        UserError: there is no such network, or it does not give vectors for images.
+
+    >>> teacher = Teacher("six_layer.rfd_cifar10", image_size=48)
+    >>> teacher.dimensions, teacher.endpoint, teacher.network(np.zeros((2, 48, 48, 3))).shape
+    (128, 'block6', TensorShape([2, 128]))
+    """
+
+    def __init__(
+        self,
+        source: keras.Model | str | os.PathLike,
+        image_size: int,
+        *,
+        endpoint: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ):
+        check(source)
+        self.name, model, record = _found(source)
+        own = isinstance(model, Method) or self.name.startswith(IMAGENET)
+        for argument, value in (("teacher_mean", mean), ("teacher_std", std)):
+            if own and value is not None:
+                raise UserError(
+                    f"{argument} {list(value)}: teacher '{self.name}' normalises pixels itself; "
+                    f"leave {argument} out"
+                )
+        self.endpoint = self.mean = self.std = None
+        if isinstance(model, Method):
+            if endpoint:
+                raise UserError(
+                    f"teacher_endpoint '{endpoint}': a method teaches its own feature "
+                    f"'{model.feature_endpoint}'; give its backbone as teacher for another"
+                )
+            model, normalise = model.pixel_model, _as_it_is
+        elif own:
+            normalise = _preprocessing(self.name)
+        else:
+            self.mean = tuple(mean or record.get("mean") or applications.IMAGENET_MEAN)
+            self.std = tuple(std or record.get("std") or applications.IMAGENET_STD)
+
+            def normalise(pixels):
+                return applications.preprocess_input(pixels, mean=self.mean, std=self.std)
+
+        self.endpoint = endpoint or (record.get("feature") or {}).get("endpoint")
+        if self.endpoint:
+            model = applications.pooled_feature_model(model, self.endpoint)
+        self.network = self._network(model, normalise, image_size)
+        self.dimensions = int(self.network.output_shape[-1])
+
+    def _network(self, model: keras.Model, normalise, image_size: int) -> keras.Model:
+        pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
+        size = _side_of(model) or image_size
+        x = pixels
+        if size != image_size:
+            x = ops.image.resize(x, (size, size), interpolation="bilinear", antialias=True)
+        try:
+            x = model(normalise(x), training=False)
+            x = ops.mean(x, axis=tuple(range(1, len(x.shape) - 1))) if len(x.shape) > 2 else x
+            if len(x.shape) != 2 or x.shape[-1] is None:
+                raise ValueError(f"its output has shape {tuple(x.shape)}")
+        except UserError:
+            raise
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"teacher '{self.name}' gives no vector for images of {size} x {size} pixels "
+                f"({shown(reason(error))}); choose a layer by teacher_endpoint, or another teacher"
+            ) from None
+        return keras.Model(pixels, ops.cast(x, "float32"), name="teacher")
+
+    def sha256(self) -> str:
+        """Returns the hexadecimal SHA-256 digest of the weights, in the network's order."""
+        digest = hashlib.sha256()
+        for weight in self.network.weights:
+            array = np.ascontiguousarray(ops.convert_to_numpy(weight))
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def check(source: Any) -> None:
+    """Raises `UserError` unless a teacher is a Keras model, or a name or path that exists.
+
+    >>> check("six_layer.rfd_cifar10")
+    """
+    if isinstance(source, keras.Model):
+        return
+    if not source or not isinstance(source, (str, os.PathLike)):
+        raise UserError(
+            f"teacher {shown(repr(source))} must be a Keras model, shipped weights such as "
+            "network_in_network.rfd_cifar10, a run folder, a .weights.h5 or .keras file, or "
+            f"{IMAGENET}NAME"
+        )
+    text = os.fspath(source)
+    if text.startswith(IMAGENET):
+        name = text.removeprefix(IMAGENET)
+        names = keras_applications.constructors()
+        if name not in names:
+            raise unknown("network of keras.applications", name, names)
+    elif text.endswith(".keras"):
+        if not expanded(text).is_file():
+            raise UserError(f"no such file: '{text}'; give an existing teacher")
+    else:
+        weights.find_weights(text)
+
+
+def _found(source: keras.Model | str | os.PathLike) -> tuple[str, keras.Model, dict[str, Any]]:
+    """Returns a source's name, its model and the record of its weights."""
+    if isinstance(source, keras.Model):
+        return f"keras.Model {source.name}", source, {}
+    text = os.fspath(source)
+    if text.startswith(IMAGENET):
+        function = _function(text)
+        try:
+            model = function(include_top=False, weights="imagenet", input_shape=_shape(text))
+        except Exception as error:  # whatever the download raises
+            raise UserError(
+                f"teacher '{text}': Keras cannot load its ImageNet weights "
+                f"({shown(reason(error))}); connect to the network once, or give a "
+                ".keras file"
+            ) from error
+        return text, model, {}
+    if text.endswith(".keras"):
+        path = absolute(text)
+        try:
+            return str(path), keras.models.load_model(path, compile=False), {}
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise UserError(f"teacher '{path}' cannot be loaded ({shown(reason(error))})") from None
+    shipped = applications.WEIGHTS.get(text)
+    model, record = applications.load_backbone(text)
+    return shipped.name if shipped else str(absolute(text)), model, record
+
+
+def _function(name: str):
+    """The function of `keras.applications` that `imagenet:NAME` names."""
+    construct = keras_applications.constructors()[name.removeprefix(IMAGENET)]
+    return getattr(keras.applications, construct.__name__)
+
+
+def _shape(name: str) -> tuple[int, int, int]:
+    size = keras_applications.DEFAULT_SIZES.get(name.removeprefix(IMAGENET), 224)
+    return (size, size, 3)
+
+
+def _preprocessing(name: str):
+    """Keras' own preprocessing of pixels for the network that `imagenet:NAME` names."""
+    return sys.modules[_function(name).__module__].preprocess_input
+
+
+def _as_it_is(pixels):
+    return pixels
+
+
+def _side_of(model: keras.Model) -> int | None:
+    """The side of the images that a model takes, None where it is open."""
+    with contextlib.suppress(AttributeError, TypeError, ValueError, IndexError):
+        height, width = model.input_shape[1:3]
+        return int(height) if height is not None and height == width else None
+    return None
