@@ -178,7 +178,13 @@ def plan(
     for name, variant in chosen.items():
         pu = {"pu_weights": pu_weights, "pu_start_epoch": start} if variant.pu else {}
         own = {**_suited(settings, variant.method), "evaluate": [], "export": []}
-        own.update(method=variant.method, **variant.settings, **pu)
+        fixed = {"method": variant.method, **variant.settings, **pu}
+        own.update(fixed)
+        config = PretrainConfig.create(own, configured=own.keys() - fixed.keys())
+        # What the variant makes moot is no setting of it.
+        for dropped in config.drop_moot():
+            log.info(f"{name}: left out, as without effect here: {dropped}")
+        own = {setting: value for setting, value in own.items() if setting in config.given}
         rows.append(Row(name, variant.description, variant.pu, own))
     return rows
 
@@ -243,6 +249,7 @@ def ablate(
             all others.
     """
     given, options = settings.get("pu_weights"), dict(options or {})
+    runs.tasks(tasks, options, 0)
     pu_weights = Path(given or output / "pu_weights.npz")
     rows = plan(settings, variants, split_endpoints, str(pu_weights))
     ledger = runs.Ledger(output)
@@ -253,7 +260,6 @@ def ablate(
         named[row.name] = seeded or {row.name: own}
         for name, each in named[row.name].items():
             ledger.check(name, each)
-    runs.tasks(tasks, options, 0)
     RunFolder(output)
 
     def train(name: str, pu: bool, own: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from rfd_tf.methods import options
 from rfd_tf.methods.heads import Embedding
 from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 from rfd_tf.methods.teacher import Teacher
+from rfd_tf.rules import ON, Rule
 
 # Of the centre: what the mean over the batches so far becomes after 1 / (1 - momentum) of them.
 _MOMENTUM = 0.99
@@ -75,6 +76,16 @@ class Distillation(RotationFeatureDecoupling):
     >>> list(method(batch)), method.chance_levels()
     (['distillation_loss'], {'distillation_loss': 1.0})
     """
+
+    rules = (
+        *RotationFeatureDecoupling.rules,
+        Rule(
+            ("decoupled",),
+            dict.fromkeys(
+                ("lambda_rotation", "lambda_distance", "lambda_instance", "lambda_contrast"), ON
+            ),
+        ),
+    )
 
     def __init__(
         self,
@@ -206,9 +217,6 @@ class Distillation(RotationFeatureDecoupling):
     def options(self) -> dict:
         """Returns the options in use, the teacher by its name."""
         return {**super().options(), "teacher": self.teacher_name}
-
-    def unused_options(self) -> set[str]:
-        return super().unused_options() | ({"decoupled"} if self.views == 1 else set())
 
     def identity(self) -> dict:
         """The digest of the teacher's weights."""
