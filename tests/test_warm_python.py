@@ -26,7 +26,7 @@ CALLS = {
     "options": ["-W", "error", "-c", "import warnings; warnings.warn('x')"],
     "an error": ["-c", "1 / 0"],
 }
-warm = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="forks on Linux only")
+warm = pytest.mark.skipif(not warm_python.FORKS, reason="forks on Linux only")
 
 
 def run(program, arguments, **options):

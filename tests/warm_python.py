@@ -31,6 +31,11 @@ tensorflow keras matplotlib.pyplot sklearn.datasets sklearn.linear_model sklearn
 jinja2 tensorboard.summary tqdm tensorflow_datasets
 """
 _ENVIRONMENT = dict(os.environ)
+try:
+    os.close(os.pidfd_open(os.getpid()))
+    FORKS = True
+except (AttributeError, OSError):  # not Linux, or an old one
+    FORKS = False
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 _FRESH = b"fresh\n"
 
@@ -38,7 +43,7 @@ _FRESH = b"fresh\n"
 @functools.cache
 def command():
     """Returns how to call the interpreter. The first call starts the warm process."""
-    if not hasattr(os, "pidfd_open"):  # not Linux
+    if not FORKS:
         return [sys.executable]
     address = f"warm-python-{os.getpid()}-{os.urandom(8).hex()}"
     with socket.socket(socket.AF_UNIX) as listener:
