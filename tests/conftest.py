@@ -19,6 +19,10 @@ def pytest_configure(config):
     # A job in a script's background ignores Ctrl-C, and so would the commands that tests end by it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        # Only hands the files to other processes: in their order, as the many short ones come last.
+        config.option.loadscopereorder = False
+        return
     # Four logical devices let the strategies be tested on any machine; it must happen before
     # TensorFlow starts.
     import tensorflow as tf

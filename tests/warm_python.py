@@ -21,13 +21,21 @@ import subprocess
 import sys
 
 # Variables that nothing reads while it is imported. Any other difference takes a fresh process.
-_LATE = {"CUDA_VISIBLE_DEVICES", "HOME", "PYTEST_CURRENT_TEST", "PYTHONPATH", "TF_CONFIG"}
+_LATE = {
+    "COLUMNS", "CUDA_VISIBLE_DEVICES", "HOME", "LINES", "PYTEST_CURRENT_TEST", "PYTHONPATH",
+    "TF_CONFIG",
+}  # fmt: skip
 # What commands import, but for onnxruntime and pyarrow: these start threads, which no fork keeps.
 _IMPORTS = """
 tensorflow keras matplotlib.pyplot sklearn.datasets sklearn.linear_model sklearn.cluster onnx
 jinja2 tensorboard.summary tqdm tensorflow_datasets
 """
 _ENVIRONMENT = dict(os.environ)
+try:
+    os.close(os.pidfd_open(os.getpid()))
+    FORKS = True
+except (AttributeError, OSError):  # not Linux, or an old one
+    FORKS = False
 _FORWARDED = (signal.SIGINT, signal.SIGTERM)
 _FRESH = b"fresh\n"
 
@@ -35,7 +43,7 @@ _FRESH = b"fresh\n"
 @functools.cache
 def command():
     """Returns how to call the interpreter. The first call starts the warm process."""
-    if not hasattr(os, "pidfd_open"):  # not Linux
+    if not FORKS:
         return [sys.executable]
     address = f"warm-python-{os.getpid()}-{os.urandom(8).hex()}"
     with socket.socket(socket.AF_UNIX) as listener:
@@ -58,12 +66,17 @@ def command():
 
 def _call(address, *arguments):
     """Stands in for the process that was asked for: waits for the forked one."""
-    fresh = [sys.executable, *arguments]
+
+    def run_fresh():
+        os.execv(sys.executable, [sys.executable, *arguments])
+
+    if arguments[0].startswith("-") and arguments[0] not in ("-c", "-m"):
+        run_fresh()
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect("\0" + address)
     except OSError:
-        os.execv(sys.executable, fresh)
+        run_fresh()
     request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
     socket.send_fds(connection, [len(request).to_bytes(8, "big")], [0, 1, 2])
     connection.sendall(request)
@@ -75,7 +88,7 @@ def _call(address, *arguments):
     if answer == _FRESH:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.execv(sys.executable, fresh)
+        run_fresh()
     code = int(answer or -signal.SIGKILL)
     if code < 0:
         if code != -signal.SIGKILL:

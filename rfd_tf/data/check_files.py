@@ -53,6 +53,7 @@ def decode_all(
     decodable = np.zeros(len(paths), bool)
     pixels = np.zeros((len(paths), *shape, 3), np.uint8) if shape else None
 
+    @tf.autograph.experimental.do_not_convert  # nothing branches on a tensor; converting is slow
     def attempt(index: tf.Tensor, path: tf.Tensor, kind: tf.Tensor):
         contents = tf.io.read_file(path)
         if shape:

@@ -31,15 +31,18 @@ def train(name, weights, gradient_accumulation=1):
     from rfd_tf import methods as kinds
 
     keras.utils.set_random_seed(2)
-    backbone = applications.build("six_layer", image_size=SIZE, filters=(4, 4, 4, 4, 4, 8))
+    whole = applications.build("six_layer", image_size=SIZE, filters=(4, 8, 8, 8, 8, 8))
+    # (Its first two blocks: most of the time goes into JAX's compilation.)
+    backbone = keras.Model(whole.input, whole.get_layer("block2").output)
     options = {"gradient_accumulation": gradient_accumulation}
     if name != "rotation":
         options.update(num_images=COUNT, temperature=0.2, num_negatives=6, fill_bank=False)
     method = kinds.METHODS[name](backbone, **options)
     method.compile(optimizer=keras.optimizers.SGD(0.02, momentum=0.9))
+    method.optimizer.build(method.trainable_variables)
     if weights is not None:
         method.set_weights(weights)
-    initial = method.get_weights()
+    initial, untouched = method.get_weights(), [np.array(v) for v in method.optimizer.variables]
     rng = np.random.default_rng(1)
     batches = [
         {
@@ -51,9 +54,11 @@ def train(name, weights, gradient_accumulation=1):
         for step in range(STEPS)
     ]
     losses = [method.train_on_batch(batch, return_dict=True)["loss"] for batch in batches]
+    # (Back to the start without `compile`, after which JAX would compile the step anew.)
     method.set_weights(initial)
+    for variable, value in zip(method.optimizer.variables, untouched, strict=True):
+        variable.assign(value)
     data = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-    method.compile(optimizer=keras.optimizers.SGD(0.02, momentum=0.9))
     history = method.fit(data, batch_size=BATCH, shuffle=False, verbose=0).history
     evaluated = method.evaluate(data, batch_size=BATCH, verbose=0, return_dict=True)
     predicted = method.predict(data, verbose=0)
