@@ -23,9 +23,8 @@ def rotation_cross_entropy(rotation_logits, labels, weights=None):
     >>> float(rotation_cross_entropy(ops.zeros((8, 4)), ops.arange(8) % 4))
     1.3862943649291992
     """
-    log_probabilities = ops.log_softmax(ops.cast(rotation_logits, "float32"), axis=-1)
-    one_hot = ops.one_hot(labels, rotation_logits.shape[-1], dtype="float32")
-    cross_entropy = -ops.sum(one_hot * log_probabilities, axis=-1)
+    logits = ops.cast(rotation_logits, "float32")
+    cross_entropy = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
     if weights is not None:
         cross_entropy = cross_entropy * ops.cast(weights, "float32")
     return ops.mean(cross_entropy)

@@ -61,7 +61,7 @@ def shared(script):
     for node in ast.parse(source(script).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module.startswith("rfd_tf.cli"):
             names = [alias.name for alias in node.names] + [node.module.rpartition(".")[2]]
-            yield from (name for name in names if name == "common" or name.endswith("_flags"))
+            yield from (n for n in names if n in ("common", "pretrain") or n.endswith("_flags"))
 
 
 COMMANDS = sorted(
