@@ -598,11 +598,10 @@ class PretrainConfig:
         """
         from rfd_tf import methods
 
-        accepted, dropped = [*_options_of(self.method), "pu_weights"], []
-        if "pu_weights" not in _all_arguments_of(self.method):
-            accepted.remove("pu_weights")
+        accepted, strange, dropped = _options_of(self.method), [], []
+        taken = {*accepted, *({"pu_weights"} & _all_arguments_of(self.method).keys())}
         for name in (*self.method_option, *(["pu_weights"] if self.pu_weights else [])):
-            if name in accepted:
+            if name in taken:
                 continue
             if name not in methods.all_arguments():
                 raise unknown(f"option of method {self.method}", name, accepted)
@@ -611,8 +610,11 @@ class PretrainConfig:
                     f"{name} has no meaning for method {self.method}; leave it out, or give "
                     f"another method"
                 )
-            dropped.append(f"{name}, which method {self.method} does not have")
+            strange.append(name)
+        for name in strange:
             self._drop(name)
+        if strange:
+            dropped.append(f"{', '.join(strange)}, of other methods than {self.method}")
         # What is dropped may leave another without effect.
         while found := list(self._moot()):
             for name, rule, values, default in found:

@@ -27,6 +27,7 @@ from rfd_tf.evaluation.transformed import (
     turned,
     warped,
 )
+from rfd_tf.rules import GIVEN, Including, Rule
 
 TRANSFORMATIONS = ("rotation", "jigsaw", "affine")
 OTHER = "another image"
@@ -93,6 +94,10 @@ class Invariance(Task):
     """
 
     name = "invariance"
+    rules = (
+        Rule(("reference_title",), {"reference_weights": GIVEN}),
+        Rule(("jigsaw_grid",), {"transformations": Including(("jigsaw",))}),
+    )
     labels_optional = True
 
     def __init__(
