@@ -27,6 +27,7 @@ from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.heads import save_heads
 from rfd_tf.evaluation.runner import output_locked
 from rfd_tf.evaluation.splits import check_classes
+from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.training import (
     callbacks,
     checkpoint,
@@ -240,7 +241,11 @@ class Pretrainer:
                 # The record's options build the network again, with the epsilon that they have.
                 epsilon = own.get("batch_norm_epsilon")
                 backbone = fidelity.apply_batch_normalization(backbone, epsilon)
-            if config.batch_norm_momentum is not None:
+            # (Of a configuration it may be for another network, without batch normalisation.)
+            explicit = "batch_norm_momentum" in config.given - config.preset
+            if config.batch_norm_momentum is not None and (
+                explicit or any(True for _ in batch_normalizations(backbone))
+            ):
                 pretraining.set_batch_norm_momentum(backbone, config.batch_norm_momentum)
             return backbone
 

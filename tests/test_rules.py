@@ -1,5 +1,6 @@
 """Options without effect: refused where the user gave them, dropped where a configuration did."""
 
+import keras
 import pytest
 from script_driver import forget_flags, parse_flags
 
@@ -9,6 +10,7 @@ from rfd_tf.config import PretrainConfig, settings_of
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import TASKS, suite
 from rfd_tf.methods import METHODS
+from rfd_tf.training import pretraining
 
 FOLDER = {"data_dir": "photos", "output_dir": "x"}
 DIGITS = {"dataset": "digits", "output_dir": "x"}
@@ -186,3 +188,9 @@ def test_an_option_of_one_entry_of_a_suite_is_not_refused_by_another():
     entry = suite.Entry("frozen", "lowshot", {"modes": ["frozen"], "per_class": [1]})
     task = suite._task(entry, {"lowshot": {"learning_rate": 0.5, "probe_size": 2}})
     assert task.probe_size == 2
+
+
+def test_momentum_of_batch_normalisation_needs_some():
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)], name="plain")
+    with pytest.raises(UserError, match="on backbone 'plain', which has no batch normalisation"):
+        pretraining.set_batch_norm_momentum(network, 0.9)
