@@ -170,7 +170,6 @@ def test_constructors_refuse_options_without_effect():
         ("knn", {"temperature": 0.1, "distances": ["euclidean"]}, "distances with 'cosine'"),
         ("lowshot", {"learning_rate": 0.1, "modes": ["frozen"]}, "modes with 'fine-tuned'"),
         ("lowshot", {"probe_size": 2, "modes": ["fine-tuned"]}, "modes with 'frozen'"),
-        ("rotation", {"fit_images": 100}, "head='trained'; leave it out, or give head='fitted'"),
         ("invariance", {"reference_title": "other"}, "without reference_weights"),
         ("invariance", {"jigsaw_grid": 2, "transformations": ["rotation"]}, "with 'jigsaw'"),
         ("voc_classification", {"costs": [1.0], "protocols": ["fc8"]}, "protocols with 'svm'"),

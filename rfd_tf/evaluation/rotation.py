@@ -18,7 +18,6 @@ from rfd_tf.evaluation.files import folder, save_figure, write_json, write_text
 from rfd_tf.evaluation.image_set import ImageSet
 from rfd_tf.evaluation.splits import subset
 from rfd_tf.evaluation.transformed import judged_tensors, transformed_features, turned
-from rfd_tf.rules import Rule
 
 HEADS = ("trained", "fitted")
 ALL = "all rotations"
@@ -68,7 +67,6 @@ class Rotation(Task):
     """
 
     name = "rotation"
-    rules = (Rule(("fit_images",), {"head": ("fitted",)}),)
     labels_optional = True
 
     def __init__(self, head: Literal["trained", "fitted"] = "trained", fit_images: int = 5000):
