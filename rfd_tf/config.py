@@ -617,12 +617,11 @@ class PretrainConfig:
         """
         from rfd_tf import methods
 
+        arguments = _all_arguments_of(self.method)
         files = {"pu_weights": self.pu_weights, "teacher": self.teacher}
-        taken = _all_arguments_of(self.method)
-        accepted = [*_options_of(self.method), *(name for name in files if name in taken)]
-        dropped = []
+        accepted, strange, dropped = _options_of(self.method), [], []
         for name in (*self.method_option, *(name for name, value in files.items() if value)):
-            if name in accepted:
+            if name in accepted or (name in files and name in arguments):
                 continue
             if name not in methods.all_arguments():
                 raise unknown(f"option of method {self.method}", name, accepted)
@@ -631,8 +630,11 @@ class PretrainConfig:
                     f"{name} has no meaning for method {self.method}; leave it out, or give "
                     f"another method"
                 )
-            dropped.append(f"{name}, which method {self.method} does not have")
+            strange.append(name)
+        for name in strange:
             self._drop(name)
+        if strange:
+            dropped.append(f"{', '.join(strange)}, of other methods than {self.method}")
         # What is dropped may leave another without effect.
         while found := list(self._moot()):
             for name, rule, values, default in found:

@@ -244,7 +244,11 @@ class Pretrainer:
                 # The record's options build the network again, with the epsilon that they have.
                 epsilon = own.get("batch_norm_epsilon")
                 backbone = fidelity.apply_batch_normalization(backbone, epsilon)
-            if config.batch_norm_momentum is not None:
+            # (Of a configuration it may be for another network, without batch normalisation.)
+            explicit = "batch_norm_momentum" in config.given - config.configured
+            if config.batch_norm_momentum is not None and (
+                explicit or any(True for _ in batch_normalizations(backbone))
+            ):
                 pretraining.set_batch_norm_momentum(backbone, config.batch_norm_momentum)
             elif most_momentum is not None:
                 self._bound_batch_norm_momentum(backbone, most_momentum)

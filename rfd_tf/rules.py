@@ -8,7 +8,10 @@ from typing import Any
 
 from rfd_tf.errors import UserError, shown
 
-__all__ = ["ABSENT", "GIVEN", "ON", "AllBut", "Rule", "is_off", "moot", "refusal"]
+__all__ = [
+    "ABSENT", "GIVEN", "ON", "AllBut", "Including", "Rule", "is_off", "moot", "refusal",
+    "refuse_moot",
+]  # fmt: skip
 
 
 def is_off(value: Any) -> bool:
@@ -55,6 +58,17 @@ class AllBut(tuple):
         return f"another {name}"
 
 
+class Including(tuple):
+    """Lists that hold one of these at least."""
+
+    def __contains__(self, value: Any) -> bool:
+        return value is None or any(tuple.__contains__(self, each) for each in value)
+
+    def asked(self, name: str) -> str:
+        """How a message asks for such a list."""
+        return f"{name} with {' or '.join(map(repr, self))}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """Options that have an effect only beside certain values of other options.
@@ -62,9 +76,9 @@ class Rule:
     Attributes:
         options: names of the options.
         beside: name of another option -> its values with which they have an effect: a tuple, or
-            `ON`, `GIVEN`, `ABSENT`, `AllBut`. One of several suffices; without any, the options
-            never have an effect. A value of None that is not asked for is one not chosen yet, and
-            passes.
+            `ON`, `GIVEN`, `ABSENT`, `AllBut`, `Including`. One of several suffices; without any,
+            the options never have an effect. A value of None that is not asked for is one not
+            chosen yet, and passes.
         why: the reason, as the end of "... has no effect with schedule='step', ".
 
     >>> Rule(("warmup_epochs",), {"schedule": ("cosine",)}).effective({"schedule": "step"})
@@ -123,6 +137,23 @@ def moot(rules: Iterable[Rule], values: Mapping[str, Any]) -> Iterator[tuple[str
                 if name not in seen:
                     seen.add(name)
                     yield name, rule
+
+
+def refuse_moot(
+    rules: Iterable[Rule], defaults: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """Raises `UserError` for an argument of a constructor that has no effect beside the others.
+
+    Args:
+        rules: of the arguments.
+        defaults: of all arguments.
+        given: arguments of the call. One that is its default asks for nothing.
+    """
+    values = {**defaults, **given}
+    for name, rule in moot(rules, values):
+        value = given.get(name)
+        if not is_off(value) and (hasattr(value, "shape") or value != defaults.get(name)):
+            raise refusal(name, rule, values)
 
 
 def refusal(name: str, rule: Rule, values: Mapping[str, Any]) -> UserError:

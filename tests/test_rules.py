@@ -1,5 +1,6 @@
 """Options without effect: refused where the user gave them, dropped where a configuration did."""
 
+import keras
 import pytest
 from script_driver import forget_flags, parse_flags
 
@@ -7,7 +8,9 @@ from rfd_tf import applications, presets
 from rfd_tf.cli import pretrain
 from rfd_tf.config import PretrainConfig, settings_of
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation import TASKS, suite
 from rfd_tf.methods import METHODS
+from rfd_tf.training import pretraining
 
 FOLDER = {"data_dir": "photos", "output_dir": "x"}
 DIGITS = {"dataset": "digits", "output_dir": "x"}
@@ -93,10 +96,8 @@ def test_dropped_options_are_listed_once_with_the_reason():
     ]
     given = {"temperature": 0.2, "lambda_contrast": 1.0, "crops": 4, "method": "rotation"}
     config = PretrainConfig.create({**FOLDER, **given}, configured=set(given) - {"method"})
-    assert [line.partition(",")[0] for line in config.drop_moot()] == [
-        "temperature",
-        "lambda_contrast",
-    ]
+    dropped = ["temperature, lambda_contrast, of other methods than rotation"]
+    assert config.drop_moot() == dropped
 
 
 def test_switching_off_what_has_no_effect_is_allowed():
@@ -167,3 +168,34 @@ def test_constructors_refuse_options_without_effect():
             METHODS[method](backbone, **images, **options)
     # A default that is written out asks for nothing.
     METHODS["aet"](backbone, shear=30.0)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("knn", {"temperature": 0.1, "distances": ["euclidean"]}, "distances with 'cosine'"),
+        ("lowshot", {"learning_rate": 0.1, "modes": ["frozen"]}, "modes with 'fine-tuned'"),
+        ("lowshot", {"probe_size": 2, "modes": ["fine-tuned"]}, "modes with 'frozen'"),
+        ("invariance", {"reference_title": "other"}, "without reference_weights"),
+        ("invariance", {"jigsaw_grid": 2, "transformations": ["rotation"]}, "with 'jigsaw'"),
+        ("voc_classification", {"costs": [1.0], "protocols": ["fc8"]}, "protocols with 'svm'"),
+        ("rotated_voc", {"epochs": 3, "protocols": []}, "'fc8' or 'fc6-8' or 'all layers'"),
+        ("linear", {"probe_size": 2, "protocol": "rfd_imagenet"}, "probe_size 2 has no effect"),
+        ("nonlinear", {"hidden": 9, "protocol": "aet_cifar10_linear"}, "hidden 9 has no effect"),
+    ],
+)
+def test_tasks_refuse_options_without_effect(task, options, message):
+    with pytest.raises(UserError, match=message):
+        TASKS[task](**options)
+
+
+def test_an_option_of_one_entry_of_a_suite_is_not_refused_by_another():
+    entry = suite.Entry("frozen", "lowshot", {"modes": ["frozen"], "per_class": [1]})
+    task = suite._task(entry, {"lowshot": {"learning_rate": 0.5, "probe_size": 2}})
+    assert task.probe_size == 2
+
+
+def test_momentum_of_batch_normalisation_needs_some():
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)], name="plain")
+    with pytest.raises(UserError, match="on backbone 'plain', which has no batch normalisation"):
+        pretraining.set_batch_norm_momentum(network, 0.9)

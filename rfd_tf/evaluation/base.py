@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from rfd_tf.evaluation.features import Features
 from rfd_tf.evaluation.image_set import Data, ImageSet
 from rfd_tf.evaluation.subject import PRETRAINED, RANDOM, Subject
+from rfd_tf.rules import Rule, refuse_moot
 
 __all__ = [
     "BEST_EPOCH",
@@ -90,6 +92,7 @@ class Task(abc.ABC):
         labels_optional: True where images to learn from and to judge are enough; their labels
             may then be None, of one class, or differ.
         compares_random: whether the random twin is judged too.
+        rules: when options have an effect beside the others; one that is given without is refused.
 
     >>> class Parameters(Task):
     ...     name = "parameters"
@@ -106,6 +109,18 @@ class Task(abc.ABC):
     needs_labels: bool = True
     labels_optional: bool = False
     compares_random: bool = True
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    def __new__(cls, *args, **kwargs):
+        bound = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)
+        refuse_moot(cls.rules, cls.defaults(), bound.arguments)
+        return super().__new__(cls)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Returns the defaults of the options, by name."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {each.name: each.default for each in parameters if each.default is not each.empty}
 
     @abc.abstractmethod
     def protocol(self, data: Data | None) -> dict:

@@ -28,6 +28,7 @@ from rfd_tf.evaluation.transformed import (
     turned,
     warped,
 )
+from rfd_tf.rules import GIVEN, Including, Rule
 
 TRANSFORMATIONS = ("rotation", "jigsaw", "affine")
 OTHER = "another image"
@@ -94,6 +95,10 @@ class Invariance(Task):
     """
 
     name = "invariance"
+    rules = (
+        Rule(("reference_title",), {"reference_weights": GIVEN}),
+        Rule(("jigsaw_grid",), {"transformations": Including(("jigsaw",))}),
+    )
     labels_optional = True
 
     def __init__(
@@ -117,13 +122,6 @@ class Invariance(Task):
             raise UserError(f"a histogram has 1 bin or more; got {bins}")
         if jigsaw_grid < 2:
             raise UserError(f"a puzzle has 2 tiles a side or more; got {jigsaw_grid}")
-        if reference_title != _REFERENCE and reference_weights is None:
-            raise UserError(
-                f"reference_title '{reference_title}' goes with reference_weights, another network "
-                "to compare with"
-            )
-        if jigsaw_grid != _GRID and "jigsaw" not in transformations:
-            raise UserError(f"jigsaw_grid {jigsaw_grid} goes with the transformation 'jigsaw'")
         self.transformations = tuple(dict.fromkeys(transformations))
         self.reference_weights, self.reference_title = reference_weights, reference_title
         self.max_images, self.bins = max_images, bins

@@ -9,6 +9,7 @@ import numpy as np
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.base import Features, Result
 from rfd_tf.evaluation.frozen import Evaluator
+from rfd_tf.rules import Including, Rule
 
 DISTANCES = ("cosine", "euclidean")
 #: The metric of accuracies by Euclidean distance.
@@ -335,6 +336,7 @@ class KNearestNeighbours(Evaluator):
     name = "knn"
     pooling = ("average", 1)
     embedding = True
+    rules = (Rule(("temperature",), {"distances": Including(("cosine",))}),)
 
     def __init__(
         self,

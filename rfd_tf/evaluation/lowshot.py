@@ -15,6 +15,7 @@ from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_training, clas
 from rfd_tf.evaluation.linear import Probe
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import Training
+from rfd_tf.rules import Including, Rule
 
 MODES = ("frozen", "fine-tuned")
 # How often a training is judged, so that there is a best epoch.
@@ -98,6 +99,10 @@ class LowShot(Task):
     """
 
     name = "lowshot"
+    rules = (
+        Rule(("learning_rate", "batch_size"), {"modes": Including(("fine-tuned",))}),
+        Rule(("probe_size",), {"modes": Including(("frozen",))}),
+    )
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from rfd_tf.evaluation.published import Published, comparable
 from rfd_tf.evaluation.rotation import ALL
 from rfd_tf.evaluation.runner import evaluate
 from rfd_tf.paths import expanded
+from rfd_tf.rules import moot
 from rfd_tf.training.folder_lock import FolderLock
 
 
@@ -300,7 +301,12 @@ def _task(entry: Entry, options: Mapping[str, Mapping[str, Any]]) -> Task:
         for name, value in options.get(entry.task, {}).items()
         if name not in entry.without
     }
-    return TASKS[entry.task](**{**given, **entry.options})
+    make, given = TASKS[entry.task], {**given, **entry.options}
+    if isinstance(make, type):
+        # What the user gives is for the other entries of the task, too.
+        unused = {name for name, _ in moot(make.rules, {**make.defaults(), **given})}
+        given = {name: value for name, value in given.items() if name not in unused}
+    return make(**given)
 
 
 def _subjects(runs: Sequence[str | os.PathLike]) -> dict[str, tuple[str, Subject]]:

@@ -30,6 +30,7 @@ from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_every, check_t
 from rfd_tf.evaluation.multi_label import CROP_AREA, MultiLabelTraining, Pictures
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import pooled_size
+from rfd_tf.rules import Including, Rule
 
 PROTOCOLS = ("svm", "fc8", "fc6-8", "all layers")
 COSTS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -86,6 +87,14 @@ class VocClassification(Task):
     """
 
     name = "voc_classification"
+    rules = (
+        Rule(("costs",), {"protocols": Including(("svm",))}),
+        Rule(
+            ("epochs", "learning_rate", "batch_size", "weight_decay", "test_crops",
+             "evaluate_every", "rescale"),
+            {"protocols": Including(("fc8", "fc6-8", "all layers"))},
+        ),
+    )  # fmt: skip
     needs_labels = False
     known = PROTOCOLS
 

@@ -16,7 +16,7 @@ from rfd_tf import applications, keras_settings
 from rfd_tf.errors import UserError
 from rfd_tf.layers import generators, replicas
 from rfd_tf.methods import fitting
-from rfd_tf.rules import Rule, is_off, moot, refusal
+from rfd_tf.rules import Rule, moot, refuse_moot
 
 #: Arguments of constructors that are no options: what is known of the images.
 _DATA = ("num_images", "pu_weights")
@@ -123,7 +123,7 @@ class Method(keras.Model):
         **kwargs,
     ):
         keras_settings.check_loaded()
-        self._refuse_moot()
+        refuse_moot(self.rules, constructor_arguments(type(self)), self._arguments)
         # Float32 here keeps a mixed policy from rounding the batch; the backbone has its own.
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
@@ -144,15 +144,6 @@ class Method(keras.Model):
         self.batch_size: int | None = None
         #: The `MemoryBank` that batches' indices address, in methods that have one.
         self.memory_bank = None
-
-    def _refuse_moot(self) -> None:
-        """Raises `UserError` for an option other than its default that has no effect."""
-        defaults = constructor_arguments(type(self))
-        values = {**defaults, **self._arguments}
-        for name, rule in moot(self.rules, values):
-            given = self._arguments.get(name)
-            if not is_off(given) and (hasattr(given, "shape") or given != defaults.get(name)):
-                raise refusal(name, rule, values)
 
     def declare(self, loss_weights: dict[str, float], diagnostics: Sequence[str] = ()) -> None:
         """Names what `call` returns; a subclass does so once, in its constructor.

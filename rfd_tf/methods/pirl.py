@@ -14,7 +14,7 @@ from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding, TilesEmbedding
 from rfd_tf.methods.jigsaw_views import JigsawViews
 from rfd_tf.methods.recognition import RULES, InstanceRecognition
-from rfd_tf.rules import ON, Rule
+from rfd_tf.rules import ON, AllBut, Rule
 
 TRANSFORMS = ("jigsaw", "rotation", "both")
 _JIGSAW_OPTIONS = (
@@ -81,10 +81,10 @@ class PretextInvariantRepresentations(Method):
     crops = (1, 2)
     rules = (
         *RULES,
-        Rule(("nce_form",), {"instance_loss": ("nce",)}),
-        Rule(("normalizer",), {"nce_form": ("constant",)}),
+        Rule(("nce_form",), {"instance_loss": AllBut(("softmax",))}),
+        Rule(("normalizer",), {"nce_form": AllBut(("ratio",))}),
         Rule(("transform", *_JIGSAW_OPTIONS), {"lambda_transformed": ON}),
-        Rule(_JIGSAW_OPTIONS, {"transform": ("jigsaw", "both")}),
+        Rule(_JIGSAW_OPTIONS, {"transform": AllBut(("rotation",))}),
         Rule(("criterion",), {"permutations": ON}, "which stands for all orderings"),
     )
 

@@ -10,7 +10,7 @@ from rfd_tf import losses
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import MemoryBank, NormalizingConstant
 from rfd_tf.losses.nce_ratio import nce_ratio
-from rfd_tf.rules import Rule
+from rfd_tf.rules import AllBut, Rule
 
 INSTANCE_LOSSES = ("nce", "softmax")
 NCE_FORMS = ("constant", "ratio")
@@ -26,7 +26,7 @@ def default_negatives(num_images: int) -> int:
 RULES = (
     Rule(
         ("negatives", "num_negatives", "normalizer", "exclude_positive"),
-        {"instance_loss": ("nce",)},
+        {"instance_loss": AllBut(("softmax",))},
         "which compares with the whole bank",
     ),
 )

@@ -176,13 +176,22 @@ def set_batch_norm_momentum(backbone: keras.Model, momentum: float) -> None:
         backbone: a Keras model, changed in place before its training step is traced.
         momentum: from 0 to 1.
 
+    Raises:
+        UserError: the network has no batch normalisation.
+
     >>> from rfd_tf import applications
     >>> backbone = applications.build("six_layer", 32)
     >>> set_batch_norm_momentum(backbone, 0.99)
     >>> backbone.get_layer("block1_conv_bn").momentum
     0.99
     """
-    for layer in batch_normalizations(backbone):
+    layers = list(batch_normalizations(backbone))
+    if not layers:
+        raise UserError(
+            f"batch_norm_momentum={momentum} has no effect on backbone '{backbone.name}', which "
+            "has no batch normalisation; leave it out"
+        )
+    for layer in layers:
         layer.momentum = momentum
 
 

@@ -13,9 +13,9 @@ from rfd_tf.methods import METHODS, RotationFeatureDecoupling
 
 def method(**options):
     backbone = applications.build("six_layer", 16, filters=(4, 4, 4, 4, 4, 12))
-    return RotationFeatureDecoupling(
-        backbone, 40, num_negatives=6, projection_dimensions=8, split=1 / 3, **options
-    )
+    common = {"num_negatives": 6, "projection_dimensions": 8}
+    common = common if options.get("lambda_instance", 1.0) else {}
+    return RotationFeatureDecoupling(backbone, 40, split=1 / 3, **common, **options)
 
 
 def write(made, folder, epoch=2):

@@ -13,7 +13,8 @@ NUM_IMAGES = training_runs.NUM_IMAGES
 
 
 def make(**options):
-    options = {"num_negatives": 8, "projection_dimensions": 6, "temperature": 0.2, **options}
+    common = {"num_negatives": 8, "projection_dimensions": 6, "temperature": 0.2}
+    options = training_runs.fitting(InstanceDiscrimination, common, options)
     return InstanceDiscrimination(training_runs.backbone(), NUM_IMAGES, seed=3, **options)
 
 
@@ -98,9 +99,9 @@ def test_a_filled_bank_is_better_than_chance(batch):
 )
 def test_two_replicas_train_as_one(options):
     def build(backbone):
-        return InstanceDiscrimination(
-            backbone, NUM_IMAGES, num_negatives=8, temperature=0.2, **options
-        )
+        common = {"num_negatives": 8, "temperature": 0.2}
+        fitting = training_runs.fitting(InstanceDiscrimination, common, options)
+        return InstanceDiscrimination(backbone, NUM_IMAGES, **fitting)
 
     training_runs.assert_replicas_agree(build)
 

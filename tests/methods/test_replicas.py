@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import training_runs
 
 from rfd_tf.layers import BatchNormalization
 from rfd_tf.methods import RotationFeatureDecoupling
@@ -51,11 +52,12 @@ def train(num_replicas, duplicate=False, gradient_accumulation=1, **options):
         method = RotationFeatureDecoupling(
             backbone,
             NUM_IMAGES,
-            num_negatives=10,
-            projection_dimensions=8,
-            temperature=0.2,
             gradient_accumulation=gradient_accumulation,
-            **options,
+            **training_runs.fitting(
+                RotationFeatureDecoupling,
+                {"num_negatives": 10, "projection_dimensions": 8, "temperature": 0.2},
+                options,
+            ),
         )
         optimizer = optimizers.SGD(0.05, coupled_weight_decay=5e-4)
         method.compile(optimizer=optimizer, jit_compile=False)

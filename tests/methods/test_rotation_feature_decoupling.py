@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import training_runs
 
 from rfd_tf import applications
 from rfd_tf.data import views
@@ -14,15 +15,16 @@ NUM_IMAGES = 40
 
 def make(**options):
     backbone = applications.build("six_layer", image_size=16, filters=(4, 4, 4, 4, 4, 12))
-    options = {
+    common = {
         "num_images": NUM_IMAGES,
         "num_negatives": 6,
         "projection_dimensions": 8,
         "temperature": 0.2,
         "seed": 3,
-        **options,
     }
-    return RotationFeatureDecoupling(backbone, **options)
+    return RotationFeatureDecoupling(
+        backbone, **training_runs.fitting(RotationFeatureDecoupling, common, options)
+    )
 
 
 @pytest.fixture(scope="module")

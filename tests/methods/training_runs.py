@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from rfd_tf import applications
+from rfd_tf.methods.base import constructor_arguments
+from rfd_tf.rules import moot
 from rfd_tf.training import loop, optimizers
 
 STEPS, BATCH, NUM_IMAGES, SIZE = 2, 4, 24, 18
@@ -20,6 +22,13 @@ def shallow_backbone(size=SIZE):
     """The first two blocks of such a network: tests that train mostly wait for its graph."""
     whole = applications.build("six_layer", image_size=size, filters=(4, 8, 8, 8, 8, 8))
     return keras.Model(whole.input, whole.get_layer("block2").output)
+
+
+def fitting(kind, common, own):
+    """Options of a method: some of one's own, and of common ones those that have an effect then."""
+    values = {**constructor_arguments(kind), **common, **own}
+    unused = {name for name, _ in moot(kind.rules, values)}
+    return {**{name: value for name, value in common.items() if name not in unused}, **own}
 
 
 def batches(crops=1, steps=STEPS):

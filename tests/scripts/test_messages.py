@@ -47,6 +47,7 @@ print("FLAGS" + json.dumps(list(flags.FLAGS)))
         done = subprocess.run(
             [sys.executable, "-c", program, module, str(SCRIPTS)], capture_output=True, text=True
         )
+        assert "FLAGS" in done.stdout, done.stderr
         found[command] = set(json.loads(done.stdout.split("FLAGS")[1]))
     return found
 

@@ -48,7 +48,7 @@ def test_a_run_that_started_from_other_weights_names_the_flag_that_gives_them(
     run.write(identity={**IDENTITY, "started_from": began}, record={"started_from": started})
     with pytest.raises(UserError, match=message) as error:
         run.start({**IDENTITY, "started_from": now})
-    assert "--started_from" not in str(error.value)
+    assert "started_from" not in str(error.value)
 
 
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
