@@ -287,7 +287,7 @@ class FeatureHealth(keras.callbacks.Callback):
         wanted = np.linspace(0, total - 1, min(total, _WEIGHTS)).astype("int64")
         found, first = [], 0
         for weight in weights:
-            values = ops.convert_to_numpy(weight).reshape(-1)
+            values = np.asarray(weight).reshape(-1)
             own = wanted[(wanted >= first) & (wanted < first + len(values))] - first
             found += [float(value) for value in values[own]]
             first += len(values)
