@@ -226,3 +226,7 @@ def test_images_that_cannot_be_measured_are_refused(images):
     for wrong in (images[:1], images.astype("float32"), images[0]):
         with pytest.raises(UserError, match="FeatureHealth needs 2 images or more, uint8"):
             FeatureHealth(wrong)
+    other = FeatureHealth(images[:, :12, :12])
+    other.set_model(make())
+    with pytest.raises(UserError, match="give images of image_size=16"):
+        other.on_train_begin()
