@@ -210,6 +210,12 @@ class FeatureHealth(keras.callbacks.Callback):
         return {"before": self.before, "weights": self._weights, "neighbours": self._neighbours}
 
     def on_train_begin(self, logs=None):
+        side = self.model.image_size
+        if self.images.shape[1:] != (side, side, 3):
+            raise UserError(
+                f"FeatureHealth has images {list(self.images.shape[1:])}, and the backbone takes "
+                f"[{side}, {side}, 3]; give images of image_size={side}"
+            )
         # A run of an older version, resumed, has no state, and its beginning is unknown.
         if self._weights is None and not self.params.get("start_step"):
             self._weights = self._sampled_weights()
@@ -287,7 +293,8 @@ class FeatureHealth(keras.callbacks.Callback):
         wanted = np.linspace(0, total - 1, min(total, _WEIGHTS)).astype("int64")
         found, first = [], 0
         for weight in weights:
-            values = ops.convert_to_numpy(weight).reshape(-1)
+            # (As a tensor: a variable is not read by NumPy as it is.)
+            values = ops.convert_to_numpy(ops.cast(weight, "float32")).reshape(-1)
             own = wanted[(wanted >= first) & (wanted < first + len(values))] - first
             found += [float(value) for value in values[own]]
             first += len(values)

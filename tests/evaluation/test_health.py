@@ -123,7 +123,7 @@ def test_collapsed_features_are_warned_of(checked):
     assert found["feature_spread"] == pytest.approx(0, abs=1e-6)
     assert found["effective_rank"] == pytest.approx(1, abs=1e-3)
     assert health_check.verdict.reason.startswith("the features' spread is ")
-    health_check.model.backbone.weights[-1].assign(np.full(16, np.nan))
+    health_check._extract = lambda images, **_: {"features": np.full((len(images), 16), np.nan)}
     logs(1)
     assert str(health_check.verdict).startswith("collapsed: the features' spread is nan")
 
@@ -226,3 +226,7 @@ def test_images_that_cannot_be_measured_are_refused(images):
     for wrong in (images[:1], images.astype("float32"), images[0]):
         with pytest.raises(UserError, match="FeatureHealth needs 2 images or more, uint8"):
             FeatureHealth(wrong)
+    other = FeatureHealth(images[:, :12, :12])
+    other.set_model(make())
+    with pytest.raises(UserError, match="give images of image_size=16"):
+        other.on_train_begin()

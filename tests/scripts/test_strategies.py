@@ -76,7 +76,12 @@ def assert_same_metrics(found, wanted):
             assert bool(one[name]) == bool(other[name]), name
             if one[name]:
                 a, b = float(one[name]), float(other[name])
-                np.testing.assert_allclose(a, b, rtol=1e-4, err_msg=name)
+                # Counts jump, and small distances between features have fewer digits.
+                loose = name in (
+                    "alignment", "uniformity", "f2_leak", "neighbours_kept", "weights_moved"
+                )  # fmt: skip
+                rtol, atol = (0.02, 0.05) if loose else (1e-4, 0)
+                np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=name)
 
 
 def assert_same_state(found, wanted, step):
