@@ -153,7 +153,10 @@ flags.DEFINE_integer("finetune_epochs", 30, "Epochs of finetune.", 1)
 flags.DEFINE_integer("retrain_epochs", 30, "Epochs of retrain, for each endpoint.", 1)
 flags.DEFINE_integer("rotated_epochs", 20, "Epochs of fc6-8 in rotated.", 1)
 flags.DEFINE_float(
-    "finetune_learning_rate", 0.01, "Highest rate, where layers of the backbone are trained."
+    "finetune_learning_rate",
+    None,
+    "Highest rate, where layers of the backbone are trained. Default: finetune and lowshot choose "
+    "it on a fifth of the training labels; 0.01 for the others.",
 )
 flags.DEFINE_integer("finetune_batch_size", 128, "Images a step, likewise.", 1)
 flags.DEFINE_float("finetune_weight_decay", 5e-4, "Coupled weight decay of finetune, retrain.", 0.0)
@@ -401,6 +404,8 @@ def options(task: str, names: Iterable[str] = ()) -> dict[str, Any]:
     published = task == "linear" and FLAGS.protocol != "cached"
     if "probe_size" in chosen and (chosen["probe_size"] is None or (published and others)):
         del chosen["probe_size"]
+    if chosen.get("learning_rate", 0) is None:
+        del chosen["learning_rate"]
     if task in _SHOW_PROGRESS:
         chosen["progress"] = True
     return chosen

@@ -278,6 +278,10 @@ from rfd_tf.cli import evaluate_flags
 from rfd_tf.evaluation import TASKS
 own = {task: sorted(inspect.signature(make).parameters) for task, make in TASKS.items()}
 flagged = {task: sorted(options) for task, options in evaluate_flags.OPTIONS.items()}
+evaluate_flags.FLAGS(["evaluate"])
+made = {task: TASKS[task](**evaluate_flags.options(task)) for task in ("finetune", "retrain")}
+# Fine-tuning sweeps the learning rate; retraining has one, which no flag takes away.
+assert made["finetune"].sweeps and made["retrain"].training.learning_rate == 0.01
 print("RESULTS" + json.dumps([own, flagged]))
 """
     done = subprocess.run(
