@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 
@@ -10,8 +11,9 @@ from keras import ops
 
 from rfd_tf import applications
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import files, supervised
+from rfd_tf.evaluation import files, rate_sweep, supervised
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import Training
 from rfd_tf.layers import limit_momentum
 from rfd_tf.paths import expanded
@@ -52,7 +54,8 @@ class FineTuning(Task):
 
     Args:
         epochs: passes over the images.
-        learning_rate: highest rate of the cosine schedule.
+        learning_rate: highest rate of the cosine schedule; if None, chosen by a sweep on a
+            held-out part of the training labels, see `rfd_tf.evaluation.rate_sweep`.
         batch_size: images a step.
         weight_decay: coupled, on every weight.
         endpoint: layer that the classifier is put on; the last endpoint by default.
@@ -72,18 +75,18 @@ class FineTuning(Task):
     def __init__(
         self,
         epochs: int = 30,
-        learning_rate: float = 0.01,
+        learning_rate: float | None = None,
         batch_size: int = 128,
         weight_decay: float = 5e-4,
         endpoint: str | None = None,
         save_dir: str | os.PathLike | None = None,
     ):
-        check_training(epochs, learning_rate, batch_size, weight_decay)
+        self.sweeps = learning_rate is None
+        rate = rate_sweep.FALLBACK if learning_rate is None else float(learning_rate)
+        check_training(epochs, rate, batch_size, weight_decay)
         self.endpoint = endpoint
         self.save_dir = None if save_dir is None else files.folder(expanded(save_dir))
-        self.training = Training(
-            epochs, float(learning_rate), batch_size, weight_decay=weight_decay
-        )
+        self.training = Training(epochs, rate, batch_size, weight_decay=weight_decay)
 
     def protocol(self, data: Data | None) -> dict:
         return {
@@ -93,21 +96,32 @@ class FineTuning(Task):
             "random_init": "the same network trained from scratch in the same way",
             **({} if self.save_dir is None else {"saved_in": str(self.save_dir)}),
             **self.training.describe(),
+            **({"learning_rate": rate_sweep.protocol(self.training)} if self.sweeps else {}),
         }
 
     def check(self, subject: Subject, data: Data) -> None:
         applications.pooled_feature_model(subject.network(), self.endpoint)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
-        model = classifier(subject, data.num_classes, self.endpoint)
-        results = list(
-            supervised.train(
-                model, ["all layers"], self.training, subject, data, settings, "fine-tuning"
+        def build() -> keras.Model:
+            return classifier(subject, data.num_classes, self.endpoint)
+
+        training, sweep, title = self.training, [], "fine-tuning"
+        partial = PartialResults(settings.output, f"{title}_{subject.title}".replace(" ", "_"))
+        if self.sweeps:
+            choice = rate_sweep.choose(
+                build, training, subject, data, data.train, settings, title, partial
             )
+            training = dataclasses.replace(training, learning_rate=choice.rate)
+            sweep = rate_sweep.results([choice], "upright")
+        model = build()
+        results = list(
+            supervised.train(model, ["all layers"], training, subject, data, settings, title)
         )
         if self.save_dir is not None:
             self._save(model, subject)
-        yield from results
+        partial.remove()
+        yield from [*results, *sweep]
 
     def _save(self, model: keras.Model, subject: Subject) -> None:
         backbone = subject.network()

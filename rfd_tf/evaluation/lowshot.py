@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.evaluation import supervised
+from rfd_tf.evaluation import rate_sweep, supervised
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_training, classifier
@@ -90,7 +91,8 @@ class LowShot(Task):
         draws: random sets of images of each size.
         modes: of "frozen" and "fine-tuned".
         steps: optimizer steps of each training.
-        learning_rate: highest rate of fine-tuning's cosine schedule.
+        learning_rate: highest rate of fine-tuning's cosine schedule; if None, chosen for every
+            draw by a sweep on a held-out part of its labels, see `rfd_tf.evaluation.rate_sweep`.
         batch_size: images a step of fine-tuning.
         probe_size: side that maps are max-pooled to for the frozen probes.
 
@@ -110,7 +112,7 @@ class LowShot(Task):
         draws: int = 5,
         modes: Sequence[str] = MODES,
         steps: int = 500,
-        learning_rate: float = 0.01,
+        learning_rate: float | None = None,
         batch_size: int = 128,
         probe_size: int = 4,
     ):
@@ -122,13 +124,13 @@ class LowShot(Task):
             raise UserError(
                 f"draws, steps and probe_size are 1 or more; got {draws}, {steps}, {probe_size}"
             )
-        check_training(1, learning_rate, batch_size)
+        self.sweeps = learning_rate is None
+        rate = rate_sweep.FALLBACK if learning_rate is None else float(learning_rate)
+        check_training(1, rate, batch_size)
         self.draws, self.modes, self.steps = draws, tuple(modes), steps
         self.probe_size = probe_size
         parts = min(_JUDGED, steps)
-        self.training = Training(
-            parts, float(learning_rate), batch_size, steps_per_epoch=max(1, steps // parts)
-        )
+        self.training = Training(parts, rate, batch_size, steps_per_epoch=max(1, steps // parts))
 
     def _possible(self, data: Data) -> list[int]:
         return possible_sizes(self.per_class, data)
@@ -152,6 +154,7 @@ class LowShot(Task):
                 "random_init": "the same network trained from scratch on the same images",
                 "batch_normalisation": BATCH_NORMALISATION,
                 **self.training.describe(),
+                **({"learning_rate": rate_sweep.protocol(self.training)} if self.sweeps else {}),
             },
         }
         for mode in MODES:
@@ -206,26 +209,51 @@ class LowShot(Task):
         partial = PartialResults(settings.output, f"lowshot_{subject.title.replace(' ', '_')}")
         for number in self._possible(data):
             results: list[Result] = []
+            choices: list[rate_sweep.Choice] = []
             for at, places in enumerate(self._draws(number, data, settings)):
                 key = [subject.sha256, data.identity(), self.protocol(data), number, at]
+                title = f"{number} per class, draw {at + 1} of {self.draws}"
+                images, seed = data.train.some(places), settings.seed * 1000 + at
+
+                def build() -> keras.Model:
+                    return classifier(subject, data.num_classes)
+
+                training = self.training
+                if self.sweeps:
+                    choices.append(
+                        rate_sweep.choose(
+                            build,
+                            training,
+                            subject,
+                            data,
+                            images,
+                            settings,
+                            title,
+                            partial,
+                            seed=seed,
+                        )
+                    )
+                    training = dataclasses.replace(training, learning_rate=choices[-1].rate)
                 if partial.get(key) is None:
                     found = supervised.train(
-                        classifier(subject, data.num_classes),
+                        build(),
                         ["all layers"],
-                        self.training,
+                        training,
                         subject,
                         data,
                         settings,
-                        f"{number} per class, draw {at + 1} of {self.draws}",
+                        title,
                         images=("upright",),
-                        train_set=data.train.some(places),
-                        seed=settings.seed * 1000 + at,
+                        train_set=images,
+                        seed=seed,
                     )
                     partial.put(key, list(found))
                 results.extend(partial.get(key))
             for when in dict.fromkeys(result.when for result in results):
                 values = [result.value for result in results if result.when == when]
                 yield _summary("all layers", values, number, when)
+            if choices:
+                yield from rate_sweep.results(choices, f"{number} per class")
         partial.remove()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 # Metrics that are no shares and are therefore not shown in percent.
-_PLAIN = ("distance", "ratio")
+_PLAIN = ("distance", "ratio", "learning rate")
 
 
 def is_share(metric: str) -> bool:

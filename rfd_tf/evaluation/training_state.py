@@ -81,6 +81,10 @@ class TrainingState:
             self._path.unlink(missing_ok=True)
 
 
+class Diverged(UserError):
+    """A training whose loss is no longer finite."""
+
+
 class AfterEpoch(keras.callbacks.Callback):
     """Keras callback: after each epoch looks at the loss, has the network judged, keeps the state.
 
@@ -117,16 +121,16 @@ class AfterEpoch(keras.callbacks.Callback):
 
 
 def check_loss(loss: float, title: str, epoch: int) -> None:
-    """Raises `UserError` where a training's loss is no longer finite.
+    """Raises `Diverged` where a training's loss is no longer finite.
 
     >>> check_loss(float("nan"), "fc8", 3)
     Traceback (most recent call last):
     ...
-    rfd_tf.errors.UserError: the training of fc8 has diverged: its loss is nan in epoch 3; choose
-    a lower learning rate
+    rfd_tf.evaluation.training_state.Diverged: the training of fc8 has diverged: its loss is nan in
+    epoch 3; choose a lower learning rate
     """
     if not np.isfinite(loss):
-        raise UserError(
+        raise Diverged(
             f"the training of {title} has diverged: its loss is {loss} in epoch {epoch}; choose a "
             "lower learning rate"
         )

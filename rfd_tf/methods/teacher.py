@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import applications
-from rfd_tf.applications import keras_applications, weights
+from rfd_tf.applications import keras_applications, pretrained, weights
 from rfd_tf.applications.image_size import reason
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.methods.base import Method
@@ -174,7 +174,7 @@ def _found(source: keras.Model | str | os.PathLike) -> tuple[str, keras.Model, d
             return str(path), keras.models.load_model(path, compile=False), {}
         except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
             raise UserError(f"teacher '{path}' cannot be loaded ({shown(reason(error))})") from None
-    shipped = applications.WEIGHTS.get(text)
+    shipped = pretrained.find(text)
     model, record = applications.load_backbone(text)
     return shipped.name if shipped else str(absolute(text)), model, record
 

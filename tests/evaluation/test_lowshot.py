@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import lowshot, supervised
+from rfd_tf.evaluation import lowshot, rate_sweep, supervised
 from rfd_tf.evaluation.base import Result, Settings
 from rfd_tf.evaluation.features import extract_features
 from rfd_tf.evaluation.linear import Probe
@@ -70,7 +70,7 @@ def test_fine_tuning_takes_each_draw_and_finished_draws_are_kept(
         yield Result("all layers", len(calls) / 5, when="best epoch")
 
     monkeypatch.setattr(supervised, "train", train)
-    task = LowShot(per_class=[2, 4], draws=2, modes=["fine-tuned"], steps=10)
+    task = LowShot(per_class=[2, 4], draws=2, modes=["fine-tuned"], steps=10, learning_rate=0.1)
     settings = Settings(output=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         list(task.run(rfd_subject, small_digits, settings))
@@ -99,7 +99,9 @@ def test_fine_tuning_runs_on_less_than_a_batch(rfd_subject, small_digits):
     assert [(r.feature, r.when) for r in found] == [
         ("all layers", "last epoch"),
         ("all layers", "best epoch"),
+        ("chosen rate", ""),
     ]
+    assert found[2].value == rate_sweep.FALLBACK  # of one label a class none can be held out
     assert found[0].spread is None and 0 <= found[0].value <= 1
 
 

@@ -282,6 +282,10 @@ flagged = {
     task: sorted(setting.name for setting in options.values())
     for task, options in evaluate_flags.tasks().items()
 }
+evaluate_flags.FLAGS(["evaluate"])
+made = {task: TASKS[task](**evaluate_flags.options(task)) for task in ("finetune", "retrain")}
+# Fine-tuning sweeps the learning rate; retraining has one, which no flag takes away.
+assert made["finetune"].sweeps and made["retrain"].training.learning_rate == 0.01
 print("RESULTS" + json.dumps([own, flagged]))
 """
     done = subprocess.run(
