@@ -110,6 +110,7 @@ def test_the_study_trains_evaluates_and_tabulates_each_network(study, tmp_path):
         "--pretrain_flag=--image_size=32",
         "--pretrain_flag=--steps_per_epoch=1",
         "--pretrain_flag=--tensorboard=false",
+        "--pretrain_flag=--monitor_every=0",
         "--saliency_flag=--sheet_images=1",
         *PARTS.get(study, ()),
         f"--output_dir={tmp_path}/out",
