@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 from rfd_tf.errors import UserError
@@ -32,6 +34,32 @@ def absolute(path: str | os.PathLike) -> Path:
     True
     """
     return Path(os.path.abspath(expanded(path)))
+
+
+@contextlib.contextmanager
+def replacing(path: Path, writing: Path | None = None) -> Iterator[Path]:
+    """Gives a place to write a file to, which takes the file's name once it is complete.
+
+    An interruption leaves what was there before, never half a file.
+
+    Args:
+        path: of the file.
+        writing: the place, in the same folder; one of this process, with the same ending, if None.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "table.csv"
+    >>> with replacing(path) as writing:
+    ...     _ = writing.write_text("a,b")
+    >>> path.read_text(), writing.suffix, writing.exists()
+    ('a,b', '.csv', False)
+    """
+    writing = writing or path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield writing
+        os.replace(writing, path)
+    finally:
+        with contextlib.suppress(OSError):
+            writing.unlink()
 
 
 def shared_folders(name: str) -> tuple[Path, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import keras
 from rfd_tf.applications import pretrained
 from rfd_tf.applications import record as records
 from rfd_tf.errors import UserError, shown, unknown
-from rfd_tf.paths import expanded
+from rfd_tf.paths import expanded, replacing
 
 SUFFIX = ".weights.h5"
 RUN_FILE = "backbone.weights.h5"
@@ -60,18 +59,14 @@ def save_backbone(model: keras.Model, path: str | os.PathLike, record: dict[str,
     if not path.name.endswith(SUFFIX):
         raise UserError(f"weights are written to a file ending in {SUFFIX}, not '{path}'")
     text = records.encode(record)
-    partial = path.with_name(f".{path.name.removesuffix(SUFFIX)}.{os.getpid()}{SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        model.save_weights(partial)
-        with h5py.File(partial, "r+") as file:
-            file.attrs[records.ATTRIBUTE] = text
-        os.replace(partial, path)
+        with replacing(path) as writing:
+            model.save_weights(writing)
+            with h5py.File(writing, "r+") as file:
+                file.attrs[records.ATTRIBUTE] = text
     except OSError as error:
         raise UserError(f"cannot write weights to '{path}': {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return path
 
 

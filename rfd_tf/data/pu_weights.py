@@ -25,7 +25,7 @@ import numpy as np
 from rfd_tf.data.base import Source
 from rfd_tf.data.views import NUM_ROTATIONS
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
-from rfd_tf.paths import expanded
+from rfd_tf.paths import expanded, replacing
 from rfd_tf.text import read_text
 
 EXTENSIONS = (".npz", ".dat")
@@ -171,14 +171,8 @@ def replace_file(
         UserError: the file cannot be written.
     """
     path = expanded(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    with _clear_message(path, flag):
-        try:
-            with open(temporary, "wb") as file:
-                save(file)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _clear_message(path, flag), replacing(path) as writing, open(writing, "wb") as file:
+        save(file)
 
 
 @contextlib.contextmanager

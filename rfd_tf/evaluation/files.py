@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from rfd_tf.errors import UserError
 from rfd_tf.extras import MissingPackage
-from rfd_tf.paths import expanded
+from rfd_tf.paths import expanded, replacing
 
 
 def folder(path: str | os.PathLike) -> Path:
@@ -31,29 +31,6 @@ def folder(path: str | os.PathLike) -> Path:
     except OSError as error:
         raise UserError(f"cannot write to '{path}': {error.strerror}") from None
     return path
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a place to write a file to, which takes the file's name once it is complete.
-
-    Args:
-        path: of the file.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "table.csv"
-    >>> with replacing(path) as writing:
-    ...     _ = writing.write_text("a,b")
-    >>> path.read_text(), writing.exists()
-    ('a,b', False)
-    """
-    writing = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield writing
-        os.replace(writing, path)
-    finally:
-        with contextlib.suppress(OSError):
-            writing.unlink()
 
 
 @contextlib.contextmanager

@@ -12,8 +12,7 @@ from keras import ops
 
 from rfd_tf.applications import read_record
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, shown
-from rfd_tf.evaluation.files import replacing
-from rfd_tf.paths import expanded
+from rfd_tf.paths import expanded, replacing
 
 FILE = "heads.npz"
 _EPOCH = "epoch"

@@ -10,7 +10,7 @@ from typing import Any
 
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import Result
-from rfd_tf.evaluation.files import replacing
+from rfd_tf.paths import replacing
 
 
 class PartialResults:

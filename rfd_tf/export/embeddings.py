@@ -20,9 +20,9 @@ from rfd_tf.data.image_files import MAX_MEGAPIXELS, read_rgb, reason_of
 from rfd_tf.data.sources import FolderSource
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
-from rfd_tf.evaluation.files import replacing, write_json, write_text
+from rfd_tf.evaluation.files import write_json, write_text
 from rfd_tf.export.embedders import Embedder
-from rfd_tf.paths import expanded
+from rfd_tf.paths import expanded, replacing
 from rfd_tf.text import file_name_to_text
 from rfd_tf.training.folder_lock import NAME, FolderLock
 

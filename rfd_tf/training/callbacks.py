@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from rfd_tf.errors import UserError, shown
-from rfd_tf.paths import absolute
+from rfd_tf.paths import absolute, replacing
 from rfd_tf.training.optimizers import last_rate
 from rfd_tf.training.saving import BackgroundSaver
 from rfd_tf.training.stopping import StopRequest
@@ -122,12 +122,13 @@ class MetricsFile(keras.callbacks.Callback):
         self.rows.append(row)
         present = {name for row in self.rows for name in row}
         columns = [*COLUMNS, *sorted(present - set(COLUMNS))]
-        temporary = self.path.with_suffix(".writing")
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.path) as writing,
+            open(writing, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(temporary, self.path)
 
 
 class Progress(keras.callbacks.Callback):

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from rfd_tf.errors import UserError
-from rfd_tf.paths import absolute, expanded
+from rfd_tf.paths import absolute, expanded, replacing
 
 FORMAT = 1
 _DESCRIPTION = "description"
@@ -126,18 +126,15 @@ def write(path: str | os.PathLike, named: list[tuple[str, np.ndarray]], descript
     temporary = path.with_suffix(_WRITING)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with replacing(path, temporary), open(temporary, "wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 checksums = {name: _write_entry(archive, name, array) for name, array in named}
                 text = json.dumps({"format": FORMAT, **description, _CHECKSUMS: checksums})
                 _write_entry(archive, _DESCRIPTION, np.frombuffer(text.encode(), "uint8"))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         if error.errno not in NO_SPACE:
             raise
         raise UserError(_no_space(path, named, error)) from None

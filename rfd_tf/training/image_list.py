@@ -9,7 +9,7 @@ import zlib
 
 from rfd_tf.data.base import Source
 from rfd_tf.errors import UserError
-from rfd_tf.paths import expanded
+from rfd_tf.paths import expanded, replacing
 
 #: In the run folder.
 FILE = "images.json.gz"
@@ -26,10 +26,8 @@ def write(path: str | os.PathLike, source: Source) -> None:
     path = expanded(path)
     lengths = None if source.lengths is None else [int(length) for length in source.lengths]
     names = None if source.names is None else list(source.names)
-    temporary = path.with_name(path.name + ".writing")
-    with gzip.open(temporary, "wt", encoding="ascii") as file:
+    with replacing(path) as writing, gzip.open(writing, "wt", encoding="ascii") as file:
         json.dump({"names": names, "lengths": lengths}, file)
-    os.replace(temporary, path)
 
 
 def difference(path: str | os.PathLike, source: Source) -> str:

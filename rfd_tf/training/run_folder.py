@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rfd_tf.data.base import Source
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.paths import absolute
+from rfd_tf.paths import absolute, replacing
 from rfd_tf.training import image_list
 from rfd_tf.training.checkpoint import NO_SPACE, CheckpointFolder
 
@@ -25,9 +25,8 @@ _WHAT_OVERWRITE_DOES = (
 
 def write_json(path: Path, value) -> None:
     """Writes JSON so that an interruption leaves the old file or the new one, never half."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as writing:
+        writing.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
