@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-from rfd_tf.errors import unknown
+from rfd_tf.errors import UserError, unknown
 
 OPTIMIZERS = ("sgd", "adam", "rmsprop")
 
@@ -17,8 +18,95 @@ OPTIMIZERS = ("sgd", "adam", "rmsprop")
 _FUSED_FROM = 2**20
 
 
+class _Scaled(keras.optimizers.Optimizer):
+    """Gives some weights a share of the learning rate.
+
+    Args:
+        scaled: the weights (Keras variables), or their positions among those that are trained.
+        scale: their share of the rate, above 0.
+        **kwargs: of the optimizer.
+    """
+
+    def __init__(self, *args, scaled: Sequence[Any] = (), scale: float = 1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        if not scale > 0:
+            raise UserError(f"learning-rate scale {scale} must be above 0")
+        self.scale = float(scale)
+        self.scaled = [each for each in scaled if isinstance(each, int)]
+        # (Keras would take weights that are kept here for the optimizer's own.)
+        self._slow = frozenset(id(each) for each in scaled if not isinstance(each, int))
+
+    def build(self, variables):
+        """Finds the weights among those that are trained; see `keras.optimizers.Optimizer`."""
+        if self.built:
+            return
+        own = {place for place, each in enumerate(variables) if id(each) in self._slow}
+        places = own.union(self.scaled)
+        self.scaled = sorted(places)
+        self._shares = [self.scale if n in places else 1.0 for n in range(len(variables))]
+        super().build(variables)
+
+    def share(self, variable) -> float:
+        """The share of the learning rate that a weight is trained with."""
+        return self._shares[self._get_variable_index(variable)]
+
+    def get_config(self):
+        """Returns the arguments that make the optimizer again."""
+        return {**super().get_config(), "scaled": list(self.scaled), "scale": self.scale}
+
+
+class _ScaledDecoupled(_Scaled):
+    """The same for an optimizer of Keras, whose decoupled decay would go by the whole rate."""
+
+    def __init__(
+        self, *args, decoupled_decay: float = 0.0, undecayed: Sequence[str] = (), **kwargs
+    ):
+        super().__init__(*args, **kwargs)
+        self.decoupled_decay, self.undecayed = float(decoupled_decay), tuple(undecayed)
+
+    def build(self, variables):
+        """Finds the weights that decay as well."""
+        if not self.built:
+            self._decays = [variable.name not in self.undecayed for variable in variables]
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Decays and steps by the weight's share of the rate."""
+        rate = ops.cast(learning_rate, variable.dtype) * self.share(variable)
+        if self.decoupled_decay and self._decays[self._get_variable_index(variable)]:
+            self.assign_sub(variable, variable * self.decoupled_decay * rate)
+        super().update_step(gradient, variable, rate)
+
+    def get_config(self):
+        """Returns the arguments that make the optimizer again."""
+        config = {**super().get_config(), "decoupled_decay": self.decoupled_decay}
+        return {**config, "undecayed": list(self.undecayed)}
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class ScaledAdam(_ScaledDecoupled, keras.optimizers.Adam):
+    """Keras' AdamW (Adam without decay) with a share of the learning rate for some weights.
+
+    `scaled` and `scale` say which weights have which share; `decoupled_decay` and `undecayed` are
+    the decay and the names of weights without it; the other arguments are those of
+    `keras.optimizers.Adam`.
+
+    >>> ScaledAdam(0.001, scale=0.1).scale
+    0.1
+    """
+
+
+@keras.saving.register_keras_serializable(package="rfd_tf")
+class ScaledRMSprop(_ScaledDecoupled, keras.optimizers.RMSprop):
+    """Keras' RMSprop with a share of the learning rate for some weights; see `ScaledAdam`.
+
+    >>> ScaledRMSprop(0.001, decoupled_decay=0.01).decoupled_decay
+    0.01
+    """
+
+
 @keras.saving.register_keras_serializable(package="rfd_tf", name="CoupledSGD")
-class SGD(keras.optimizers.Optimizer):
+class SGD(_Scaled):
     """SGD with momentum and coupled weight decay, PyTorch's rule.
 
     Keras' SGD differs twice: its `weight_decay` shrinks weights apart from the gradient
@@ -35,6 +123,7 @@ class SGD(keras.optimizers.Optimizer):
         coupled_weight_decay: added to each gradient as this share of the weight; on every weight,
             batch normalisation's and biases included, as the programs do.
         undecayed: names of weights (last part of the path, such as `gamma`) left out of the decay.
+        scaled, scale: weights that are trained with a share of the learning rate, and the share.
 
     >>> optimizer = SGD(learning_rate=0.1, momentum=0.9, coupled_weight_decay=5e-4)
     """
@@ -67,6 +156,9 @@ class SGD(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         """Applies the rule above to one weight."""
         rate = ops.cast(learning_rate, variable.dtype)
+        share = self.share(variable)
+        if share != 1.0:
+            rate = rate * share
         gradient = ops.cast(gradient, variable.dtype)
         direction = gradient
         position = self._get_variable_index(variable)
@@ -133,6 +225,8 @@ def build(
     nesterov: bool = True,
     weight_decay: float = 0.0,
     undecayed: Sequence[str] = (),
+    scaled: Sequence[keras.Variable] = (),
+    scale: float = 1.0,
 ) -> keras.optimizers.Optimizer:
     """Makes an optimizer by name.
 
@@ -144,9 +238,11 @@ def build(
         nesterov: of `sgd`.
         weight_decay: coupled for `sgd`; decoupled, times the learning rate, for the others.
         undecayed: names of weights without decay.
+        scaled, scale: weights that are trained with a share of the learning rate, such as
+            `method.backbone.trainable_variables`, and the share. Their decay is by it as well.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a share that is not above 0.
 
     >>> type(build("adam", 1e-3, weight_decay=0.05)).__name__
     'AdamW'
@@ -154,7 +250,13 @@ def build(
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
     if name == "sgd":
-        return SGD(learning_rate, momentum, nesterov, weight_decay, undecayed)
+        share = {} if scale == 1.0 else {"scaled": scaled, "scale": scale}
+        return SGD(learning_rate, momentum, nesterov, weight_decay, undecayed, **share)
+    if scale != 1.0:
+        own = {"decoupled_decay": weight_decay, "undecayed": undecayed}
+        if name == "adam":
+            return ScaledAdam(learning_rate, beta_1=momentum, scaled=scaled, scale=scale, **own)
+        return ScaledRMSprop(learning_rate, momentum=momentum, scaled=scaled, scale=scale, **own)
     decay = weight_decay or None
     if name == "adam":
         # (Keras' AdamW cannot go without a decay.)

@@ -130,3 +130,34 @@ def test_the_rate_of_aet_on_cifar10_is_its_program_s_in_every_epoch():
 
     for epoch in (0, 239, 240, 479, 480, 640, 800, 999, 1000, 1001, 1250, 1499):
         assert float(schedule(epoch)) == pytest.approx(published(epoch), rel=1e-4), epoch
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_a_share_of_the_rate_trains_as_an_optimizer_of_that_rate(name):
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(3, 2)).astype("float32") for _ in range(3)]
+
+    def trained(slow, rate, **share):
+        variables = [keras.Variable(v, name=f"w{n}") for n, v in enumerate(values)]
+        own = {key: [variables[1]] if key == "scaled" else v for key, v in share.items()}
+        optimizer = optimizers.build(name, rate, weight_decay=0.1, undecayed=["w2"], **own)
+        optimizer.build(variables)
+        again = type(optimizer).from_config(optimizer.get_config())
+        draws = np.random.default_rng(1)
+        for step in range(4):
+            if step == 2 and slow:
+                # What a saved model would go on with.
+                again.build(variables)
+                for one, other in zip(again.variables, optimizer.variables, strict=True):
+                    one.assign(other)
+                optimizer = again
+            gradients = [draws.normal(size=v.shape).astype("float32") for v in values]
+            optimizer.apply([keras.ops.convert_to_tensor(g) for g in gradients], variables)
+        return [np.array(variable) for variable in variables]
+
+    scaled = trained(True, 0.01, scaled=True, scale=0.25)
+    whole, quarter = trained(False, 0.01), trained(False, 0.0025)
+    for place, expected in enumerate((whole[0], quarter[1], whole[2])):
+        np.testing.assert_allclose(scaled[place], expected, rtol=2e-5, atol=1e-6)
+    with pytest.raises(UserError, match="scale 0 must be above 0"):
+        optimizers.build(name, 0.1, scaled=[keras.Variable(values[0])], scale=0)
