@@ -369,16 +369,17 @@ class ArraySource(Source):
                 f"images of '{name}' must be uint8 [N, height, width, 3] with pixels 0-255, got "
                 f"{images.dtype} {list(images.shape)}"
             )
-        self.images = np.ascontiguousarray(images)
+        images = np.ascontiguousarray(images)
         super().__init__(
             name,
             len(images),
-            fingerprint=fingerprint or fingerprint_of_array(self.images),
+            fingerprint=fingerprint or fingerprint_of_array(images),
             labels=labels,
             class_names=class_names,
             skipped=skipped,
             names=names,
         )
+        self.images = images
 
     @functools.cached_property
     def tensor(self) -> tf.Tensor:

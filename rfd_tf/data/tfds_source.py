@@ -149,14 +149,8 @@ class TfdsSource(RecordSource):
         **described: Any,
     ):
         files = list(files)
-        self._filenames = [os.fspath(file.filename) for file in files]
-        self._skips = np.array([file.skip for file in files], np.int64)
-        self._takes = np.array([_taken(file) for file in files], np.int64)
-        self._firsts = np.cumsum(self._takes) - self._takes
-        self._features = features
-        self._image_key = image_key
-        self._label_key = label_key
-        num_images = int(self._takes.sum())
+        takes = np.array([_taken(file) for file in files], np.int64)
+        num_images = int(takes.sum())
         bounded = max(_SMALLEST_SHUFFLE, int(_SHUFFLE_BYTES // max(1.0, mean_bytes)))
         super().__init__(
             transparent=features[image_key].shape[-1] == 4,
@@ -165,6 +159,12 @@ class TfdsSource(RecordSource):
             num_images=num_images,
             **described,
         )
+        self._filenames = [os.fspath(file.filename) for file in files]
+        self._skips = np.array([file.skip for file in files], np.int64)
+        self._takes, self._firsts = takes, np.cumsum(takes) - takes
+        self._features = features
+        self._image_key = image_key
+        self._label_key = label_key
         self.origins = self._record_ids
         record_files.watch(self)
 

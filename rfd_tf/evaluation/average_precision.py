@@ -4,14 +4,51 @@ from __future__ import annotations
 
 import numpy as np
 
+#: The ways of turning an interpolated precision-recall curve into one number, and what each is.
+INTERPOLATED = {
+    "11-point": "VOC2007's: mean over the recalls 0, 0.1, ... 1 of the highest precision at that "
+    "recall or a higher one",
+    "all-point interpolated": "that of VOC2010 and later: area under the curve whose precision is "
+    "the highest at that recall or a higher one",
+}
 ELEVEN_POINT, NON_INTERPOLATED = "mean AP (11-point)", "mean AP (non-interpolated)"
 #: Metric's name -> what it is, for protocols.
 DEFINITIONS = {
-    ELEVEN_POINT: "VOC2007's: mean over the recalls 0, 0.1, ... 1 of the highest precision at that "
-    "recall or a higher one",
+    ELEVEN_POINT: INTERPOLATED["11-point"],
     NON_INTERPOLATED: "scikit-learn's average_precision_score: the precision at every recall that "
     "is reached, weighed by the step to it; not VOC2010's, which interpolates",
 }
+
+
+def average_precision(right: np.ndarray, num_objects: int, method: str = "11-point") -> float:
+    """Returns the average precision of detections in the order of falling scores.
+
+    Args:
+        right: bool `[n]`, whether each detection is right.
+        num_objects: how many were to be found, 1 or more.
+        method: `"11-point"`: mean over the recalls 0, 0.1, ... 1 of the highest precision at that
+            recall or a higher one (VOC2007); `"all-point interpolated"`: area under the curve
+            whose precision is the highest at that recall or a higher one (VOC2010 and later).
+
+    Returns:
+        0 to 1.
+
+    Source: Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.2,
+    and the development kit of VOC2012.
+
+    >>> average_precision(np.array([True, False, True]), 2, "all-point interpolated")
+    0.8333333333333333
+    """
+    right = np.asarray(right, bool)
+    found = np.cumsum(right)
+    precision = found / np.arange(1, len(right) + 1)
+    # The highest precision at the recall of each detection or a higher one.
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    if method == "all-point interpolated":
+        return float(best[right].sum() / num_objects)
+    # Whole numbers: 3 of 10 is a recall of 0.3, which floating point may miss.
+    heights = [best[found * 10 >= tenth * num_objects].max(initial=0.0) for tenth in range(11)]
+    return float(np.mean(heights))
 
 
 def eleven_point(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -30,12 +67,8 @@ def eleven_point(positive: np.ndarray, scores: np.ndarray) -> float:
     >>> round(eleven_point(np.array([True, False, True]), np.array([3.0, 2.0, 1.0])), 4)
     0.8485
     """
-    hits = np.asarray(positive, bool)[np.argsort(-np.asarray(scores), kind="stable")]
-    found = np.cumsum(hits)
-    precision, recall = found / np.arange(1, len(hits) + 1), found / hits.sum()
-    # (Tenths that float arithmetic misses by a hair count as reached.)
-    reached = recall[None] >= np.linspace(0, 1, 11)[:, None] - 1e-12
-    return float(np.where(reached, precision[None], 0.0).max(axis=1).mean())
+    right = np.asarray(positive, bool)[np.argsort(-np.asarray(scores), kind="stable")]
+    return average_precision(right, int(right.sum()))
 
 
 def non_interpolated(positive: np.ndarray, scores: np.ndarray) -> float:

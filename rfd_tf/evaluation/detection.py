@@ -16,6 +16,7 @@ from rfd_tf.data import voc
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import detection_data as pictures
 from rfd_tf.evaluation import detection_metrics as metrics
+from rfd_tf.evaluation.average_precision import INTERPOLATED
 from rfd_tf.evaluation.base import (
     BEST_EPOCH,
     LAST_EPOCH,
@@ -33,8 +34,7 @@ from rfd_tf.evaluation.finetune import (
     reported,
 )
 from rfd_tf.evaluation.pyramid import STRIDES, feature_pyramid
-from rfd_tf.evaluation.supervised import Progress
-from rfd_tf.evaluation.training_state import AfterEpoch, TrainingState, is_judged
+from rfd_tf.evaluation.training_state import TrainingState, fit, is_judged
 from rfd_tf.training import schedules
 
 _BOXES = "xyxy"
@@ -175,7 +175,7 @@ class Detection(Task):
             "difficult": "objects are neither learnt from nor background: places on them have no "
             "part in the loss; pictures that show no others are not learnt from; in VOC's figures "
             "they count neither for nor against, COCO gets them as crowds",
-            "average_precision": {f"mean AP ({m})": metrics.METHODS[m] for m in metrics.METHODS},
+            "average_precision": {f"mean AP ({m})": what for m, what in INTERPOLATED.items()},
             "detections": f"the surest {self.max_boxes} of a picture with scores above "
             f"{_LOWEST_SCORE:g}, one class a box, after non-maximum suppression over all classes "
             f"at {_OVERLAP:g}",
@@ -218,7 +218,7 @@ class Detection(Task):
             f"mean AP ({method})": metrics.voc_average_precisions(
                 truth, found, len(classes), method, _OVERLAP
             )
-            for method in metrics.METHODS
+            for method in INTERPOLATED
         }
         values = {metric: float(np.nanmean(each)) for metric, each in by_class.items()}
         sizes = [(image.width, image.height) for image in images]
@@ -246,14 +246,12 @@ class Detection(Task):
         optimizer = keras.optimizers.Adam(
             schedules.cosine(self.learning_rate, self.epochs * steps), global_clipnorm=_CLIP_NORM
         )
-        optimizer.build(model.trainable_variables)
         model.compile(
             classification_loss="focal",
             box_loss="smoothl1",
             optimizer=optimizer,
             jit_compile=False,
         )
-        kept = [*model.weights, *optimizer.variables]
         identity = {
             "protocol": {**self.protocol(None), "pyramid": self._origins},
             "pictures": [image.name for image in images],
@@ -262,23 +260,14 @@ class Detection(Task):
             "seed": settings.seed,
         }
         state = TrainingState(settings.output, f"detection {subject.title}", identity)
-        saved, done, history = state.load(), 0, {"judged": []}
-        if saved is not None:
-            done, arrays, history = saved
-            for variable, array in zip(kept, arrays, strict=True):
-                variable.assign(array)
         detect = _detecting(model)
 
-        def after_epoch(epoch: int) -> None:
+        def after_epoch(epoch: int, history: dict) -> None:
             if is_judged(epoch, self.epochs, self.evaluate_every):
-                history["judged"].append({"epoch": epoch, **self._judge(detect)})
+                history.setdefault("judged", []).append({"epoch": epoch, **self._judge(detect)})
 
-        callbacks = [AfterEpoch("the detector", state, kept, history, after_epoch)]
-        if settings.progress:
-            total = self.epochs * steps
-            callbacks.append(Progress(f"{subject.title}, {self.name}", done * steps, total))
-        if done < self.epochs:
-            batches = pictures.training_batches(
+        def stream(done: int):
+            return pictures.training_batches(
                 images,
                 kinds,
                 self.image_size,
@@ -286,19 +275,21 @@ class Detection(Task):
                 self.max_boxes,
                 range(done, self.epochs),
                 settings.seed,
+            ).repeat()
+
+        with warnings.catch_warnings():
+            # keras-cv hands its model a tensor where the model names its input.
+            warnings.filterwarnings("ignore", message="The structure of `inputs`")
+            history = fit(
+                model,
+                stream,
+                "the detector",
+                state,
+                after_epoch,
+                epochs=self.epochs,
+                steps=steps,
+                progress=f"{subject.title}, {self.name}" if settings.progress else None,
             )
-            with warnings.catch_warnings():
-                # keras-cv hands its model a tensor where the model names its input.
-                warnings.filterwarnings("ignore", message="The structure of `inputs`")
-                model.fit(
-                    batches.repeat(),
-                    initial_epoch=done,
-                    epochs=self.epochs,
-                    steps_per_epoch=steps,
-                    verbose=0,
-                    shuffle=False,
-                    callbacks=callbacks,
-                )
         state.remove()
         return history["judged"]
 

@@ -11,14 +11,8 @@ import numpy as np
 
 from rfd_tf import extras
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation.average_precision import average_precision
 
-#: The ways of turning a precision-recall curve into one number, and what each is.
-METHODS = {
-    "11-point": "VOC2007's: mean over the recalls 0, 0.1, ... 1 of the highest precision at that "
-    "recall or a higher one",
-    "all-point interpolated": "that of VOC2010 and later: area under the curve whose precision is "
-    "the highest at that recall or a higher one",
-}
 _COCO = ("COCO AP", "COCO AP50", "COCO AP75")
 
 
@@ -73,37 +67,6 @@ def intersection_over_union(boxes: np.ndarray, others: np.ndarray) -> np.ndarray
     areas = [np.prod(np.maximum(box[..., 2:] - box[..., :2], 0), axis=-1) for box in (one, other)]
     joint = areas[0] + areas[1] - shared
     return np.divide(shared, joint, out=np.zeros_like(shared), where=joint > 0)
-
-
-def average_precision(right: np.ndarray, num_objects: int, method: str = "11-point") -> float:
-    """Returns the average precision of detections in the order of falling scores.
-
-    Args:
-        right: bool `[n]`, whether each detection is right.
-        num_objects: how many were to be found, 1 or more.
-        method: `"11-point"`: mean over the recalls 0, 0.1, ... 1 of the highest precision at that
-            recall or a higher one (VOC2007); `"all-point interpolated"`: area under the curve
-            whose precision is the highest at that recall or a higher one (VOC2010 and later).
-
-    Returns:
-        0 to 1.
-
-    Source: Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.2,
-    and the development kit of VOC2012.
-
-    >>> average_precision(np.array([True, False, True]), 2, "all-point interpolated")
-    0.8333333333333333
-    """
-    right = np.asarray(right, bool)
-    found = np.cumsum(right)
-    precision = found / np.arange(1, len(right) + 1)
-    # The highest precision at the recall of each detection or a higher one.
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    if method == "all-point interpolated":
-        return float(best[right].sum() / num_objects)
-    # Whole numbers: 3 of 10 is a recall of 0.3, which floating point may miss.
-    heights = [best[found * 10 >= tenth * num_objects].max(initial=0.0) for tenth in range(11)]
-    return float(np.mean(heights))
 
 
 def voc_average_precisions(

@@ -17,7 +17,7 @@ from rfd_tf.data.views import NUM_ROTATIONS, rotate_each
 from rfd_tf.evaluation import supervised
 from rfd_tf.evaluation.average_precision import per_class
 from rfd_tf.evaluation.base import Settings, Subject
-from rfd_tf.evaluation.training_state import AfterEpoch, TrainingState, is_judged
+from rfd_tf.evaluation.training_state import TrainingState, fit, is_judged
 from rfd_tf.layers import limit_momentum
 from rfd_tf.training import schedules
 from rfd_tf.training.optimizers import SGD
@@ -169,38 +169,30 @@ def train(
     pixels = keras.Input(model.input_shape[1:], dtype="uint8")
     x = applications.preprocess_input(pixels, mean=subject.mean, std=subject.std)
     trained = keras.Model(pixels, model(x))
-    optimizer.build(trained.trainable_variables)
     trained.compile(optimizer=optimizer, loss=loss, jit_compile=False)
-
-    kept = [*trained.weights, *optimizer.variables]
     state = TrainingState(settings.output, f"{title} {subject.title}", identity)
-    done, history, found = 0, {"judged": []}, state.load()
-    if found is not None:
-        done, arrays, history = found
-        for variable, array in zip(kept, arrays, strict=True):
-            variable.assign(array)
 
-    def after_epoch(epoch: int) -> None:
+    def after_epoch(epoch: int, history: dict) -> None:
         if is_judged(epoch, training.epochs, training.evaluate_every):
             scores = crop_scores(trained, test_pictures, training.test_crops, settings.seed)
             each = per_class(scores, test_pictures.positive, test_pictures.ignored)
             means = {metric: float(np.nanmean(values)) for metric, values in each.items()}
-            history["judged"].append([epoch, means])
+            history.setdefault("judged", []).append([epoch, means])
 
-    callbacks = [AfterEpoch(title, state, kept, history, after_epoch)]
-    if settings.progress:
-        total = training.epochs * steps
-        callbacks.append(supervised.Progress(f"{subject.title}, {title}", done * steps, total))
-    if done < training.epochs:
-        trained.fit(
-            _stream(train_pictures, model.input_shape[1], batch_size, settings.seed, done * steps),
-            initial_epoch=done,
-            epochs=training.epochs,
-            steps_per_epoch=steps,
-            verbose=0,
-            shuffle=False,
-            callbacks=callbacks,
-        )
+    def stream(done: int):
+        side = model.input_shape[1]
+        return _stream(train_pictures, side, batch_size, settings.seed, done * steps)
+
+    history = fit(
+        trained,
+        stream,
+        title,
+        state,
+        after_epoch,
+        epochs=training.epochs,
+        steps=steps,
+        progress=f"{subject.title}, {title}" if settings.progress else None,
+    )
     state.remove()
     return [(epoch, means) for epoch, means in history["judged"]]
 
@@ -218,9 +210,9 @@ def loss(targets, logits):
     >>> round(float(loss(np.array([[1.0, -1.0]]), np.zeros((1, 2)))[0]), 4)  # log 2
     0.6931
     """
-    logits = ops.cast(logits, "float32")
+    logits, targets = ops.cast(logits, "float32"), ops.cast(targets, "float32")
     counted = ops.cast(targets >= 0, "float32")
-    losses = ops.softplus(logits) - logits * ops.cast(targets, "float32")
+    losses = ops.binary_crossentropy(targets, logits, from_logits=True)
     return ops.sum(counted * losses, axis=-1)
 
 

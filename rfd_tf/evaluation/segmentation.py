@@ -6,7 +6,6 @@ import concurrent.futures
 import functools
 import hashlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from rfd_tf import applications
 from rfd_tf.data import image_files
 from rfd_tf.data.voc import IGNORED, VocImage, VocSet, train_and_test, upright_mask
 from rfd_tf.errors import UserError
-from rfd_tf.evaluation import training_state
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.files import folder, write_json
 from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_training
+from rfd_tf.evaluation.training_state import TrainingState, fit
 from rfd_tf.layers import limit_momentum
 from rfd_tf.paths import absolute
 from rfd_tf.training import schedules
@@ -346,8 +345,6 @@ class Segmentation(Task):
         self._fingerprint = content.hexdigest()[:16]
 
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
-        from rfd_tf.progress import tqdm
-
         if self._fingerprint is None:
             self.check(subject, data)
         train, test = self._sets
@@ -361,46 +358,42 @@ class Segmentation(Task):
         optimizer = SGD(
             schedules.cosine(self.learning_rate, self.epochs * steps), MOMENTUM, False, WEIGHT_DECAY
         )
-        optimizer.build(model.trainable_variables)
         model.compile(optimizer=optimizer, loss=pixel_cross_entropy, jit_compile=False)
-
-        kept = [*model.weights, *optimizer.variables]
         identity = [self.protocol(None), subject.sha256, subject.title, settings.seed]
-        state = training_state.TrainingState(
-            settings.output, f"{self.name} {subject.title}", identity
-        )
-        done, history, found = 0, [], state.load()
-        if found is not None:
-            done, arrays, kept_history = found
-            history = [np.array(counts, np.int64) for counts in kept_history["counts"]]
-            for variable, array in zip(kept, arrays, strict=True):
-                variable.assign(array)
-        saved = time.monotonic()
-        with tqdm(
-            total=self.epochs * steps,
-            initial=done * steps,
-            desc=f"{subject.title}, {self.name}",
-            unit="step",
-            # (None: no bar in a log file.)
-            disable=None if settings.progress else True,
-        ) as bar:
-            for epoch in range(done, self.epochs):
-                loss = 0.0
-                model.reset_metrics()
-                seed = (settings.seed, epoch)
-                for images, masks in training_batches(
-                    train.images, self.image_size, batch_size, num_classes, seed
-                ):
-                    loss = float(model.train_on_batch(images, masks))
-                    bar.update(1)
-                training_state.check_loss(loss, self.name, epoch + 1)
-                history.append(self._judge(model, test.images, num_classes))
-                if time.monotonic() - saved >= training_state.SAVE_AFTER:
-                    arrays = [ops.convert_to_numpy(variable) for variable in kept]
-                    counts = [counts.tolist() for counts in history]
-                    state.save(epoch + 1, arrays, {"counts": counts})
-                    saved = time.monotonic()
+        state = TrainingState(settings.output, f"{self.name} {subject.title}", identity)
+        faults: list[UserError] = []
 
+        def stream(done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            try:
+                for epoch in range(done, self.epochs):
+                    seed = (settings.seed, epoch)
+                    yield from training_batches(
+                        train.images, self.image_size, batch_size, num_classes, seed
+                    )
+            except UserError as error:
+                faults.append(error)  # TensorFlow makes another of it
+                raise
+
+        def after_epoch(epoch: int, history: dict) -> None:
+            counts = self._judge(model, test.images, num_classes)
+            history.setdefault("counts", []).append(counts.tolist())
+
+        try:
+            found = fit(
+                model,
+                stream,
+                self.name,
+                state,
+                after_epoch,
+                epochs=self.epochs,
+                steps=steps,
+                progress=f"{subject.title}, {self.name}" if settings.progress else None,
+            )
+        except Exception:
+            if faults:
+                raise faults[0] from None
+            raise
+        history = [np.array(counts, np.int64) for counts in found["counts"]]
         if settings.output is not None:
             self._write(settings.output, subject, history[-1])
         means = [float(np.nanmean(intersection_over_union(counts))) for counts in history]

@@ -22,7 +22,7 @@ from rfd_tf.evaluation.base import (
 )
 from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.protocols import Training
-from rfd_tf.evaluation.training_state import AfterEpoch, TrainingState
+from rfd_tf.evaluation.training_state import TrainingState, fit
 from rfd_tf.layers import BatchNormalization
 from rfd_tf.training import schedules
 from rfd_tf.training.optimizers import SGD
@@ -126,10 +126,7 @@ def train(
         training.weight_decay,
     )
     trained = _with_pixels(model, subject)
-    optimizer.build(trained.trainable_variables)
     trained.compile(optimizer=optimizer, loss=_joint_cross_entropy, jit_compile=False)
-    # Weights that do not change (the frozen trunk's) need not be kept.
-    kept = [*_changing(trained), *optimizer.variables]
     identity = {
         "training": training.describe(),
         "names": list(names),
@@ -142,32 +139,27 @@ def train(
         "seed": seed,
     }
     state = TrainingState(settings.output, f"{title} {subject.title}", identity)
-    found = state.load()
-    done, history = 0, {kind: [] for kind in images}
-    if found is not None:
-        done, arrays, history = found
-        for variable, array in zip(kept, arrays, strict=True):
-            variable.assign(array)
     judge = _Judge(model, subject, data.test, images)
 
-    def after_epoch(epoch: int) -> None:
+    def after_epoch(epoch: int, history: dict) -> None:
         for kind, accuracies in judge().items():
-            history[kind].append(accuracies)
+            history.setdefault(kind, []).append(accuracies)
 
-    callbacks = [AfterEpoch(title, state, kept, history, after_epoch)]
-    if settings.progress:
-        total = training.epochs * steps
-        callbacks.append(Progress(f"{subject.title}, {title}", done * steps, total))
-    if done < training.epochs:
-        trained.fit(
-            _stream(train_set, training, batch_size, seed, done * steps, train_rotated),
-            initial_epoch=done,
-            epochs=training.epochs,
-            steps_per_epoch=steps,
-            verbose=0,
-            shuffle=False,
-            callbacks=callbacks,
-        )
+    def stream(done: int):
+        return _stream(train_set, training, batch_size, seed, done * steps, train_rotated)
+
+    history = fit(
+        trained,
+        stream,
+        title,
+        state,
+        after_epoch,
+        epochs=training.epochs,
+        steps=steps,
+        # Weights that do not change (the frozen trunk's) need not be kept.
+        changing=_changing(trained),
+        progress=f"{subject.title}, {title}" if settings.progress else None,
+    )
     for kind in images:
         for column, name in enumerate(names):
             accuracies = [row[column] for row in history[kind]]
@@ -267,29 +259,6 @@ class _Judge:
             right = found["class"].astype(np.int64) == labels[:, None]
             accuracies[kind] = [float(share) for share in right.mean(axis=0)]
         return accuracies
-
-
-class Progress(keras.callbacks.Callback):
-    """Keras callback: a bar of the steps of the whole training.
-
-    Args:
-        title: before the bar.
-        done: steps that an earlier call finished.
-        total: steps of the whole training.
-    """
-
-    def __init__(self, title: str, done: int, total: int):
-        from rfd_tf.progress import tqdm
-
-        super().__init__()
-        # (None: no bar in a log file.)
-        self._bar = tqdm(total=total, initial=done, desc=title, unit="step", disable=None)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._bar.update(1)
-
-    def on_train_end(self, logs=None):
-        self._bar.close()
 
 
 def _ten_crop_accuracies(

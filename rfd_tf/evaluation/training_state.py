@@ -1,4 +1,4 @@
-"""What an interrupted training of a head takes up again."""
+"""Training of heads and networks for an evaluation, which resumes where it was interrupted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from rfd_tf.errors import UNREADABLE_NPZ, UserError
-from rfd_tf.evaluation.files import replacing
+from rfd_tf.paths import replacing
 
 # Seconds between two states on disk: a short training is not worth one.
 SAVE_AFTER = 30.0
@@ -93,7 +93,7 @@ class AfterEpoch(keras.callbacks.Callback):
         state: where to keep it, at most every `SAVE_AFTER` seconds.
         variables: that the training changes.
         history: ready for JSON; kept with the variables.
-        judge: is told the number of epochs done, and puts what it finds into the history.
+        judge: see `fit`.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -105,7 +105,7 @@ class AfterEpoch(keras.callbacks.Callback):
         state: TrainingState,
         variables: Sequence[Any],
         history: dict,
-        judge: Callable[[int], None],
+        judge: Callable[[int, dict], None],
     ):
         super().__init__()
         self._title, self._state, self._variables = title, state, variables
@@ -113,11 +113,96 @@ class AfterEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         check_loss((logs or {}).get("loss", 0.0), self._title, epoch + 1)
-        self._judge(epoch + 1)
+        self._judge(epoch + 1, self._history)
         if time.monotonic() - self._saved >= SAVE_AFTER:
             arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
             self._state.save(epoch + 1, arrays, self._history)
             self._saved = time.monotonic()
+
+
+class Progress(keras.callbacks.Callback):
+    """Keras callback: a bar of the steps of the whole training.
+
+    Args:
+        title: before the bar.
+        done: steps that an earlier call finished.
+        total: steps of the whole training.
+    """
+
+    def __init__(self, title: str, done: int, total: int):
+        from rfd_tf.progress import tqdm
+
+        super().__init__()
+        # (None: no bar in a log file.)
+        self._bar = tqdm(total=total, initial=done, desc=title, unit="step", disable=None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.update(1)
+
+    def on_train_end(self, logs=None):
+        self._bar.close()
+
+
+def fit(
+    model: keras.Model,
+    stream: Callable[[int], Any],
+    title: str,
+    state: TrainingState,
+    judge: Callable[[int, dict], None],
+    *,
+    epochs: int,
+    steps: int,
+    changing: Sequence[Any] | None = None,
+    progress: str | None = None,
+) -> dict:
+    """Trains a network to its last epoch, from where an interrupted training stopped.
+
+    Args:
+        model: compiled, with an optimizer of its own.
+        stream: returns the batches from a number of finished epochs on, as `model.fit` takes them.
+        title: of the training, for messages.
+        state: where to keep it, at most every `SAVE_AFTER` seconds; left to the caller to remove.
+        judge: called after each epoch with the number of epochs done and the history, to which it
+            adds what it finds.
+        epochs: in all.
+        steps: of an epoch.
+        changing: the model's variables that the training changes; all of its weights if None.
+        progress: what stands before the progress bar; no bar if None.
+
+    Returns:
+        The history, ready for JSON.
+
+    Raises:
+        UserError: the loss is no longer finite.
+
+    >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> batch = np.ones((2, 1)), np.ones((2, 1))
+    >>> fit(model, lambda done: iter([batch] * 4), "a line", TrainingState(None, "", 0),
+    ...     lambda epoch, history: history.update(done=epoch), epochs=2, steps=2)
+    {'done': 2}
+    """
+    model.optimizer.build(model.trainable_variables)
+    kept = [*(model.weights if changing is None else changing), *model.optimizer.variables]
+    done, history, found = 0, {}, state.load()
+    if found is not None:
+        done, arrays, history = found
+        for variable, array in zip(kept, arrays, strict=True):
+            variable.assign(array)
+    callbacks = [AfterEpoch(title, state, kept, history, judge)]
+    if progress is not None:
+        callbacks.append(Progress(progress, done * steps, epochs * steps))
+    if done < epochs:
+        model.fit(
+            stream(done),
+            initial_epoch=done,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            verbose=0,
+            shuffle=False,
+            callbacks=callbacks,
+        )
+    return history
 
 
 def check_loss(loss: float, title: str, epoch: int) -> None:

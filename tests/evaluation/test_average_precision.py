@@ -1,5 +1,7 @@
 """VOC's average precisions against hand-worked cases and scikit-learn."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -25,6 +27,24 @@ def test_tenths_of_recall_are_reached_exactly():
     ranked = -np.arange(20.0)
     steps = [1.0] * 4 + [10 / 20] * 7  # recall 0 to 0.3 at precision 1; then at best 10 of 20
     assert average_precision.eleven_point(mixed, ranked) == pytest.approx(np.mean(steps))
+
+
+def test_eleven_points_are_those_of_the_development_kit():
+    # VOCevaldet.m of VOC2007, in fractions: for t = 0:0.1:1, the highest precision of recall >= t.
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        right = rng.random(rng.integers(1, 40)) < rng.random()
+        objects = int(right.sum() + rng.integers(0, 10)) or 1
+        found = np.cumsum(right)
+        points = [(Fraction(int(n), objects), n / (place + 1)) for place, n in enumerate(found)]
+        best = [
+            max([p for recall, p in points if recall >= Fraction(tenth, 10)], default=0.0)
+            for tenth in range(11)
+        ]
+        value = average_precision.average_precision(right, objects)
+        assert value == pytest.approx(np.mean(best), rel=1e-12)
+        if objects == right.sum():
+            assert average_precision.eleven_point(right, -np.arange(len(right))) == value
 
 
 def test_classes_leave_out_what_is_ignored():

@@ -91,6 +91,9 @@ class ExploreServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, explorer: Explorer, port: int = 8000, title: str = "run"):
+        if not 0 <= port <= 65535:
+            raise UserError(f"port {port} is not among 0 to 65535")
+        super().__init__((HOST, port), _Handler, bind_and_activate=False)
         self.explorer, self.title = explorer, title
         # Tells this set of images from that of another server that used this port.
         self.key = secrets.token_urlsafe(6)
@@ -98,11 +101,11 @@ class ExploreServer(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._answering, self._closed = 0, False
         self._idle = threading.Condition()
-        if not 0 <= port <= 65535:
-            raise UserError(f"port {port} is not among 0 to 65535")
         try:
-            super().__init__((HOST, port), _Handler)
+            self.server_bind()
+            self.server_activate()
         except OSError as error:
+            self.server_close()
             raise UserError(
                 f"port {port} of {HOST} is not to be had ({error.strerror}); give another --port"
             ) from None
