@@ -19,7 +19,7 @@ from rfd_tf.methods.rotation_feature_decoupling import RotationFeatureDecoupling
 from rfd_tf.methods.teacher import Teacher
 from rfd_tf.rules import ON, Rule
 
-# Of the centre: what the mean over the batches so far becomes after 1 / (1 - momentum) of them.
+# Share of the centre that a batch leaves; the first 1 / (1 - share) batches count alike.
 _MOMENTUM = 0.99
 _DIGEST = "teacher_sha256"
 _TEACHER = "teacher_"
