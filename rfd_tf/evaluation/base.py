@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 from rfd_tf.evaluation.features import Features
 from rfd_tf.evaluation.image_set import Data, ImageSet
-from rfd_tf.evaluation.subject import PRETRAINED, RANDOM, Subject
+from rfd_tf.evaluation.subject import PRETRAINED, RANDOM, START, Subject
 
 __all__ = [
     "BEST_EPOCH",
     "LAST_EPOCH",
     "PRETRAINED",
     "RANDOM",
+    "START",
     "Data",
     "Features",
     "ImageSet",
@@ -89,7 +90,8 @@ class Task(abc.ABC):
             without labelled sets.
         labels_optional: True where images to learn from and to judge are enough; their labels
             may then be None, of one class, or differ.
-        compares_random: whether the random twin is judged too.
+        compares_random: whether the random twin is judged too, and the weights that the training
+            started from.
 
     >>> class Parameters(Task):
     ...     name = "parameters"
