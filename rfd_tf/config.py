@@ -16,11 +16,14 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import expanded
 from rfd_tf.rules import ABSENT, GIVEN, ON, AllBut, Rule, is_off, moot, refusal
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,10 +346,14 @@ class PretrainConfig:
         mean: channel means of pixels / 255; ImageNet's if not given.
         std: channel deviations of pixels / 255; ImageNet's if not given.
         backbone: name of the network: six_layer, network_in_network, alexnet, resnet18, or one of
-            keras.applications such as mobilenet_v2.
+            keras.applications such as mobilenet_v2; or the path of a .keras file, any functional
+            Keras model. A .keras file, and a model given from Python, start from their own weights.
         backbone_option: options of the backbone's constructor, such as width=0.5; on the command
-            line name=value, repeatable. weights=PLACE starts from a .weights.h5 file, a run folder
-            or shipped weights.
+            line name=value, repeatable.
+        include_preprocessing: the Keras model given as `backbone` takes pixels from 0 to 255 and
+            has its normalisation inside; `mean` and `std` then have no meaning.
+        token_pooling: how the token sequence that a Keras model given as `backbone` returns becomes
+            a vector: their mean, which is the default, or the class token, the first.
         batch_norm_momentum: share that batch normalisation's moving statistics keep at a step; the
             network's own if not given. Some networks of Keras have 0.999, which takes thousands of
             steps to settle.
@@ -368,6 +375,14 @@ class PretrainConfig:
             network_in_network.rfd_cifar10, a run folder, a .weights.h5 or .keras file, or
             imagenet:mobilenet_v2 (any network of keras.applications, downloaded by Keras); in
             Python also a Keras model.
+        init_weights: weights to start from: imagenet (those of keras.applications, which Keras
+            downloads), a run folder, a .weights.h5 or .keras file, or shipped weights such as
+            rfd_cifar10. Where they carry a record, `backbone`, its options, `mean` and `std` are
+            the record's if not given.
+        freeze_until: name of a layer: of weights that training starts from, those up to it and in
+            it are kept as they are, batch normalisation's statistics as well.
+        backbone_learning_rate_scale: learning rate of the backbone as a share of that of the heads;
+            below 1 for weights to start from.
         feature_endpoint: layer whose output is the feature; the last one if not given.
         fill_bank: fill the bank by one forward pass before training.
         pu_weights: file of P(looks upright) per image and rotation, by estimate_pu.py, or
@@ -463,6 +478,8 @@ class PretrainConfig:
     std: list[float] | None = None
     backbone: str = "network_in_network"
     backbone_option: dict[str, Any] = dataclasses.field(default_factory=dict)
+    include_preprocessing: bool = False
+    token_pooling: Literal["mean", "class"] | None = None
     batch_norm_momentum: float | None = None
     batch_size: int | None = None
     mixed_precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -473,6 +490,9 @@ class PretrainConfig:
     eval_dir: Path | None = None
     eval_split: str | None = None
     teacher: Any = None
+    init_weights: str | None = None
+    freeze_until: str | None = None
+    backbone_learning_rate_scale: float = 1.0
     feature_endpoint: str | None = None
     fill_bank: bool = True
     pu_weights: Path | None = None
@@ -530,6 +550,8 @@ class PretrainConfig:
         self.given: frozenset[str] = frozenset()
         #: Those of them that a configuration gave, not the user.
         self.configured: frozenset[str] = frozenset()
+        #: The Keras model of a `backbone` without a name, adapted; see `take`.
+        self.model: keras.Model | None = None
 
     @classmethod
     def create(
@@ -559,6 +581,12 @@ class PretrainConfig:
                 raise unknown("setting", name, [*known, *options])
         if given:
             values["method_option"] = given
+        options = dict(values.get("backbone_option") or {})
+        if "weights" in options:  # the earlier name of init_weights
+            if values.get("init_weights") is not None:
+                raise UserError("backbone_option weights is init_weights: give one of them")
+            values["init_weights"] = options.pop("weights")
+            values["backbone_option"] = options
         config = cls(**values)
         config.given = frozenset(settings) | frozenset(given)
         config.configured = config.given & frozenset(configured)
@@ -587,14 +615,34 @@ class PretrainConfig:
         Raises:
             UserError: names the setting, the value and the options.
         """
-        from rfd_tf import applications, export, methods
+        from rfd_tf import export, methods
+        from rfd_tf.applications import custom, registry
 
         if not self.output_dir:
             raise UserError("give --output_dir, the folder of the run")
         if self.method not in methods.METHODS:
             raise unknown("method", self.method, methods.METHODS)
-        if self.backbone not in applications.BACKBONES:
-            raise unknown("backbone", self.backbone, applications.BACKBONES)
+        self._follow_init_weights()
+        registry.check_name(self.backbone)
+        if custom.is_file(self.backbone):
+            if self.model is None:
+                self.take(custom.read(self.backbone))
+        else:
+            for name in ("include_preprocessing", "token_pooling"):
+                if getattr(self, name):
+                    raise UserError(
+                        f"--{name} goes with a Keras model as backbone, not with {self.backbone}"
+                    )
+        starts = self.init_weights is not None or self.model is not None
+        if self.freeze_until is not None and not starts:
+            raise UserError(
+                f"--freeze_until={self.freeze_until} would keep random layers: give --init_weights"
+            )
+        if not self.backbone_learning_rate_scale > 0:
+            raise UserError(
+                f"--backbone_learning_rate_scale {self.backbone_learning_rate_scale:g} must be "
+                "above 0; --freeze_until keeps layers as they are"
+            )
         for kind in self.export:
             if kind not in export.FORMATS:
                 raise unknown("export format", kind, export.FORMATS)
@@ -678,6 +726,56 @@ class PretrainConfig:
             *methods.METHODS[self.method].rules,
             *_RULES,
         )
+
+    def take(self, model: keras.Model) -> None:
+        """Takes a Keras model as the backbone.
+
+        Args:
+            model: functional; see `rfd_tf.applications.custom.adapted`.
+
+        Raises:
+            UserError: it cannot serve, or an option that goes with names only.
+        """
+        from rfd_tf.applications import custom
+
+        for name in ("backbone_option", "fidelity"):
+            if getattr(self, name):
+                raise UserError(f"--{name} goes with a backbone by name, not with a Keras model")
+        self.model = custom.adapted(model, self.token_pooling)
+
+    def _follow_init_weights(self) -> None:
+        """Takes backbone and options of the weights to start from, where they are not given."""
+        from rfd_tf.applications import custom, registry, start, weights
+
+        place = self.init_weights
+        if place is None or "backbone" in self.given or self.model is not None:
+            return
+        if place == start.IMAGENET:
+            raise UserError("--init_weights=imagenet needs --backbone, such as mobilenet_v2")
+        if isinstance(place, str) and custom.is_file(place):
+            self.backbone, self.init_weights = place, None
+            return
+        try:
+            path = weights.find_weights(place)
+            record = weights.read_record(path)
+        except UserError:
+            # A run resumes from its checkpoint, also where what it started from is gone.
+            path = Path(self.output_dir) / weights.RUN_FILE
+            if not path.is_file():
+                raise
+            record = weights.read_record(path)
+        if record is not None:
+            self.backbone = registry.recorded_name(record, path)
+            self.backbone_option = {**record["arguments"], **self.backbone_option}
+
+    def untrained_backbone(self) -> keras.Model:
+        """Builds the backbone with new weights, under the dtype policy in force."""
+        from rfd_tf import applications
+        from rfd_tf.applications import custom
+
+        if self.model is not None:
+            return custom.build(self.model, self.side())
+        return applications.build(self.backbone, self.side(), **self.backbone_arguments()[0])
 
     def follow_the_published_program(self) -> list[str]:
         """Gives every setting that the user did not give the published RFD program's value.
@@ -775,7 +873,8 @@ class PretrainConfig:
         """Returns the backbone's own options, and the weights it starts from or None."""
         from rfd_tf.applications import registry
 
-        own, weights = registry.own_arguments(self.backbone, dict(self.backbone_option))
+        own, _ = registry.own_arguments(self.backbone, dict(self.backbone_option))
+        weights = self.init_weights
         if self.fidelity and weights is None:
             from rfd_tf.training import fidelity
 
@@ -786,17 +885,29 @@ class PretrainConfig:
         """Returns the side of the training images in pixels: the backbone's own if not given."""
         from rfd_tf import applications
 
+        if self.model is not None:
+            return self.image_size or applications.custom.side(self.model)
         return self.image_size or applications.default_image_size(self.backbone)
 
-    def normalization(self) -> dict[str, tuple[float, ...]]:
+    def normalization(self, own: Mapping[str, Any] | None = None) -> dict[str, tuple[float, ...]]:
         """Returns the arguments `mean` and `std` of a method.
 
+        Args:
+            own: those of the weights that training starts from, where known; ImageNet's if None.
+
         Raises:
-            UserError: not three numbers, or deviations that are not above 0.
+            UserError: not three numbers, deviations that are not above 0, or `mean` or `std` for a
+                model that normalises pixels itself.
         """
         from rfd_tf import applications
 
-        defaults = {"mean": applications.IMAGENET_MEAN, "std": applications.IMAGENET_STD}
+        if self.include_preprocessing:
+            for name in ("mean", "std"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"--{name} has no meaning beside --include_preprocessing")
+            # (pixels / 255 - 0) / (1 / 255): the pixels as they are.
+            return {"mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+        defaults = own or {"mean": applications.IMAGENET_MEAN, "std": applications.IMAGENET_STD}
         return {name: self._channels(name, value) for name, value in defaults.items()}
 
     def _channels(self, name: str, default) -> tuple[float, ...]:
@@ -846,11 +957,16 @@ class PretrainConfig:
             )
         return RunImages(**given, tfds_classes=tuple(self.tfds_classes))
 
-    def method_arguments(self, source) -> dict[str, Any]:
-        """Returns the arguments of the method besides the backbone, for a source of images."""
+    def method_arguments(self, source, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Returns the arguments of the method besides the backbone.
+
+        Args:
+            source: the images.
+            own: see `normalization`.
+        """
         accepted = _options_of(self.method)
         arguments = {
-            **self.normalization(),
+            **self.normalization(own),
             "feature_endpoint": self.feature_endpoint,
             "gradient_accumulation": self.gradient_accumulation,
             "seed": self.seed,

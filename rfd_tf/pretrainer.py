@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import logging
 import math
 import os
@@ -18,7 +19,9 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf import applications, evaluation, export, methods, recipes, recording
-from rfd_tf.applications.weights import RUN_FILE, origin
+from rfd_tf.applications import custom
+from rfd_tf.applications import start as starts
+from rfd_tf.applications.weights import RUN_FILE, sha256
 from rfd_tf.config import PretrainConfig
 from rfd_tf.data import views
 from rfd_tf.data.base import Source
@@ -31,6 +34,7 @@ from rfd_tf.evaluation.runner import output_locked
 from rfd_tf.evaluation.splits import check_classes
 from rfd_tf.interpret.report import read_run
 from rfd_tf.layers.batch_norm import batch_normalizations
+from rfd_tf.paths import absolute
 from rfd_tf.training import (
     callbacks,
     checkpoint,
@@ -55,6 +59,8 @@ class Pretrainer:
 
     Args:
         config: checked by `PretrainConfig.check`.
+        backbone: a functional Keras model in place of the one that the configuration names. Its
+            weights are those that training starts from; the model itself is left as it is.
         source: images to train on in place of those that the configuration names.
         val_source: images to evaluate on, likewise.
         callbacks: further Keras callbacks, called after those of the run and before its checkpoint.
@@ -68,12 +74,17 @@ class Pretrainer:
         self,
         config: PretrainConfig,
         *,
+        backbone: keras.Model | None = None,
         source: Source | None = None,
         val_source: Source | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         progress: bool = True,
     ):
         self.config = config
+        if backbone is not None:
+            config.take(backbone)
+            config.backbone = str(absolute(config.output_dir or ".") / custom.FILE)
+        self._called = "the Keras model given as backbone" if backbone is not None else None
         self.callbacks = list(callbacks)
         self.progress = progress
         self._given_source, self._given_val_source = source, val_source
@@ -108,7 +119,7 @@ class Pretrainer:
 
     def _run_in_folder(self) -> None:
         config, folder = self.config, self.folder
-        weights, started = self._starting_weights()
+        start = self._starting_weights()
         self.images = config.images()
         self.source = self._given_source or self.images.train(
             config.tfds_download, leave_out=[folder.directory]
@@ -118,23 +129,24 @@ class Pretrainer:
         if config.monitor_every > 0 or config.evaluate:
             self.judged = self._sources_to_evaluate()
         tasks = self._evaluation_tasks()
-        self.session = session = self.build(self.source, self.strategy, weights)
+        self.session = session = self.build(self.source, self.strategy, start)
         method = session.method
         self.record = {
             "format": 1,
-            "backbone": config.backbone,
+            "backbone": custom.FILE if config.model is not None else config.backbone,
             "arguments": config.backbone_arguments()[0],
             "method": config.method,
             "dataset": self.source.name,
             "endpoints": list(applications.endpoints(method.backbone)),
             **method.record(),
         }
-        if started:
-            self.record["started_from"] = started
+        if start:
+            self.record["started_from"] = start.origin
+            log.info(f"starting from the weights of {start.origin['weights']}")
         log.info(self._description())
 
         # From here on files are written.
-        start_step = self._open_run()
+        start_step = self._open_run(start)
         self._write_skipped()
         if self.chief and config.source_images:
             path = folder.path("figures")
@@ -142,20 +154,17 @@ class Pretrainer:
             picture = sheet(self.source, session.image_size)
             Image.fromarray(picture).save(path / "source_crops.png")
         to_do = start_step < config.epochs * session.steps_per_epoch
-        monitor, monitor_start = None, None
+        self.monitor = None
         if self.chief and to_do and config.monitor_every > 0:
-            monitor = self._make_monitor()
-        if monitor:
             # A session begins before its checkpoint, also where a run is resumed: that is loaded
             # below.
-            monitor_start = self._random_init_accuracy(monitor, started)
-            log.info(f"kNN accuracy of the random-init feature: {monitor_start:.4f}")
+            self.monitor = self._make_monitor(start)
         state = self._load_checkpoint(start_step)
         if start_step == 0 and config.fill_bank and method.memory_bank is not None:
             log.info("filling the memory bank by one forward pass")
             session.fill_memory_bank()
         if to_do:
-            self._train(start_step, state, monitor, monitor_start)
+            self._train(start_step, state)
         else:
             log.info("the run is complete; give more --epochs to train on")
             if self.chief:  # runs of older versions lack the file
@@ -163,28 +172,56 @@ class Pretrainer:
                 save_heads(folder.directory, method.heads(), epoch)
         if self.chief:
             self._finish(tasks)
+        if self.monitor and self.monitor.latest is not None:
+            measured = self.monitor.latest, self.monitor.random_init, self.monitor.start
+            log.info(evaluation.comparison(*measured))
 
     # -- before training --------------------------------------------------------------------
 
-    def _starting_weights(self) -> tuple[str | None, dict | None]:
-        """The weights that the backbone is to load, and what the run's record says of its start.
+    def _starting_weights(self) -> starts.Start | None:
+        """The weights that the backbone starts from, or None for random ones.
 
         A resumed run has its weights in the checkpoint: the file that it started from may have
         changed since, or be gone.
         """
         config = self.config
         own, weights = config.backbone_arguments()
-        if weights is None:
-            return None, None
-        if config.resume == "auto" and not config.overwrite and self.folder.checkpoints.latest():
-            record = (self.folder.read() or {}).get("record") or {}
-            path = os.path.abspath(os.path.expanduser(str(weights)))
+        resumes = config.resume == "auto" and not config.overwrite
+        if resumes and self.folder.checkpoints.latest():
+            run = self.folder.read() or {}
+            record = run.get("record") or {}
             started = record.get("started_from") or {}
-            if started.get("weights") in (weights, path, os.path.join(path, RUN_FILE)):
-                return None, started
-        # Built once before images are read, which may take long: weights may not fit.
-        applications.build(config.backbone, config.side(), weights=weights, **own)
-        return weights, origin(weights, config.backbone)
+            same = config.model is not None and run["identity"].get("backbone") == self._identity()
+            if same:
+                # Whose layers may be called otherwise now.
+                config.model = custom.read(self.folder.path(custom.FILE))
+            path = os.path.abspath(os.path.expanduser(str(weights)))
+            known = started.get("weights") in (weights, path, os.path.join(path, RUN_FILE))
+            if started and (known or (same and weights is None)):
+                pixels = {name: record[name] for name in ("mean", "std") if name in record}
+                return starts.Start(started, pixels or None)
+        if weights is None and config.model is None:
+            return None
+        # Built once before images are read, which may take long: sizes and weights may not fit.
+        network = config.untrained_backbone()
+        if config.freeze_until is not None:
+            applications.freeze(network, config.freeze_until)
+        if weights is not None:
+            return starts.load(weights, config.backbone, network, own)
+        path = os.path.abspath(os.path.expanduser(config.backbone))
+        return starts.of_model(config.model, self._called or path)
+
+    def _identity(self) -> str:
+        """What names the backbone of a run that may be resumed."""
+        if self.config.model is None:
+            return self.config.backbone
+        return f"keras.Model {custom.digest(self._architecture)[:16]}"
+
+    @functools.cached_property
+    def _architecture(self) -> keras.Model:
+        """The backbone that has no name, untrained, as its file in the run folder holds it."""
+        with pretraining.dtype_policy("float32"):
+            return applications.portable(self.config.untrained_backbone())
 
     def _sources_to_evaluate(self) -> tuple[Source, Source | None]:
         """Labelled images to train on and to evaluate on; None where a part of the first must do.
@@ -221,25 +258,28 @@ class Pretrainer:
         return [evaluation.TASKS[name]() for name in names]
 
     def build(
-        self, source: Source, strategy: tf.distribute.Strategy, weights: str | None = None
+        self, source: Source, strategy: tf.distribute.Strategy, start: starts.Start | None = None
     ) -> pretraining.Pretraining:
         """Puts backbone, method and optimizer together as the configuration says.
 
         Args:
             source: the images.
             strategy: the strategy that trains.
-            weights: those that the backbone starts from, or None.
+            start: the weights that the backbone starts from, or None.
         """
         config = self.config
         self.chosen = config.choose(source.num_images)
-        arguments = config.method_arguments(source)
+        arguments = config.method_arguments(source, start and start.normalization)
         most_momentum = config.most_batch_norm_momentum(source.num_images)
 
         def build_backbone():
             own, _ = config.backbone_arguments()
-            backbone = applications.build(config.backbone, config.side(), weights=weights, **own)
+            backbone = config.untrained_backbone()
+            given = start is not None and start.values is not None
+            if given:
+                start.load_into(backbone)
             if config.fidelity:
-                if weights is None:
+                if not given:
                     fidelity.initialize(backbone.layers, config.seed)
                 # The record's options build the network again, with the epsilon that they have.
                 epsilon = own.get("batch_norm_epsilon")
@@ -252,6 +292,8 @@ class Pretrainer:
                 pretraining.set_batch_norm_momentum(backbone, config.batch_norm_momentum)
             elif most_momentum is not None:
                 self._bound_batch_norm_momentum(backbone, most_momentum)
+            if config.freeze_until is not None:
+                applications.freeze(backbone, config.freeze_until)
             return backbone
 
         def build_method(backbone):
@@ -293,8 +335,9 @@ class Pretrainer:
         """One paragraph on what is about to run."""
         config, session, method = self.config, self.session, self.session.method
         parameters = sum(math.prod(variable.shape) for variable in method.trainable_variables)
+        name = config.backbone if config.model is None else f"Keras model '{config.model.name}'"
         lines = [
-            f"{config.method} on {config.backbone}: {parameters:,} trainable parameters, feature "
+            f"{config.method} on {name}: {parameters:,} trainable parameters, feature "
             f"'{method.feature_endpoint}' of {method.feature_dimensions} dimensions",
             f"{session.optimization.epochs} epochs of {session.steps_per_epoch} steps of "
             f"{session.optimization.batch_size} images, "
@@ -313,7 +356,7 @@ class Pretrainer:
             )
         return "\n".join(lines)
 
-    def _open_run(self) -> int:
+    def _open_run(self, start: starts.Start | None) -> int:
         """Starts the run or finds where to resume it; returns the number of steps already done."""
         config, session, source, folder = self.config, self.session, self.source, self.folder
         identity = {
@@ -322,9 +365,10 @@ class Pretrainer:
             "fingerprint": source.fingerprint,
             "num_images": source.num_images,
             "image_size": session.image_size,
-            "backbone": config.backbone,
+            "backbone": self._identity(),
             "backbone_options": self.record["arguments"],
             "started_from": (self.record.get("started_from") or {}).get("sha256"),
+            "freeze_until": config.freeze_until,
             "batch_size": config.batch_size,
             "steps_per_epoch": session.steps_per_epoch,
             "seed": config.seed,
@@ -348,6 +392,13 @@ class Pretrainer:
                 ),
             }
             found = folder.start(identity, config.resume, config.overwrite, source)
+            if config.model is not None:
+                self._write_architecture(found is not None)
+            if start is not None and start.values is not None and not found:
+                record = {**self.record, "epoch": 0}
+                applications.save_backbone(
+                    session.method.backbone, folder.path(starts.FILE), record
+                )
             if found:
                 step = int(checkpoint.read_description(found)["step"])
                 before = folder.read() or {}
@@ -368,6 +419,17 @@ class Pretrainer:
         # One process decides, or a worker could resume where another starts afresh.
         return strategies.agree(session.strategy, step)
 
+    def _write_architecture(self, resumes: bool) -> None:
+        """Writes the backbone that has no name, untrained, so that whoever loads it can build it.
+
+        Args:
+            resumes: whether the run is there already, its architecture with it.
+        """
+        path = self.folder.path(custom.FILE)
+        if not resumes or not path.exists():
+            self._architecture.save(path)
+        self.record["architecture"] = {"name": self.config.model.name, "sha256": sha256(path)}
+
     def _load_checkpoint(self, step: int) -> dict:
         """Restores the state after `step` steps, unless that is the start.
 
@@ -386,14 +448,14 @@ class Pretrainer:
         log.info(f"resuming after epoch {epoch:g} from {path}")
         return description
 
-    def _make_monitor(self):
-        """Returns a function that measures the kNN accuracy of the feature, or None."""
+    def _make_monitor(self, start: starts.Start | None) -> callbacks.Monitor | None:
+        """Returns what measures the kNN accuracy of the feature, or None without labels."""
         train, test = self.judged
         if train.labels is None:
             log.info("no labels, so no kNN monitor: sub-folders named by class would give it some")
             return None
         method = self.session.method
-        return evaluation.NeighbourMonitor(
+        measure = evaluation.NeighbourMonitor(
             method.feature_model,
             train,
             test,
@@ -403,32 +465,32 @@ class Pretrainer:
             max_train=self.config.monitor_images,
             stretch=self.session.stream.stretched,
         )
-
-    def _random_init_accuracy(self, monitor, started: dict | None) -> float:
-        """The monitor's accuracy of the seed's random network, also of a run that starts from
-        weights; the backbone is left as it is."""
-        if started is None:
-            return monitor()
-        config, backbone = self.config, self.session.method.backbone
-        kept = backbone.get_weights()
-        keras.utils.set_random_seed(config.seed)
-        random = applications.build(
-            config.backbone, config.side(), **config.backbone_arguments()[0]
-        )
-        backbone.set_weights(random.get_weights())
-        accuracy = monitor()
-        backbone.set_weights(kept)
-        return accuracy
+        # The seed's random network, also of a run that starts from weights.
+        random_init, started = measure(), None
+        if start is not None:
+            started = random_init if start.values is not None else None
+            config, backbone = self.config, method.backbone
+            kept, path = backbone.get_weights(), self.folder.path(starts.FILE)
+            keras.utils.set_random_seed(config.seed)
+            backbone.set_weights(config.untrained_backbone().get_weights())
+            random_init = measure()
+            if started is None and path.is_file():  # a resumed run
+                backbone.set_weights(applications.load_backbone(path)[0].get_weights())
+                started = measure()
+            backbone.set_weights(kept)
+        log.info(f"kNN accuracy of the random-init feature: {random_init:.4f}")
+        if started is not None:
+            log.info(f"kNN accuracy of the starting weights: {started:.4f}")
+        return callbacks.Monitor(measure, random_init, self.config.monitor_every, started)
 
     # -- training ---------------------------------------------------------------------------
 
-    def _train(self, start_step: int, state: dict, monitor, monitor_start) -> None:
+    def _train(self, start_step: int, state: dict) -> None:
         """Trains and saves.
 
         Args:
             start_step: steps already done.
             state: description of the checkpoint that the training goes on from.
-            monitor, monitor_start: the kNN monitor, and the accuracy before training.
 
         Raises:
             TrainingStopped: a signal asked for it.
@@ -439,7 +501,7 @@ class Pretrainer:
             return
         saver, stop = BackgroundSaver(folder.checkpoints), StopRequest()
         checked = self._make_health(state)
-        listed = self._make_callbacks(monitor, monitor_start, checked)
+        listed = self._make_callbacks(checked)
         checkpoints = callbacks.Checkpoint(
             saver,
             session.method,
@@ -483,7 +545,7 @@ class Pretrainer:
             say=None,
         )
 
-    def _make_callbacks(self, monitor, monitor_start, checked) -> list:
+    def _make_callbacks(self, checked: FeatureHealth | None) -> list:
         """What happens beside training, but for saving."""
         session, config, folder = self.session, self.config, self.folder
         levels = session.method.chance_levels()
@@ -491,8 +553,8 @@ class Pretrainer:
             split = "split" in self.record["feature"]
             levels.update(health.chance_levels(len(checked.images), split))
         listed = [callbacks.Throughput(config.batch_size, session.optimizer)]
-        if monitor:
-            listed.append(callbacks.Monitor(monitor, monitor_start, config.monitor_every))
+        if self.monitor:
+            listed.append(self.monitor)
         if checked:
             # The values before training stand in the record from the first step on.
             record = keras.callbacks.LambdaCallback(
@@ -554,7 +616,10 @@ class Pretrainer:
     def _finish(self, tasks: list) -> None:
         """Writes the deployable files, and evaluates and exports where asked."""
         folder, config = self.folder, self.config
-        applications.portable(self.session.method.backbone).save(folder.path("backbone.keras"))
+        network = applications.portable(self.session.method.backbone)
+        for layer in network.layers:
+            layer.trainable = True  # what was frozen here need not be elsewhere
+        network.save(folder.path("backbone.keras"))
         log.info(
             f"backbone: {folder.path('backbone.weights.h5')} and {folder.path('backbone.keras')}"
         )

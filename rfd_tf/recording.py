@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from rfd_tf import methods
+from rfd_tf.applications import custom
 from rfd_tf.config import PHOTO_SETTINGS, PretrainConfig, named_texts, settings_of
 from rfd_tf.data.photos import SAMPLE
 from rfd_tf.methods import RotationFeatureDecoupling
@@ -14,7 +15,8 @@ from rfd_tf.methods.base import constructor_arguments
 from rfd_tf.training import pretraining
 
 _PATHS = ("data_dir", "eval_dir", "tfds_dir", "pu_weights", "output_dir")
-_IGNORED = {"resume", "overwrite", "output_dir"}
+# (How tokens are pooled is part of the architecture.)
+_IGNORED = {"resume", "overwrite", "output_dir", "token_pooling"}
 # What a complete run takes of a new call; the other settings were those of its training.
 _NOT_OF_TRAINING = (
     *("data_dir", "eval_dir", "tfds_dir", "pu_weights", "eval_split"),
@@ -46,8 +48,13 @@ def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict
         {name: value for name, value in in_use.items() if name not in named}
     )
     values["backbone_option"] = named_texts(record["arguments"])
-    if "started_from" in record:
-        values["backbone_option"].append(f"weights={record['started_from']['weights']}")
+    values["init_weights"] = None
+    if config.model is not None:
+        values["backbone"] = os.path.join(values["output_dir"], custom.FILE)
+    if config.init_weights is not None:
+        values["init_weights"] = (record.get("started_from") or {}).get("weights")
+    if config.include_preprocessing:
+        values["mean"] = values["std"] = None
     return values
 
 

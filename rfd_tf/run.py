@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rfd_tf.evaluation import Verdict
 
 _log = logging.getLogger("rfd_tf")
+_BASELINES = {"_random_init": "random init", "_starting_weights": "starting weights"}
 # Losses and accuracies of the plot; what is logged beside them is of another kind.
 _NOT_DRAWN = {"epoch", "step", "images_per_second", "learning_rate"}
 
@@ -34,7 +35,7 @@ _NOT_DRAWN = {"epoch", "step", "images_per_second", "learning_rate"}
 def pretrain(
     data: str | os.PathLike | Source | np.ndarray | None = None,
     *,
-    backbone: str = PretrainConfig.backbone,
+    backbone: str | os.PathLike | keras.Model | None = None,
     method: str = PretrainConfig.method,
     output_dir: str | os.PathLike | None = None,
     val_data: str | os.PathLike | Source | np.ndarray | None = None,
@@ -50,7 +51,11 @@ def pretrain(
         data: images to train on: a folder, an embedded or TFDS dataset by name, a
             `rfd_tf.data.Source`, or uint8 `[N, H, W, 3]`. None where `settings` name them
             (`source_images`).
-        backbone: name of a network, see `rfd_tf.applications.BACKBONES`.
+        backbone: name of a network, see `rfd_tf.applications.BACKBONES`; the path of a `.keras`
+            file; or a functional Keras model, images `[B, H, W, 3]` in, feature maps
+            `[B, H, W, C]`, vectors `[B, C]` or tokens `[B, T, C]` out. A model starts from the
+            weights it has and is left as it is; `include_preprocessing` and `token_pooling` of
+            `PretrainConfig` go with it. The configuration's default if None.
         method: name of a method, see `rfd_tf.methods.METHODS`.
         output_dir: folder of the run. A run that is there is resumed if its settings agree.
         val_data: labelled images for the kNN monitor and evaluation, in the same forms; a part of
@@ -92,7 +97,12 @@ def _pretrain(
 
     named, source = images_of(data, "data")
     val_named, val_source = images_of(val_data, "val_data")
-    given = {**named, **settings}
+    given, model = {**named, **settings}, None
+    backbone = given.get("backbone")
+    if isinstance(backbone, os.PathLike):
+        given["backbone"] = os.fspath(backbone)
+    elif backbone is not None and not isinstance(backbone, str):
+        model = given.pop("backbone")
     if "data_dir" in val_named:
         given["eval_dir"] = val_named["data_dir"]
     elif "dataset" in val_named and val_named["dataset"] != given.get("dataset"):
@@ -105,6 +115,7 @@ def _pretrain(
         try:
             Pretrainer(
                 config,
+                backbone=model,
                 source=source,
                 val_source=val_source,
                 callbacks=callbacks,
@@ -210,7 +221,7 @@ class Run:
         names = [
             name
             for name in dict.fromkeys(name for row in recorded.epochs for name in row)
-            if name not in _NOT_DRAWN and not name.endswith("_random_init")
+            if name not in _NOT_DRAWN and not name.endswith(tuple(_BASELINES))
         ]
         columns = min(3, len(names))
         rows = -(-len(names) // columns)
@@ -221,13 +232,10 @@ class Run:
             points = [(row["epoch"], row[name]) for row in recorded.epochs if name in row]
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3)
             chance = recorded.chance_levels.get(name)
-            before = [row.get(f"{name}_random_init") for row in recorded.epochs]
-            start = recorded.before_training.get(name)
-            for level, label in (
-                (chance, "chance"),
-                (before[-1], "random init"),
-                (start, "before training"),
-            ):
+            last = recorded.epochs[-1]
+            baselines = [(last.get(name + end), label) for end, label in _BASELINES.items()]
+            start = (recorded.before_training.get(name), "before training")
+            for level, label in ((chance, "chance"), *baselines, start):
                 if level is not None:
                     axes.axhline(level, linestyle=":", color="grey", label=label)
                     axes.legend()
@@ -360,11 +368,17 @@ class Run:
         Raises:
             UserError: a setting that a resumed run must have in common with the one before.
         """
+        from rfd_tf.applications import custom
+
         config = self.config
         kept = {name: getattr(config, name, None) for name in config.given}
         kept.update(config.method_option)
         for name in ("overwrite", "resume", "method_option"):
             kept.pop(name, None)
+        if "architecture" in self.recorded().record:
+            # (Tokens are pooled in there.)
+            kept.pop("token_pooling", None)
+            kept["backbone"] = self.directory / custom.FILE
         if epochs is not None:
             settings["epochs"] = epochs
         kept["output_dir"] = self.directory

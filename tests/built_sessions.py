@@ -7,12 +7,12 @@ from rfd_tf.cli import pretrain
 from rfd_tf.pretrainer import Pretrainer
 
 
-def build(source, weights=None):
+def build(source, start=None):
     """Returns the configuration of the parsed flags and the session built from it.
 
     Args:
         source: the images.
-        weights: those that the backbone starts from, or None.
+        start: the weights that the backbone starts from, or None.
     """
     config = pretrain.config()
     config.output_dir = config.output_dir or "nothing is written there"
@@ -20,7 +20,7 @@ def build(source, weights=None):
     if config.fidelity:
         config.follow_the_published_program()
     config.drop_moot()
-    session = Pretrainer(config).build(source, tf.distribute.get_strategy(), weights)
+    session = Pretrainer(config).build(source, tf.distribute.get_strategy(), start)
     return config, session
 
 

@@ -23,6 +23,7 @@ from rfd_tf.applications.registry import BACKBONES, build, default_image_size, l
 from rfd_tf.applications.rescale import rescale_weights
 from rfd_tf.applications.resnet18 import ResNet18
 from rfd_tf.applications.six_layer import SixLayer
+from rfd_tf.applications.start import freeze
 from rfd_tf.applications.weights import read_record, save_backbone
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "default_image_size",
     "endpoints",
     "feature_extractor",
+    "freeze",
     "fuse_batch_normalization",
     "load_backbone",
     "pooled_feature_model",

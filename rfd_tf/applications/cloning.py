@@ -76,6 +76,30 @@ def fuse_batch_normalization(model: keras.Model) -> keras.Model:
     return _copy(model, _fused)
 
 
+def untrained(model: keras.Model) -> keras.Model:
+    """Returns a model of the same architecture with new weights, under the dtype policy in force.
+
+    Layers draw their weights by their own initialisers; batch normalisation and dropout are
+    replaced as by `fuse_batch_normalization`.
+
+    Args:
+        model: a functional model; its layers' own dtype policies give way to the one in force.
+
+    >>> plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    >>> untrained(keras.Model(plain.inputs, plain.outputs)).output_shape
+    (None, 6, 6, 2)
+    """
+    policy = keras.config.dtype_policy().name
+
+    def renewed(layer: Any) -> Any:
+        config = layer.get_config()
+        if isinstance(layer, keras.Layer) and "dtype" in config:
+            config["dtype"] = policy
+        return _fused(type(layer).from_config(config))
+
+    return _copy(model, renewed, copy_weights=False)
+
+
 def with_stable_names(model: keras.Model, inputs: Any, fused_batch_norm: bool) -> keras.Model:
     """Returns a model like `model` with fresh weights, the same in every process.
 

@@ -23,7 +23,8 @@ def endpoints(model: keras.Model) -> tuple[str, ...]:
 
     For the networks of this package these are their documented endpoints. For other networks it
     is one layer a resolution, halving by halving, before any global pooling: the last that
-    everything after it passes through. Any other layer can be asked for by its name as well.
+    everything after it passes through, and the last layer where that gives a vector or tokens,
+    unless it is a classifier (`predictions`). Any other layer can be asked for by its name as well.
 
     Args:
         model: a functional model on images.
@@ -40,7 +41,9 @@ def endpoints(model: keras.Model) -> tuple[str, ...]:
     own = tuple(name for name in names if OWN_ENDPOINT.fullmatch(name))
     if {"block1", "block2"} <= set(own) or {"conv1", "conv2"} <= set(own):
         return own
-    return _last_of_each_resolution(model)
+    found = _last_of_each_resolution(model)
+    output = _output_layer(model)
+    return found if output is None or output in found else (*found, output)
 
 
 def feature_extractor(model: keras.Model, names: str | Iterable[str]) -> keras.Model:
@@ -80,14 +83,14 @@ def pooled_feature_model(
     Args:
         model: a functional model on images, `[B, H, W, C]`; its weights are shared.
         endpoint: a layer's name; by default the last of `endpoints(model)`.
-        pooling: `"avg"` or `"max"`: how a map `[B, H, W, C]` becomes `[B, C]`. The output of a
-            dense layer `[B, D]` is given as it is.
+        pooling: `"avg"` or `"max"`: how a map `[B, H, W, C]` or tokens `[B, T, C]` become
+            `[B, C]`. The output of a dense layer `[B, D]` is given as it is.
 
     Returns:
         A functional model, output `[B, D]`.
 
     Raises:
-        UserError: an unknown endpoint or pooling, or an output that is neither map nor vector.
+        UserError: an unknown endpoint or pooling, or an output that is no map, tokens or vector.
 
     >>> from rfd_tf.applications import SixLayer
     >>> model = SixLayer(include_top=False, input_shape=(32, 32, 3))
@@ -100,14 +103,14 @@ def pooled_feature_model(
     if endpoint is None:
         endpoint = endpoints(model)[-1]
     x = endpoint_output(model, endpoint)
-    if len(x.shape) == 4:
-        kind = "GlobalAveragePooling2D" if pooling == "avg" else "GlobalMaxPooling2D"
+    if len(x.shape) in (3, 4):
+        kind = f"Global{'Average' if pooling == 'avg' else 'Max'}Pooling{len(x.shape) - 2}D"
         # A float32 policy would mean float32 arithmetic anyway: keep the endpoint's own.
         layer = getattr(keras.layers, kind)(name=f"{endpoint}_{pooling}", dtype=x.dtype)
         x = layer(x)
     elif len(x.shape) != 2:
         raise UserError(
-            f"endpoint '{endpoint}' gives shape {tuple(x.shape)}, neither a map nor a vector; "
+            f"endpoint '{endpoint}' gives shape {tuple(x.shape)}, no map, tokens or vector; "
             f"options: {', '.join(endpoints(model))}"
         )
     return keras.Model(_inputs(model), x, name=f"{model.name}_{endpoint}")
@@ -213,6 +216,26 @@ def _last_of_each_resolution(model: keras.Model) -> tuple[str, ...]:
     if not best:
         return (model.layers[-1].name,)
     return tuple(best[level][1] for level in sorted(best))
+
+
+def _output_layer(model: keras.Model) -> str | None:
+    """The layer that gives the model's output, where that is a vector or tokens to probe."""
+    if len(model.outputs) != 1 or len(model.outputs[0].shape) not in (2, 3):
+        return None
+    for layer in reversed(model.layers):
+        if isinstance(layer, GLOBAL_POOLING) or layer.name == "predictions":
+            return None
+        if gives(layer, model.outputs[0]):
+            return layer.name
+    return None
+
+
+def gives(layer: keras.Layer, tensor: Any) -> bool:
+    """Whether a Keras tensor is the output of a layer that was called once."""
+    try:
+        return layer.output is tensor
+    except (AttributeError, ValueError):
+        return False  # called several times, or never
 
 
 def _heights(model: keras.Model) -> tuple[int, list[tuple[Any, int | None]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,11 +57,90 @@ def constructors() -> dict[str, Callable[..., keras.Model]]:
     the path of a `.weights.h5` file, and the input is what `preprocess_input` of this package
     gives, also for the networks that scale pixels inside.
     """
-    found = {}
-    for name, function in inspect.getmembers(keras.applications, inspect.isfunction):
-        if name[0].isupper() and "input_shape" in inspect.signature(function).parameters:
-            found[snake_case(name)] = _constructor(snake_case(name), function)
-    return found
+    return {name: _constructor(name, function) for name, function in _functions().items()}
+
+
+def has_imagenet(backbone: str) -> bool:
+    """Whether a backbone is a network of `keras.applications`.
+
+    >>> has_imagenet("mobilenet_v2"), has_imagenet("six_layer")
+    (True, False)
+    """
+    return backbone in _functions()
+
+
+def imagenet(
+    backbone: str, network: keras.Model, options: dict[str, Any]
+) -> tuple[list[np.ndarray], dict[str, list[float]] | None]:
+    """Returns the ImageNet weights of a network of `keras.applications`, which Keras downloads.
+
+    Networks whose weights expect BGR have their first kernels mirrored, so that they take RGB.
+
+    Args:
+        backbone: its name in `BACKBONES`.
+        network: the network as this package builds it.
+        options: the options it was built with.
+
+    Returns:
+        The arrays in the order of `network.get_weights()`, and `mean` and `std` of the pixels that
+        they expect; None where those are this package's own.
+
+    Raises:
+        UserError: Keras cannot download them, or has none for these options.
+    """
+    function = _functions()[backbone]
+    known = inspect.signature(function).parameters
+    given = {name: value for name, value in options.items() if name in known}
+    if "include_preprocessing" in known:
+        given["include_preprocessing"] = False
+    try:
+        theirs = function(
+            include_top=False, weights="imagenet", input_shape=network.input_shape[1:], **given
+        )
+    # (Keras raises a plain Exception where a download fails.)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the ImageNet weights of {backbone} cannot be loaded ({reason}); Keras downloads them "
+            "once to ~/.keras/models: check the connection and the options of the network, or "
+            "give init_weights a file"
+        ) from error
+    values = theirs.get_weights()
+    if [value.shape for value in values] != [tuple(w.shape) for w in network.weights]:
+        raise UserError(f"the ImageNet weights of Keras do not fit backbone {backbone} as built")
+    mirrored, normalization = _expected_pixels(function)
+    if mirrored:
+        place = next(i for i, v in enumerate(values) if v.ndim == 4 and v.shape[2] == 3)
+        values[place] = values[place][:, :, ::-1]
+    return values, normalization
+
+
+def _functions() -> dict[str, Callable[..., keras.Model]]:
+    return {
+        snake_case(name): function
+        for name, function in inspect.getmembers(keras.applications, inspect.isfunction)
+        if name[0].isupper() and "input_shape" in inspect.signature(function).parameters
+    }
+
+
+def _expected_pixels(function: Callable[..., Any]) -> tuple[bool, dict[str, list[float]] | None]:
+    """Whether a network's weights expect BGR, and the mean and std of what they expect.
+
+    Both are measured on the network's own `preprocess_input`, which is affine.
+    """
+    preprocess = sys.modules[function.__module__].preprocess_input
+
+    def of(pixel: np.ndarray) -> np.ndarray:
+        return np.asarray(preprocess(pixel.astype("float64").reshape(1, 1, 1, 3))).reshape(3)
+
+    offset = of(np.zeros(3))
+    slopes = np.stack([(of(255 * row) - offset) / 255 for row in np.eye(3)])
+    if np.array_equal(slopes, np.eye(3)) and not offset.any():
+        return False, None  # normalisation is inside, and built for this package's pixels
+    order = np.abs(slopes).argmax(axis=1)
+    scale, offset = slopes[range(3), order], offset[order]
+    std = 1 / (255 * scale)
+    return bool(order[0]), {"mean": (-offset * std).tolist(), "std": std.tolist()}
 
 
 def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., keras.Model]:
@@ -95,7 +175,7 @@ def _constructor(backbone: str, function: Callable[..., Any]) -> Callable[..., k
             raise UserError(
                 "weights='imagenet' is not offered: those weights expect Keras' own scaling of "
                 f"pixels; use keras.applications.{function.__name__} for them, or give the path "
-                "of a .weights.h5 file"
+                "of a .weights.h5 file (a pretraining starts from them by init_weights='imagenet')"
             )
         image, inputs = building.image_input(
             input_tensor,

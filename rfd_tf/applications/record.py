@@ -57,7 +57,8 @@ def check(record: Any, source: str) -> None:
     """Raises `UserError` unless `record` has every entry that a loader relies on.
 
     Needed: `format`, `backbone`, `arguments`, `image_size`. Checked where present: `mean`, `std`,
-    `method`, `dataset`, `epoch`, `feature`, `endpoints`, `started_from`. Others are left alone.
+    `method`, `dataset`, `epoch`, `feature`, `endpoints`, `started_from`, `architecture`. Others are
+    left alone.
     """
 
     def need(condition: bool, what: str) -> None:
@@ -92,6 +93,9 @@ def check(record: Any, source: str) -> None:
     started = record.get("started_from")
     fits = isinstance(started, dict) and _all_text(started.get(k) for k in ("weights", "sha256"))
     need(started is None or fits, "started_from must hold the texts weights and sha256")
+    file = record.get("architecture")
+    fits = isinstance(file, dict) and _all_text(file.get(k) for k in ("name", "sha256"))
+    need(file is None or fits, "architecture must hold the texts name and sha256")
 
 
 def _check_feature(feature: Any, need: Any) -> None:

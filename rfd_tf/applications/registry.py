@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 
+from rfd_tf.applications import custom
 from rfd_tf.applications import weights as weight_files
 from rfd_tf.applications.alexnet import AlexNet
 from rfd_tf.applications.building import own_defaults
@@ -37,11 +40,13 @@ def build(
     """Builds a backbone by name.
 
     Args:
-        name: a key of `BACKBONES`, for example `"alexnet"` or `"mobilenet_v2"`.
+        name: a key of `BACKBONES`, for example `"alexnet"` or `"mobilenet_v2"`; or the path of a
+            `.keras` file, whose architecture is built with new weights.
         image_size: height and width of the images in pixels.
         include_top: whether the classification layer belongs to it.
         pooling: None, `"avg"` or `"max"`, as of the constructor.
-        **arguments: further arguments of the constructor.
+        **arguments: further arguments of the constructor. A `.keras` file has `weights` only, the
+            path of a `.weights.h5` file.
 
     Returns:
         A functional `keras.Model`, input `[None, image_size, image_size, 3]`.
@@ -52,10 +57,17 @@ def build(
     >>> build("six_layer", 32).output_shape
     (None, 8, 8, 128)
     """
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
+    check_name(name)
     if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1:
         raise UserError(f"image_size must be a positive whole number of pixels, not {image_size!r}")
+    if custom.is_file(name):
+        own, weights = own_arguments(name, {**arguments})
+        if include_top or pooling or own:
+            raise UserError(f"backbone '{name}' is a Keras model: it has no options")
+        model = custom.build(custom.read(name), image_size)
+        if weights is not None:
+            weight_files.load_exactly(model, weights, name)
+        return model
     known = inspect.signature(BACKBONES[name]).parameters
     for argument in arguments:
         if argument not in known or argument in ("input_shape", "input_tensor"):
@@ -75,7 +87,59 @@ def default_arguments(name: str) -> dict[str, Any]:
     >>> default_arguments("resnet18")
     {'cifar_stem': False, 'width': 1.0, 'sobel': False}
     """
-    return own_defaults(BACKBONES[name])
+    return {} if custom.is_file(name) else own_defaults(BACKBONES[name])
+
+
+def check_name(name: str) -> None:
+    """Raises `UserError` unless a backbone's name is known, or the path of a `.keras` file."""
+    if not isinstance(name, str) or not (name in BACKBONES or custom.is_file(name)):
+        way_out = "or the path of a .keras file"
+        raise UserError(f"{unknown('backbone', name, BACKBONES)}; {way_out}")
+
+
+def recorded_name(record: dict[str, Any], path: str | os.PathLike) -> str:
+    """Returns what `build` takes for the backbone of a weights file's record.
+
+    Args:
+        record: of the weights file.
+        path: of the weights file; the architecture of a backbone without a name lies beside it.
+
+    Raises:
+        UserError: a name that this version does not know, or an architecture that is missing or
+            is not that of the weights.
+    """
+    architecture = record.get("architecture")
+    if architecture is None:
+        if record["backbone"] not in BACKBONES:
+            raise UserError(f"'{path}': {unknown('backbone', record['backbone'], BACKBONES)}")
+        return record["backbone"]
+    file = Path(path).parent / custom.FILE
+    if not file.is_file():
+        raise UserError(
+            f"'{path}' belongs to the Keras model '{architecture['name']}', whose architecture is "
+            f"to lie beside it as {custom.FILE}; copy that from the run folder, too"
+        )
+    if weight_files.sha256(file) != architecture["sha256"]:
+        raise UserError(
+            f"'{file}' is not the architecture that '{path}' was trained with (its sha256 differs)"
+        )
+    return str(file)
+
+
+def copy_architecture(
+    record: dict[str, Any], path: str | os.PathLike, folder: str | os.PathLike
+) -> None:
+    """Copies the architecture beside a weights file, where its backbone has no name.
+
+    Args:
+        record: of the weights file.
+        path: of the weights file.
+        folder: where its weights are copied to.
+    """
+    if record.get("architecture") is not None:
+        file = recorded_name(record, path)
+        if Path(folder).resolve() != Path(file).parent.resolve():
+            shutil.copyfile(file, Path(folder) / custom.FILE)
 
 
 def load_backbone(
@@ -110,11 +174,10 @@ def load_backbone(
             f"'{path}' carries no record of its backbone; name it: "
             "rfd_tf.applications.build(BACKBONE, IMAGE_SIZE, weights=PATH)"
         )
-    if record["backbone"] not in BACKBONES:
-        raise UserError(f"'{path}': {unknown('backbone', record['backbone'], BACKBONES)}")
-    weight_files.check_options(record, path, default_arguments(record["backbone"]))
+    backbone = recorded_name(record, path)
+    weight_files.check_options(record, path, default_arguments(backbone))
     model = build(
-        record["backbone"],
+        backbone,
         record["image_size"] if image_size is None else image_size,
         weights=str(path),
         **record["arguments"],
@@ -151,6 +214,7 @@ def own_arguments(name: str, arguments: dict[str, Any]) -> tuple[dict[str, Any],
     >>> own_arguments("six_layer", {"filters": [4, 4, 4, 4, 4, 8], "weights": "runs/first"})
     ({'filters': [4, 4, 4, 4, 4, 8]}, 'runs/first')
     """
+    check_name(name)
     known = default_arguments(name)
     for argument in arguments:
         if argument not in known and argument != "weights":
@@ -162,12 +226,15 @@ def own_arguments(name: str, arguments: dict[str, Any]) -> tuple[dict[str, Any],
 def default_image_size(name: str) -> int:
     """Returns the side, in pixels, of the images a backbone was designed for.
 
+    That of a `.keras` file is the side of the model's input, or 224 where it takes any.
+
     Raises:
         UserError: an unknown name.
 
     >>> default_image_size("network_in_network"), default_image_size("mobilenet_v2")
     (32, 224)
     """
-    if name not in BACKBONES:
-        raise unknown("backbone", name, BACKBONES)
+    check_name(name)
+    if custom.is_file(name):
+        return custom.side(custom.read(name))
     return 32 if name in ("six_layer", "network_in_network") else DEFAULT_SIZES.get(name, 224)

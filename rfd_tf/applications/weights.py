@@ -37,7 +37,8 @@ def save_backbone(model: keras.Model, path: str | os.PathLike, record: dict[str,
         record: `format` (1), `backbone` (key of `BACKBONES`), `arguments` (the constructor's own
             options), `image_size` in pixels; and, as far as known, `mean` and `std` (of
             `preprocess_input`), `method`, `dataset`, `epoch`, `feature` (`endpoint`, `pooling`,
-            `split`), `endpoints` and `started_from` (see `origin`).
+            `split`), `endpoints`, `started_from` (see `origin`) and, of a Keras model that is in
+            no registry, `architecture` (`name` and `sha256` of the file beside the weights).
 
     Returns:
         The path.
@@ -135,6 +136,31 @@ def load_into(
             stacklevel=3,
         )
         model = keras.Model(model.inputs, model.get_layer(_TOP).input)
+    _load(model, path, record, backbone, defaults)
+
+
+def load_exactly(model: keras.Model, weights: str | os.PathLike, backbone: str) -> None:
+    """Loads a weights file into a network that is in no registry, all of it or none.
+
+    Args:
+        model: the network to fill.
+        weights: a `.weights.h5` file or the run folder that holds one.
+        backbone: what the network is called in messages.
+
+    Raises:
+        UserError: no such file, or a weight too many or too few.
+    """
+    path = find_weights(weights)
+    _load(model, path, read_record(path), backbone, {})
+
+
+def _load(
+    model: keras.Model,
+    path: Path,
+    record: dict[str, Any] | None,
+    backbone: str,
+    defaults: dict[str, Any],
+) -> None:
     _check_shapes(model, path, record, backbone, defaults)
     try:
         model.load_weights(str(path))
@@ -181,12 +207,12 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
     return path
 
 
-def origin(weights: str | os.PathLike, backbone: str) -> dict[str, str]:
+def origin(weights: str | os.PathLike, backbone: str | None) -> dict[str, str]:
     """Returns what a run's record says of the weights that its backbone starts from.
 
     Args:
         weights: a `.weights.h5` file, the run folder that holds one, or a shipped name.
-        backbone: key of `BACKBONES`.
+        backbone: key of `BACKBONES`, or None for a Keras model that is in no registry.
 
     Returns:
         `weights`, the absolute path or the shipped name, and `sha256`, the file's digest.

@@ -24,7 +24,7 @@ from rfd_tf.evaluation.knn import KNearestNeighbours, default_k, knn_accuracy, k
 from rfd_tf.evaluation.linear import LinearProbes, Probe
 from rfd_tf.evaluation.linear_protocol import PublishedLinearProbes, linear
 from rfd_tf.evaluation.lowshot import LowShot
-from rfd_tf.evaluation.monitor import NeighbourMonitor
+from rfd_tf.evaluation.monitor import NeighbourMonitor, comparison
 from rfd_tf.evaluation.nonlinear import NonlinearProbes
 from rfd_tf.evaluation.retrain import RetrainedLayers
 from rfd_tf.evaluation.retrieval import Retrieval
@@ -98,4 +98,5 @@ __all__ = [
     "spread",
     "table",
     "uniformity",
+    "comparison",
 ]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from rfd_tf.evaluation.features import Features
 from rfd_tf.evaluation.image_set import Data, ImageSet
-from rfd_tf.evaluation.subject import PRETRAINED, RANDOM, Subject
+from rfd_tf.evaluation.subject import PRETRAINED, RANDOM, START, Subject
 from rfd_tf.rules import Rule, refuse_moot
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LAST_EPOCH",
     "PRETRAINED",
     "RANDOM",
+    "START",
     "Data",
     "Features",
     "ImageSet",
@@ -91,7 +92,8 @@ class Task(abc.ABC):
             without labelled sets.
         labels_optional: True where images to learn from and to judge are enough; their labels
             may then be None, of one class, or differ.
-        compares_random: whether the random twin is judged too.
+        compares_random: whether the random twin is judged too, and the weights that the training
+            started from.
         rules: when options have an effect beside the others; one that is given without is refused.
 
     >>> class Parameters(Task):

@@ -35,7 +35,7 @@ def feature_tensors(
         backbone: functional model without top, input `[None, S, S, 3]`.
         feature: a weights record's "feature": {"endpoint", "pooling", "split": [n1, n2]}.
         pooling: ("average" or "max", size): maps are adaptively pooled to at most size x size;
-            size may be a function of the number of channels.
+            size may be a function of the number of channels. Tokens are pooled to one vector.
         names: endpoints, or other layers; by default `rfd_tf.applications.endpoints(backbone)`.
 
     Returns:
@@ -56,8 +56,8 @@ def feature_tensors(
     tensors, whole = {}, False
     for name in applications.endpoints(backbone) if names is None else names:
         output = endpoint_output(backbone, name)
-        if output.ndim not in (2, 4):
-            raise UserError(f"endpoint '{name}' gives {output.shape}, neither maps nor vectors")
+        if output.ndim not in (2, 3, 4):
+            raise UserError(f"endpoint '{name}' gives {output.shape}, no maps, tokens or vectors")
         tensors[name] = _vector(output, kind, size)
         whole |= output is backbone.output and (pooling == ("average", 1) or output.ndim == 2)
     if not whole:
@@ -81,6 +81,9 @@ def _vector(x, kind: str = "average", size: int | Callable[[int], int] = 1):
         height, width = min(size, x.shape[1]), min(size, x.shape[2])
         x = POOLINGS[kind](ops.cast(x, "float32"), (height, width))
         x = ops.reshape(x, (-1, height * width * x.shape[3]))
+    elif x.ndim == 3:
+        pool = ops.max if kind == "max" else ops.mean
+        x = pool(ops.cast(x, "float32"), axis=1)
     return x
 
 

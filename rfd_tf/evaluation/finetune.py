@@ -12,7 +12,7 @@ from keras import ops
 from rfd_tf import applications
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import files, rate_sweep, supervised
-from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.base import RANDOM, START, Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import Training
 from rfd_tf.layers import limit_momentum
@@ -136,8 +136,11 @@ class FineTuning(Task):
             "epoch": self.training.epochs,
             "feature": {"endpoint": endpoint, "pooling": "avg"},
         }
-        name = "fine_tuned" if subject.is_pretrained else "from_scratch"
+        name = {RANDOM: "from_scratch", START: "fine_tuned_starting_weights"}.get(
+            subject.title, "fine_tuned"
+        )
         applications.save_backbone(backbone, self.save_dir / f"{name}.weights.h5", record)
+        subject.copy_architecture(self.save_dir)
 
 
 def check_training(

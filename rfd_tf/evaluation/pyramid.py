@@ -89,10 +89,10 @@ def feature_pyramid(subject: Subject, image_size: int, seed: int = 0) -> Pyramid
 
 def _trunk(subject: Subject, image_size: int) -> tuple[keras.Model, dict[int, str]]:
     """The network under judgement up to its last map, for an image size; and `_maps` of it."""
-    backbone, arguments = subject.record["backbone"], subject.record["arguments"]
+    backbone = subject.record["backbone"]
     judged = network = subject.network()
     if image_size != subject.image_size:
-        network = applications.build(backbone, image_size, **arguments)
+        network = subject.untrained(image_size)
     maps = _maps(network, image_size)
     if not maps:
         raise UserError(f"backbone {backbone} has no endpoint with a feature map")

@@ -105,9 +105,7 @@ def retrained(subject: Subject, endpoint: str, num_classes: int, seed: int) -> k
     own = subject.network()
     # (Other weights than the random twin's, which are of this seed.)
     keras.utils.set_random_seed(seed + 1)
-    network = applications.build(
-        subject.record["backbone"], subject.image_size, **subject.record["arguments"]
-    )
+    network = subject.untrained()
     limit_momentum(network)
     first, rest = cut(network, endpoint)
     frozen = {layer.name for layer in first.layers}

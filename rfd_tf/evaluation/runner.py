@@ -47,7 +47,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Runs tasks on the network of a weights file and on a random one.
 
-    The random network has the same architecture and goes the same way through the same code.
+    The random network has the same architecture and goes the same way through the same code. So
+    does, for a run that started from weights, the network with these.
 
     Args:
         weights: run folder, `.weights.h5` file with a record, or shipped name.
@@ -69,7 +70,8 @@ def evaluate(
         A dict that is ready for JSON: "protocol" {task: settings}, "weights", "sha256",
         "backbone", "endpoints", "data", "results" (a list of {"task", "name": the feature,
         "images", "metric", "when", "value", "spread", "random_init", "random_init_spread"}, see
-        `Result`), "versions", "date", "minutes".
+        `Result`; with "starting_weights" and "starting_weights_spread" for a run that started from
+        weights), "versions", "date", "minutes".
 
     Raises:
         UserError: weights, endpoints or images that cannot be judged, before the long work.
@@ -91,6 +93,7 @@ def evaluate(
     if cache_features and output is None:
         raise UserError("features can be kept on disk only where there is an output folder")
     subject = Subject.pretrained(weights)
+    before = subject.starting_twin(seed)
     settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
     data = _data(tasks, train, test, subject, settings, max_train_images)
     if len({task.name for task in tasks}) < len(tasks):
@@ -111,6 +114,8 @@ def evaluate(
     described = {} if data is None else {**data.describe(), **_seen_before(data, subject)}
     if any(task.compares_random for task in tasks):
         described["random_init"] = f"same architecture and code path, untrained, seed {seed}"
+        if before is not None:
+            described["starting_weights"] = dict(subject.record["started_from"])
     partial = PartialResults(output)
     identity = {
         "sha256": subject.sha256,
@@ -121,7 +126,8 @@ def evaluate(
         "versions": _versions(),
     }
     found: dict[str, list[dict[str, Result]]] = {}
-    for judged in (subject, subject.random_twin(seed)):
+    networks = [subject, subject.random_twin(seed), *([] if before is None else [before])]
+    for judged in networks:
         due = [task for task in tasks if judged.is_pretrained or task.compares_random]
         keys = {task: (identity, task.name, protocols[task.name], judged.title) for task in due}
         missing = [task for task in due if partial.get(keys[task]) is None]
@@ -259,23 +265,27 @@ def _rows(
     task: str,
     trained: dict[tuple, Result],
     random: dict[tuple, Result] | None = None,
+    start: dict[tuple, Result] | None = None,
 ) -> list[dict[str, Any]]:
     rows = []
     for key, result in trained.items():
-        beside = (random or {}).get(key)
-        rows.append(
-            {
-                "task": task,
-                "name": result.feature,
-                "images": result.images,
-                "metric": result.metric,
-                "when": result.when,
-                "value": float(result.value),
-                "spread": _float(result.spread),
-                "random_init": None if beside is None else float(beside.value),
-                "random_init_spread": None if beside is None else _float(beside.spread),
-            }
-        )
+        row = {
+            "task": task,
+            "name": result.feature,
+            "images": result.images,
+            "metric": result.metric,
+            "when": result.when,
+            "value": float(result.value),
+            "spread": _float(result.spread),
+        }
+        baselines = {"random_init": random or {}}
+        if start is not None:
+            baselines["starting_weights"] = start
+        for name, results in baselines.items():
+            beside = results.get(key)
+            row[name] = None if beside is None else float(beside.value)
+            row[f"{name}_spread"] = None if beside is None else _float(beside.spread)
+        rows.append(row)
     return rows
 
 

@@ -71,8 +71,7 @@ def segmentation_network(
     (None, 48, 48, 21)
     """
     judged = subject.network()
-    record = subject.record
-    network = applications.build(record["backbone"], image_size, **record["arguments"])
+    network = subject.untrained(image_size)
     names = scored_endpoints(network, skips)
     # Layers after the last map (dense ones, which would fix the image's size) are left behind.
     trunk = limit_momentum(applications.feature_extractor(network, names))

@@ -14,21 +14,24 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import applications
+from rfd_tf.applications.registry import copy_architecture, recorded_name
+from rfd_tf.applications.start import FILE as START_FILE
 from rfd_tf.applications.weights import RUN_FILE, find_weights, sha256
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.features import Pooling, feature_tensors
 
-PRETRAINED, RANDOM = "pretrained", "random init"
+PRETRAINED, RANDOM, START = "pretrained", "random init", "starting weights"
 
 
 class Subject:
     """One network under judgement.
 
     Make it with `Subject.pretrained(weights)`; its `random_twin(seed)` has the same architecture,
-    untrained, and goes through the same code.
+    untrained, and goes through the same code. So does `starting_twin(seed)`, the network as it was
+    before the training, where that started from weights.
 
     Attributes:
-        title: "pretrained" or "random init".
+        title: "pretrained", "random init" or "starting weights".
         record: of the weights file: "backbone", "arguments", "image_size", and where recorded
             "mean", "std", "feature" {"endpoint", "pooling", "split"}.
         folder: the run folder, where the weights lie in one; None for a random twin.
@@ -74,9 +77,27 @@ class Subject:
         twin._judged = self
         return twin
 
+    def starting_twin(self, seed: int) -> Subject | None:
+        """Returns a subject with the weights that the run started from, which lie in its folder.
+
+        Its heads are random, the seed's. None where the network was trained from random weights,
+        or where they are not there.
+        """
+        if not self.record.get("started_from") or self._path.name != RUN_FILE:
+            return None
+        path = self._path.with_name(START_FILE)
+        if not path.is_file():
+            return None
+        record = applications.read_record(path)
+        if record is None or record.get("started_from") != self.record["started_from"]:
+            return None
+        twin = Subject(START, record, path, None, seed)
+        twin._judged = self
+        return twin
+
     @property
     def is_pretrained(self) -> bool:
-        """Whether this is the network to judge, rather than its random twin."""
+        """Whether this is the network to judge, rather than one of its twins."""
         return self.title == PRETRAINED
 
     @functools.cached_property
@@ -90,12 +111,24 @@ class Subject:
         Without top and pooling, with the weights to be judged: always the same ones. It may be
         trained. Sets Keras' global seed for a random twin.
         """
-        if self.is_pretrained:
+        if self.title != RANDOM:
             return applications.load_backbone(self._path)[0]
         keras.utils.set_random_seed(self._seed)
-        return applications.build(
-            self.record["backbone"], self.image_size, **self.record["arguments"]
-        )
+        return self.untrained()
+
+    def untrained(self, image_size: int | None = None) -> keras.Model:
+        """Returns the architecture with new random weights, as `network` without a seed.
+
+        Args:
+            image_size: side of its images, pixels; the subject's own if None.
+        """
+        backbone = recorded_name(self.record, self._path)
+        size = self.image_size if image_size is None else image_size
+        return applications.build(backbone, size, **self.record["arguments"])
+
+    def copy_architecture(self, folder: Path) -> None:
+        """Puts the architecture of a backbone without a name into a folder of its weights."""
+        copy_architecture(self.record, self._path, folder)
 
     def feature_tensors(
         self,
@@ -145,8 +178,8 @@ class Subject:
     def heads(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Name -> (kernel `[d, n]`, bias `[n]`) of the heads trained with the backbone.
 
-        Those of the run folder; random ones of the same shapes for a random twin; none where
-        the run folder has none.
+        Those of the run folder; random ones of the same shapes for its twins; none where the run
+        folder has none.
         """
         if self.is_pretrained:
             # (Another weights file in the folder was not trained with them.)

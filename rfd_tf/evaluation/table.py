@@ -6,6 +6,8 @@ from typing import Any
 
 # Metrics that are no shares and are therefore not shown in percent.
 _PLAIN = ("distance", "ratio", "learning rate")
+#: What a score is compared with: entry of a report's row -> title of its column.
+BASELINES = {"random_init": "random init", "starting_weights": "starting weights"}
 
 
 def is_share(metric: str) -> bool:
@@ -33,7 +35,8 @@ def shown(value: float | None, spread: float | None, metric: str) -> str:
 def table(report: dict[str, Any]) -> str:
     """Returns a report's results, shares in percent: a row a feature, a column a kind of images.
 
-    Beside each column of images stands the random network's, where there is one. The columns
+    Beside each column of images stands the random network's, where there is one, and that of the
+    weights that the training started from. The columns
     "metric" and "when" are left out where they say the same everywhere.
 
     >>> row = {"task": "knn", "name": "f", "images": "upright", "metric": "accuracy", "when": "",
@@ -70,12 +73,12 @@ def _blocks(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def _block(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]], int]:
     images = list(dict.fromkeys(row["images"] for row in results))
-    compared = any(row["random_init"] is not None for row in results)
+    beside = [name for name in BASELINES if any(row.get(name) is not None for row in results)]
     labels = ["task", "name"]
     labels += [key for key in ("metric", "when") if len({row[key] for row in results}) > 1]
     head = ["feature" if key == "name" else key for key in labels]
     for kind in images:
-        head += [kind, "random init"] if compared else [kind]
+        head += [kind, *(BASELINES[name] for name in beside)]
     cells: dict[tuple, dict[str, dict[str, Any]]] = {}
     for row in results:
         key = tuple(row[k] for k in ("task", "name", "metric", "when"))
@@ -86,9 +89,10 @@ def _block(results: list[dict[str, Any]]) -> tuple[list[str], list[list[str]], i
         line = [first[key] for key in labels]
         for kind in images:
             row = found.get(kind)
-            values = ("value", "spread"), ("random_init", "random_init_spread")
-            for value, spread in values[: 2 if compared else 1]:
-                line.append("" if row is None else shown(row[value], row[spread], row["metric"]))
+            values = [("value", "spread"), *((name, f"{name}_spread") for name in beside)]
+            for value, spread in values:
+                cell = "" if row is None else shown(row.get(value), row.get(spread), row["metric"])
+                line.append(cell)
         rows.append(line)
     return head, rows, len(labels)
 

@@ -25,12 +25,20 @@ if TYPE_CHECKING:
 FORMATS = ("saved_model", "onnx", "keras")
 FILES = {"saved_model": "saved_model", "onnx": "model.onnx", "keras": "backbone.keras"}
 WEIGHTS_FILE = "backbone.weights.h5"
+ARCHITECTURE_FILE = "architecture.keras"  # of a backbone without a name
 README_FILE = "README.md"
 CARD_FILE = "card.json"
 # Below that an embedding is another one. What is lost above it, the card says.
 LEAST_COSINE = {"int8": 0.9, "float16": 0.999}
 # What an export consists of. The card comes last: a folder with a card is whole.
-ARTEFACTS = (*FILES.values(), *smaller_files.FILES.values(), WEIGHTS_FILE, README_FILE, CARD_FILE)
+ARTEFACTS = (
+    *FILES.values(),
+    *smaller_files.FILES.values(),
+    WEIGHTS_FILE,
+    ARCHITECTURE_FILE,
+    README_FILE,
+    CARD_FILE,
+)
 
 
 def export_backbone(
@@ -59,7 +67,8 @@ def export_backbone(
 
     Every file is run and compared with the Keras model on batches of 1, 2 and 7 images before it
     appears in `output_dir`: `saved_model/1/`, `model.onnx`, `backbone.keras` (the formats asked
-    for), `backbone.weights.h5`, `README.md` and `card.json`. A failure leaves nothing behind, and
+    for), `backbone.weights.h5`, of a backbone without a name `architecture.keras`, `README.md` and
+    `card.json`. A failure leaves nothing behind, and
     an earlier export as it was.
 
     Args:
@@ -395,11 +404,13 @@ def trained_heads(source: Path, outputs: Iterable[str]) -> dict[str, Any]:
 def _put_weights(source: Path, target: Path, model: keras.Model, record: dict[str, Any]) -> None:
     """Puts the weights beside the export: the file itself, or with the record it lacked."""
     from rfd_tf import applications
+    from rfd_tf.applications.registry import copy_architecture
 
     if applications.read_record(source) is None:
         applications.save_backbone(model, target, record)
     else:
         shutil.copyfile(source, target)
+        copy_architecture(record, source, target.parent)
 
 
 @contextlib.contextmanager

@@ -157,6 +157,6 @@ def onnx_embedder(path: str | os.PathLike, features: Iterable[str] = ()) -> Embe
 
 
 def _vectors(values: np.ndarray) -> np.ndarray:
-    if values.ndim == 4:
-        values = values.mean(axis=(1, 2), dtype=np.float32)
+    if values.ndim > 2:
+        values = values.mean(axis=tuple(range(1, values.ndim - 1)), dtype=np.float32)
     return np.ascontiguousarray(values, np.float32)

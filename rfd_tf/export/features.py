@@ -145,9 +145,9 @@ def deployable(
     images = preprocess_input(pixels, mean=record["mean"], std=record["std"])
     maps = extractor(images, training=False)
     whole = maps[place]
-    if len(whole.shape) == 4:
+    if len(whole.shape) > 2:
         pool = keras.ops.max if record["feature"].get("pooling") == "max" else keras.ops.mean
-        whole = pool(whole, axis=(1, 2))
+        whole = pool(whole, axis=tuple(range(1, len(whole.shape) - 1)))
     given = {EMBEDDING: whole[:, start:stop] if stop is not None else whole}
     given.update({name: maps[name] for name in endpoints})
     for name in wanted:

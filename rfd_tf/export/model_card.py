@@ -88,7 +88,7 @@ def describe(
     card: Card = {
         "format": CARD_FORMAT,
         "name": name,
-        "backbone": record["backbone"],
+        "backbone": (record.get("architecture") or {}).get("name") or record["backbone"],
         "arguments": dict(record["arguments"]),
         "parameters": int(model.count_params()),
         "method": record.get("method"),
@@ -330,6 +330,10 @@ def _scores_text(report: Mapping[str, Any]) -> str:
             f" on {data['num_test']:,} test images ({data['test']}), learnt from "
             f"{data['num_train']:,} ({data['train']})"
         )
+    started = ["starting_weights"]
+    if not any(row.get("starting_weights") is not None for row in report["results"]):
+        started = []
+    beside = ", and with the weights that it started from" if started else ""
     rows = [
         (
             row["task"],
@@ -337,11 +341,15 @@ def _scores_text(report: Mapping[str, Any]) -> str:
             row["images"],
             ", ".join(part for part in (row["metric"], row["when"]) if part),
             shown(row["value"], row.get("spread"), row["metric"]),
-            shown(row["random_init"], row.get("random_init_spread"), row["metric"]),
+            *(
+                shown(row.get(name), row.get(f"{name}_spread"), row["metric"])
+                for name in ("random_init", *started)
+            ),
         )
         for row in report["results"]
     ]
-    header = ("task", "feature", "test images", "figure", "value", "untrained network")
+    header = ("task", "feature", "test images", "figure", "value", "untrained network", *started)
+    header = tuple(name.replace("_", " ") for name in header)
     protocols = report.get("protocol") or {}
     remarks = "".join(
         f"\n\n`{task}`: {protocols[task]['published']}."
@@ -350,7 +358,7 @@ def _scores_text(report: Mapping[str, Any]) -> str:
     )
     return (
         f"Frozen or fine-tuned as each task says, accuracies and precisions in percent{where}; "
-        f"beside it the same network without training.\n\n{_table(header, rows)}{remarks}"
+        f"beside it the same network without training{beside}.\n\n{_table(header, rows)}{remarks}"
     )
 
 

@@ -124,9 +124,10 @@ def reference_features(
     maps = extractor(normalised, training=False)
     maps = {name: np.asarray(value, np.float32) for name, value in maps.items()}
     pooled = maps[place]
-    if pooled.ndim == 4:
+    if pooled.ndim > 2:
+        axes = tuple(range(1, pooled.ndim - 1))
         highest = record["feature"].get("pooling") == "max"
-        pooled = pooled.max(axis=(1, 2)) if highest else pooled.mean(axis=(1, 2))
+        pooled = pooled.max(axis=axes) if highest else pooled.mean(axis=axes)
     start, stop = feature_range(dict(record), feature)
     given = {EMBEDDING: pooled[:, start:stop], **{name: maps[name] for name in endpoints}}
     for name in outputs:

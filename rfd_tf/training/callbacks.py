@@ -73,20 +73,34 @@ class Monitor(keras.callbacks.Callback):
         measure: returns the kNN accuracy of the model's feature as it is now, 0 to 1.
         random_init: the accuracy of the untrained network, to compare with; None leaves it blank.
         every: epochs between measurements; the last epoch is always measured.
+        start: the accuracy of the weights that training started from, likewise.
+
+    Attributes:
+        latest: the accuracy measured last, None before the first measurement.
     """
 
-    def __init__(self, measure: Callable[[], float], random_init: float | None, every: int = 1):
+    def __init__(
+        self,
+        measure: Callable[[], float],
+        random_init: float | None,
+        every: int = 1,
+        start: float | None = None,
+    ):
         super().__init__()
         self.measure = measure
         self.random_init = random_init
         self.every = max(1, every)
+        self.start = start
+        self.latest: float | None = None
 
     def on_epoch_end(self, epoch, logs=None):
         last = epoch + 1 == self.params["epochs"]
         if last or (epoch + 1) % self.every == 0:
-            logs["knn_accuracy"] = self.measure()
+            logs["knn_accuracy"] = self.latest = self.measure()
         if self.random_init is not None:
             logs["knn_accuracy_random_init"] = self.random_init
+        if self.start is not None:
+            logs["knn_accuracy_starting_weights"] = self.start
 
 
 class MetricsFile(keras.callbacks.Callback):

@@ -88,6 +88,7 @@ class Optimization:
             half of it, with a warning.
         optimizer, momentum, nesterov, weight_decay, undecayed: see `optimizers.build`; the decay of
             `sgd` is coupled.
+        backbone_learning_rate_scale: learning rate of the backbone, a share of that of the heads.
         steps_per_execution: steps run by one call into TensorFlow.
 
     >>> Optimization(epochs=0)
@@ -110,6 +111,7 @@ class Optimization:
     nesterov: bool = True
     weight_decay: float = 5e-4
     undecayed: Sequence[str] = ()
+    backbone_learning_rate_scale: float = 1.0
     steps_per_execution: int = 1
 
     #: When settings have an effect beside the others.
@@ -276,6 +278,8 @@ class Pretraining:
                 nesterov=optimization.nesterov,
                 weight_decay=optimization.weight_decay,
                 undecayed=optimization.undecayed,
+                scaled=self.method.backbone.trainable_variables,
+                scale=optimization.backbone_learning_rate_scale,
             )
             self.method.compile(optimizer=self.optimizer, jit_compile=False)
             self.method.batch_size = optimization.batch_size

@@ -64,7 +64,9 @@ class RunFolder:
     It holds `run.json` (resolved flags, identity, versions), `metrics.csv`, `skipped_files.txt`,
     `images.json.gz` (the list of the images), `checkpoints/`, `tensorboard/`, `figures/`,
     `backbone.weights.h5`, `heads.npz` (the heads trained with it),
-    `backbone.keras` and, where asked for, `evaluation.json`, `evaluation_files/` and `export/`.
+    `backbone.keras`, `start.weights.h5` (the weights that training started from, where it did),
+    `architecture.keras` (of a backbone without a name) and, where asked for, `evaluation.json`,
+    `evaluation_files/` and `export/`.
 
     Args:
         directory: the folder; made when missing.
@@ -201,10 +203,10 @@ class RunFolder:
         """The error for a run whose backbone started from other weights, told by their digests."""
         record = (self.read() or {}).get("record") or {}
         place = (record.get("started_from") or {}).get("weights")
-        flag = "leave out weights=... of --backbone_option"
+        flag = "leave out --init_weights"
         began = "random weights"
         if known is not None:
-            flag = f"give --backbone_option=weights={place}"
+            flag = f"give --init_weights={place}"
             began = f"the weights '{place}' (sha256 {known[:12]}...)"
         this = "random ones" if now is None else f"others (sha256 {now[:12]}...)"
         return UserError(
@@ -237,6 +239,8 @@ class RunFolder:
             "skipped_files.txt",
             image_list.FILE,
             "backbone.weights.h5",
+            "start.weights.h5",
+            "architecture.keras",
             "heads.npz",
             "backbone.keras",
             "evaluation.json",

@@ -30,13 +30,13 @@ def test_own_run_resumes_and_others_are_refused(tmp_path):
         (
             "a" * 64,
             None,
-            "the weights '/w.h5' .* give backbone_option=weights=/w.h5",
+            "the weights '/w.h5' .* give --init_weights=/w.h5",
         ),
-        ("a" * 64, "b" * 64, "starts from others .* give backbone_option=weights=/w.h5"),
+        ("a" * 64, "b" * 64, "starts from others .* give --init_weights=/w.h5"),
         (
             None,
             "b" * 64,
-            "from random weights.* leave out weights=... of backbone_option",
+            "from random weights.* leave out --init_weights",
         ),
     ],
 )

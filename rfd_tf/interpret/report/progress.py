@@ -9,6 +9,7 @@ from typing import Any
 
 from rfd_tf.applications.weights import RUN_FILE, sha256
 from rfd_tf.errors import UserError
+from rfd_tf.evaluation.monitor import comparison
 from rfd_tf.evaluation.table import tables
 from rfd_tf.interpret.report import charts
 from rfd_tf.interpret.report.blocks import (
@@ -34,12 +35,17 @@ _UNITS = {
     "learning_rate": "learning rate",
     "images_per_second": "images / second",
 }
+_BASELINES = {
+    "knn_accuracy_random_init": "random init",
+    "knn_accuracy_starting_weights": "starting weights",
+}
 _SHARES = re.compile(r"(^|_)accuracy(_|$)")
 _TOGETHER = {
     "rotation_accuracy": ("Rotation accuracy", {"f1": "rotation_accuracy"}),
     "rotation_accuracy_f2": ("Rotation accuracy", {"f2": "rotation_accuracy_f2"}),
     "knn_accuracy": ("Nearest-neighbour accuracy", {"trained": "knn_accuracy"}),
     "knn_accuracy_random_init": ("Nearest-neighbour accuracy", {}),
+    "knn_accuracy_starting_weights": ("Nearest-neighbour accuracy", {}),
 }
 
 
@@ -55,8 +61,13 @@ def summary(run: RunRecord) -> Section:
         # (Chance, 25 %, is what is hoped for.)
         figures.append(("rotation accuracy on f2", _percent(last["rotation_accuracy_f2"])))
     if "knn_accuracy" in last:
-        start = last.get("knn_accuracy_random_init")
-        beside = f" (random init {_percent(start)})" if start is not None else ""
+        beside = ""
+        for name, title in _BASELINES.items():
+            if name in last:
+                beside += f"{', ' if beside else ''}{title} {_percent(last[name])}"
+        beside = beside and f" ({beside})"
+        measured = [last["knn_accuracy"], *(last.get(name) for name in _BASELINES)]
+        blocks.append(Text(comparison(*measured)))
         figures.append(("kNN accuracy", _percent(last["knn_accuracy"]) + beside))
     if run.verdict:
         figures.append(("health", str(run.verdict)))
@@ -140,10 +151,10 @@ def _chart(run: RunRecord, title: str, names: Sequence[str]) -> Chart:
             levels[f"chance {factor * run.chance_levels[name]:.4g}"] = (
                 factor * run.chance_levels[name]
             )
-        if name == "knn_accuracy_random_init":
+        if name in _BASELINES:
             # (The last epochs may have gone without the monitor.)
             value = factor * _last_values(run)[name]
-            levels[f"random init {value:.4g}"] = value
+            levels[f"{_BASELINES[name]} {value:.4g}"] = value
         if name in run.before_training:
             value = factor * run.before_training[name]
             levels[f"before training {value:.4g}"] = value
