@@ -105,7 +105,7 @@ def test_a_run_that_starts_from_weights_is_evaluated_exported_and_embedded(first
     assert "| starting weights |" in (run / "export" / "README.md").read_text()
     path = rfd_tf.Run.open(run).report(images=0)
     assert "starting weights" in path.read_text() and verdict in path.read_text()
-    last = rfd_tf.Run.open(run).history[-1]
+    last = rfd_tf.Run.open(run).history[0]
     assert last["knn_accuracy_starting_weights"] == pytest.approx(last["knn_accuracy"], abs=0.1)
     assert "from the weights `backbone.weights.h5`" in (run / "export" / "README.md").read_text()
     images = tmp_path / "images"
