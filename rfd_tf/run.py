@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -412,22 +413,45 @@ class Run:
         )
 
 
+@contextlib.contextmanager
+def _place(
+    network: str | os.PathLike | Run | keras.Model,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+) -> Iterator[str | os.PathLike]:
+    """Yields the folder, file or name that holds a network; a temporary one for a Keras model."""
+    if isinstance(network, Run):
+        network = network.directory
+    if isinstance(network, str | os.PathLike):
+        if mean is not None or std is not None:
+            raise UserError("mean and std go with a keras.Model; other networks record their own")
+        yield network
+        return
+    from rfd_tf.applications import registry
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield registry.save_model(network, folder, mean, std)
+
+
 def evaluate(
-    weights: str | os.PathLike | Run,
+    weights: str | os.PathLike | Run | keras.Model,
     tasks: str | Sequence[Any] = ("knn", "linear"),
     *,
     data: str | os.PathLike | Source | None = None,
     val_data: str | os.PathLike | Source | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     verbose: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluates a network beside a random one; see `Run.evaluate`.
 
     Args:
-        weights: a run, its folder, a `.weights.h5` file or a shipped name. The report of a run is
-            written to its folder.
+        weights: a run, its folder, a `.weights.h5` file, a shipped name, or a `keras.Model` (see
+            `backbone` of `pretrain`). The report of a run is written to its folder.
         tasks, data, val_data, verbose, **options: see `Run.evaluate`. Images must be given where
             `weights` is no run.
+        mean, std: of a `keras.Model`'s pixels / 255, three numbers each; ImageNet's if None.
 
     Returns:
         The report.
@@ -444,7 +468,10 @@ def evaluate(
     from rfd_tf.evaluation.files import write_json
     from rfd_tf.evaluation.runner import output_locked, with_earlier
 
-    weights = weights.directory if isinstance(weights, Run) else weights
+    if not isinstance(weights, str | os.PathLike):
+        with _place(weights, mean, std) as place:
+            options = {"data": data, "val_data": val_data, "verbose": verbose, **options}
+            return evaluate(place, tasks, **options)
     folder = absolute(weights) if absolute(weights).is_dir() else None
     chosen = []
     for task in [tasks] if isinstance(tasks, str) else tasks:
@@ -483,18 +510,20 @@ def evaluate(
 
 
 def embed(
-    weights: str | os.PathLike | Run,
+    weights: str | os.PathLike | Run | keras.Model,
     data: str | os.PathLike | np.ndarray,
     output_dir: str | os.PathLike | None = None,
     features: Sequence[str] = ("f",),
     *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     verbose: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
     """Embeds images by a pretrained network; see `Run.embed`.
 
     Args:
-        weights: a run, its folder, a `.weights.h5` file or a shipped name.
+        weights, mean, std: see `evaluate`.
         data, output_dir, features, verbose, **options: see `Run.embed`.
 
     >>> import numpy as np
@@ -504,9 +533,8 @@ def embed(
     """
     from rfd_tf import export
 
-    embedder = export.keras_embedder(
-        weights.directory if isinstance(weights, Run) else weights, features
-    )
+    with _place(weights, mean, std) as place:
+        embedder = export.keras_embedder(place, features)
     if hasattr(data, "shape"):
         return embedder.embed(data)
     if output_dir is None:
@@ -516,15 +544,18 @@ def embed(
 
 
 def export_model(
-    weights: str | os.PathLike | Run,
+    weights: str | os.PathLike | Run | keras.Model,
     output_dir: str | os.PathLike,
     formats: str | Sequence[str] = ("saved_model", "onnx"),
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Exports a pretrained network with its preprocessing; see `Run.export`.
 
     Args:
-        weights: a run, its folder, a `.weights.h5` file or a shipped name.
+        weights, mean, std: see `evaluate`.
         output_dir: folder to write.
         formats, **options: see `Run.export`.
 
@@ -536,8 +567,8 @@ def export_model(
     from rfd_tf import export
 
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    weights = weights.directory if isinstance(weights, Run) else weights
-    return export.export_backbone(weights, output_dir, formats, **options)
+    with _place(weights, mean, std) as place:
+        return export.export_backbone(place, output_dir, formats, **options)
 
 
 @contextlib.contextmanager

@@ -188,3 +188,20 @@ def test_the_command_calls_callbacks_by_name(folder, tmp_path):
     assert done[0][0] == 0 and "CALLED 0" in done[0][1]
     assert done[1][0] == 2 and "mine:Other" in done[1][2]
     assert done[2][0] == 2 and "no keras.callbacks.Callback" in done[2][2]
+
+
+def test_a_keras_model_is_evaluated_embedded_and_exported_as_it_is(tmp_path):
+    image = keras.Input((16, 16, 3))
+    network = keras.Model(image, keras.layers.Conv2D(4, 5, activation="relu")(image))
+    some = rfd_tf.data.digits("test")
+    options = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    report = rfd_tf.evaluate(network, "knn", data=some, val_data=some, verbose=0, **options)
+    assert report["results"][0]["random_init"] is not None
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), "uint8")
+    found = rfd_tf.embed(network, pixels, **options)["f"]
+    expected = network((pixels / 255 - 0.5).astype("float32") / 0.25)
+    np.testing.assert_allclose(found, np.mean(expected, axis=(1, 2)), atol=1e-5)
+    card = rfd_tf.export_model(network, tmp_path / "out", "keras", **options)
+    assert sorted(card["verification"]) == ["keras"]
+    with pytest.raises(UserError, match="mean and std go with a keras.Model"):
+        rfd_tf.embed("six_layer.rfd_cifar10", pixels, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rfd_tf.applications.alexnet import AlexNet
 from rfd_tf.applications.building import own_defaults
 from rfd_tf.applications.keras_applications import DEFAULT_SIZES, constructors
 from rfd_tf.applications.network_in_network import NetworkInNetwork
+from rfd_tf.applications.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from rfd_tf.applications.resnet18 import ResNet18
 from rfd_tf.applications.six_layer import SixLayer
 from rfd_tf.errors import UserError, unknown
@@ -140,6 +141,48 @@ def copy_architecture(
         file = recorded_name(record, path)
         if Path(folder).resolve() != Path(file).parent.resolve():
             shutil.copyfile(file, Path(folder) / custom.FILE)
+
+
+def save_model(
+    model: keras.Model,
+    folder: str | os.PathLike,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Path:
+    """Writes any Keras model as a backbone: its weights with a record, its architecture beside.
+
+    Args:
+        model: see `rfd_tf.applications.custom.adapted`.
+        folder: where to.
+        mean, std: of its pixels / 255, three numbers each; ImageNet's if None.
+
+    Returns:
+        The weights file.
+
+    Raises:
+        UserError: a model that cannot serve as a backbone.
+
+    >>> import tempfile
+    >>> image = keras.Input((8, 8, 3))
+    >>> own = keras.Model(image, keras.layers.Conv2D(4, 3)(image))
+    >>> load_backbone(save_model(own, tempfile.mkdtemp()))[0].output_shape
+    (None, 6, 6, 4)
+    """
+    model, folder = custom.adapted(model), Path(folder)
+    custom.build(model).save(folder / custom.FILE)
+    record = {
+        "format": 1,
+        "backbone": custom.FILE,
+        "arguments": {},
+        "image_size": custom.side(model),
+        "mean": list(IMAGENET_MEAN if mean is None else mean),
+        "std": list(IMAGENET_STD if std is None else std),
+        "architecture": {
+            "name": model.name,
+            "sha256": weight_files.sha256(folder / custom.FILE),
+        },
+    }
+    return weight_files.save_backbone(model, folder / weight_files.RUN_FILE, record)
 
 
 def load_backbone(
