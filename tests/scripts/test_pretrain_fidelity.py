@@ -100,6 +100,18 @@ def test_without_fidelity_the_record_has_what_the_method_chose(run):
         assert recorded[unused] is None, unused
 
 
+def test_what_was_chosen_is_reported_in_one_line_and_recorded(run, capsys):
+    _, written = run(*TINY, "--color_jitter=0")
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith("chosen "))
+    start, _, listed = line.partition(": ")
+    assert start == "chosen (preset small_images, 1,500 images)"
+    chosen = dict(item.split("=") for item in listed.split())
+    assert chosen["crop"] == written["flags"]["crop"] == "resized"
+    assert chosen["instance_loss"] == written["flags"]["instance_loss"] == "softmax"
+    assert "color_jitter" not in chosen and written["flags"]["color_jitter"] == 0
+    assert "batch_size" not in chosen  # given
+
+
 @pytest.mark.parametrize("name", sorted(methods.METHODS))
 def test_flags_of_a_method_are_recorded_as_it_was_built(name):
     """Flag by flag: what was chosen or the constructor's default; None for other methods'."""
