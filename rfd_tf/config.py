@@ -309,7 +309,10 @@ def method_settings() -> dict[str, Setting]:
     >>> method_settings()["temperature"].default
     0.07
     """
-    found = signature_settings("methods.rotation_feature_decoupling", "RotationFeatureDecoupling")
+    found = {
+        **signature_settings("methods.recognition", "MemoryBankMethod"),
+        **signature_settings("methods.rotation_feature_decoupling", "RotationFeatureDecoupling"),
+    }
     return {name: setting for name, setting in found.items() if name != "seed"}
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import keras
 
-from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding
-from rfd_tf.methods.recognition import RULES, InstanceRecognition
+from rfd_tf.methods.recognition import MemoryBankMethod
 
 
-class InstanceDiscrimination(Method):
+class InstanceDiscrimination(MemoryBankMethod):
     """Recognises each image among all others, by the embedding it had before.
 
     Args:
         backbone: functional Keras model from normalised pixels to features.
         num_images: images in the dataset, one row of the memory bank each.
-        projection_dimensions: length of an embedding.
-        projection_hidden: units of a hidden layer with ReLU; 0 for the paper's linear projection.
-        temperature, negatives, num_negatives, normalizer, exclude_positive, bank_momentum,
-        bank_initialization, bank_dtype: see `rfd_tf.methods.recognition.InstanceRecognition`. The
-            published program: 0.07 (0.1 on CIFAR-10), `per_image`, 4096, `first_batch`, False,
-            0.5, `uniform`, `float32`.
-        instance_loss: `nce`, or `softmax`, exact over the whole bank, which the paper finds better
-            on CIFAR-10.
         seed: of the head, the bank and the negatives.
-        **kwargs: see `Method`.
+        **kwargs: see `rfd_tf.methods.recognition.MemoryBankMethod`. The published program has
+            `temperature` 0.07 (0.1 on CIFAR-10), `negatives` `per_image`, `num_negatives` 4096,
+            `normalizer` `first_batch`, `exclude_positive` False, `bank_momentum` 0.5 and
+            `bank_initialization` `uniform`; the paper finds `instance_loss` `softmax` better on
+            CIFAR-10.
 
     Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`. An
     optional entry `"negatives": [batch, count] integers` prescribes the NCE's negatives.
@@ -44,53 +39,14 @@ class InstanceDiscrimination(Method):
     (['instance_loss'], 4.61)
     """
 
-    rules = RULES
-
-    def __init__(
-        self,
-        backbone: keras.Model,
-        num_images: int,
-        *,
-        projection_dimensions: int = 128,
-        projection_hidden: int = 0,
-        temperature: float = 0.07,
-        instance_loss: str = "nce",
-        negatives: str = "shared",
-        num_negatives: int | None = None,
-        normalizer: str = "running",
-        exclude_positive: bool = True,
-        bank_momentum: float = 0.5,
-        bank_initialization: str = "unit",
-        bank_dtype: str = "float32",
-        seed: int = 0,
-        **kwargs,
-    ):
-        super().__init__(backbone, **kwargs)
+    def __init__(self, backbone: keras.Model, num_images: int, *, seed: int = 0, **kwargs):
+        super().__init__(backbone, num_images, **kwargs)
         self.declare({"instance_loss": 1.0})
+        dimensions, hidden = self.embedding_sizes
         self.projection = Embedding(
-            projection_dimensions,
-            self.feature_dimensions,
-            projection_hidden,
-            seed=seed + 11,
-            name="projection",
+            dimensions, self.feature_dimensions, hidden, seed=seed + 11, name="projection"
         )
-        self.recognition = InstanceRecognition(
-            num_images,
-            projection_dimensions,
-            temperature=temperature,
-            loss=instance_loss,
-            negatives=negatives,
-            num_negatives=num_negatives,
-            normalizer=normalizer,
-            exclude_positive=exclude_positive,
-            bank_momentum=bank_momentum,
-            bank_initialization=bank_initialization,
-            bank_dtype=bank_dtype,
-            seed=seed + 12,
-        )
-        self.num_negatives = self.recognition.num_negatives
-        self.memory_bank = self.recognition.bank
-        self.normalizing_constant = self.recognition.constant
+        self.normalizing_constant = self.add_memory_bank(seed + 12)
         self.built = True
 
     def call(self, batch, training=False):

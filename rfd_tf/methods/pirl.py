@@ -10,10 +10,9 @@ from rfd_tf.data import views
 from rfd_tf.errors import unknown
 from rfd_tf.layers import generators, replicas
 from rfd_tf.methods import options
-from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import Embedding, TilesEmbedding
 from rfd_tf.methods.jigsaw_views import JigsawViews
-from rfd_tf.methods.recognition import RULES, InstanceRecognition
+from rfd_tf.methods.recognition import MemoryBankMethod
 from rfd_tf.rules import ON, AllBut, Rule
 
 TRANSFORMS = ("jigsaw", "rotation", "both")
@@ -29,7 +28,7 @@ _JIGSAW_OPTIONS = (
 )
 
 
-class PretextInvariantRepresentations(Method):
+class PretextInvariantRepresentations(MemoryBankMethod):
     """Recognises an image from itself and from a transformed version of itself.
 
     Two heads stand on the backbone: f for the image, g for its transformed version. Both
@@ -46,20 +45,14 @@ class PretextInvariantRepresentations(Method):
             (by a random multiple of 90 degrees; g is linear), or `both` (rotated, then cut into
             tiles).
         lambda_transformed: 0 to 1; 0 is instance discrimination.
-        projection_dimensions: length of an embedding.
-        projection_hidden: units of a hidden layer with ReLU in f and a rotation's g; 0 for the
-            paper's linear ones.
-        temperature, negatives, num_negatives, normalizer, exclude_positive, bank_momentum,
-        bank_initialization, bank_dtype: see `rfd_tf.methods.recognition.InstanceRecognition`. The
-            paper has 0.07 and 32,000 negatives. They are drawn for each of the two losses anew.
-        instance_loss: `nce`, or `softmax`, exact over the whole bank.
         nce_form: `ratio` (the paper), or `constant` (the published program, VISSL).
         grid, tile_size, permutations, criterion: of the jigsaw views; see
             `rfd_tf.methods.jigsaw_views.JigsawViews`. 0 permutations stand for all 9! (the paper).
         tile_color_jitter, tile_hue, tile_grayscale, tile_flip: changes of every tile by itself;
             the defaults are VISSL's, less its posterising, solarising and sharpening.
         seed: of the heads, the bank, the negatives and the views.
-        **kwargs: see `Method`.
+        **kwargs: see `rfd_tf.methods.recognition.MemoryBankMethod`. The paper has `temperature`
+            0.07 and 32,000 negatives, which are drawn for each of the two losses anew.
 
     Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`; images
     `[batch, 2, size, size, 3]` give the transformed version a crop of its own, as in the paper.
@@ -80,7 +73,7 @@ class PretextInvariantRepresentations(Method):
 
     crops = (1, 2)
     rules = (
-        *RULES,
+        *MemoryBankMethod.rules,
         Rule(("nce_form",), {"instance_loss": AllBut(("softmax",))}),
         Rule(("normalizer",), {"nce_form": AllBut(("ratio",))}),
         Rule(("transform", *_JIGSAW_OPTIONS), {"lambda_transformed": ON}),
@@ -95,18 +88,7 @@ class PretextInvariantRepresentations(Method):
         *,
         transform: str = "jigsaw",
         lambda_transformed: float = 0.5,
-        projection_dimensions: int = 128,
-        projection_hidden: int = 0,
-        temperature: float = 0.07,
-        instance_loss: str = "nce",
         nce_form: str = "ratio",
-        negatives: str = "shared",
-        num_negatives: int | None = None,
-        normalizer: str = "running",
-        exclude_positive: bool = True,
-        bank_momentum: float = 0.5,
-        bank_initialization: str = "unit",
-        bank_dtype: str = "float32",
         grid: int = 3,
         tile_size: int | None = None,
         permutations: int = 0,
@@ -121,37 +103,17 @@ class PretextInvariantRepresentations(Method):
         if transform not in TRANSFORMS:
             raise unknown("transform", transform, TRANSFORMS)
         lambda_transformed = options.number("lambda_transformed", lambda_transformed, 0, 1)
-        super().__init__(backbone, **kwargs)
+        super().__init__(backbone, num_images, **kwargs)
         weights = {
             "image_loss": 1.0 - lambda_transformed,
             "transformed_loss": lambda_transformed,
         }
         self.declare({name: weight for name, weight in weights.items() if weight})
+        dimensions, hidden = self.embedding_sizes
         self.projection = Embedding(
-            projection_dimensions,
-            self.feature_dimensions,
-            projection_hidden,
-            seed=seed + 11,
-            name="projection",
+            dimensions, self.feature_dimensions, hidden, seed=seed + 11, name="projection"
         )
-        self.recognition = InstanceRecognition(
-            num_images,
-            projection_dimensions,
-            temperature=temperature,
-            loss=instance_loss,
-            form=nce_form,
-            negatives=negatives,
-            num_negatives=num_negatives,
-            normalizer=normalizer,
-            exclude_positive=exclude_positive,
-            bank_momentum=bank_momentum,
-            bank_initialization=bank_initialization,
-            bank_dtype=bank_dtype,
-            seed=seed + 12,
-        )
-        self.num_negatives = self.recognition.num_negatives
-        self.memory_bank = self.recognition.bank
-        self.image_constant = self.recognition.constant
+        self.image_constant = self.add_memory_bank(seed + 12, nce_form)
         self.rotation_seed = self.jigsaw = self.tile_model = None
         self.transformed_projection = self.transformed_constant = None
         if lambda_transformed:
@@ -175,7 +137,7 @@ class PretextInvariantRepresentations(Method):
                 self.tile_size = self.jigsaw.tile_size
                 self.tile_model = at_size(self.feature_model, self.tile_size)
                 self.transformed_projection = TilesEmbedding(
-                    projection_dimensions,
+                    dimensions,
                     self.feature_dimensions,
                     self.jigsaw.tiles,
                     seed=seed + 14,
@@ -183,9 +145,9 @@ class PretextInvariantRepresentations(Method):
                 )
             else:
                 self.transformed_projection = Embedding(
-                    projection_dimensions,
+                    dimensions,
                     self.feature_dimensions,
-                    projection_hidden,
+                    hidden,
                     seed=seed + 14,
                     name="transformed_projection",
                 )

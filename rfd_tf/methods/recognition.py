@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Literal
 
+import keras
 from keras import ops
 
 from rfd_tf import losses
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import MemoryBank, NormalizingConstant
 from rfd_tf.losses.nce_ratio import nce_ratio
+from rfd_tf.methods.base import Method
 from rfd_tf.rules import AllBut, Rule
 
 INSTANCE_LOSSES = ("nce", "softmax")
@@ -194,3 +198,96 @@ def check(
             f"{num_images} images are too few for {num_negatives} negatives; give fewer "
             "negatives (--num_negatives), or the exact softmax (--instance_loss=softmax)"
         )
+
+
+class MemoryBankMethod(Method):
+    """Base of the methods that recognise each image among all others by a memory bank.
+
+    Its arguments are those of every such method, beside the method's own.
+
+    Args:
+        backbone: functional Keras model from normalised pixels to features.
+        num_images: images in the dataset, one row of the memory bank each.
+        projection_dimensions: length of the embedding in the bank.
+        projection_hidden: units of a hidden layer with ReLU between the feature and the embedding;
+            0 for a linear projection, as in the papers.
+        temperature: divides the similarities, above 0.
+        instance_loss: `nce`, or `softmax` (exact over the whole bank, for small sets).
+        negatives: `shared` (one set a batch) or `per_image`.
+        num_negatives: K, negatives of the NCE; 4096, or half as many as there are images, if None.
+        normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
+        exclude_positive: never draw an image as its own negative. `False` is the published
+            program's way; there may then be more negatives than images.
+        bank_momentum, bank_initialization, bank_dtype: see `rfd_tf.layers.MemoryBank`.
+        **kwargs: see `Method`.
+
+    Raises:
+        UserError: unknown options, or a number out of its range.
+
+    >>> from rfd_tf.methods import METHODS
+    >>> sorted(name for name, kind in METHODS.items() if issubclass(kind, MemoryBankMethod))
+    ['distillation', 'instance', 'pirl', 'rfd', 'rfd_jigsaw']
+    """
+
+    rules = RULES
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        num_images: int,
+        *,
+        projection_dimensions: int = 128,
+        projection_hidden: int = 0,
+        temperature: float = 0.07,
+        instance_loss: Literal["nce", "softmax"] = "nce",
+        negatives: Literal["shared", "per_image"] = "shared",
+        num_negatives: int | None = None,
+        normalizer: Literal["first_batch", "running", "analytic"] = "running",
+        exclude_positive: bool = True,
+        bank_momentum: float = 0.5,
+        bank_initialization: Literal["unit", "uniform"] = "unit",
+        bank_dtype: Literal["float32", "bfloat16"] = "float32",
+        **kwargs,
+    ):
+        if projection_hidden < 0:
+            raise UserError(f"projection_hidden {projection_hidden} must be 0 or more units")
+        if num_negatives is None:
+            num_negatives = default_negatives(num_images)
+        # Whether there are images enough is asked where negatives are drawn.
+        check(num_images, temperature, instance_loss, "constant", negatives, num_negatives, False)
+        super().__init__(backbone, **kwargs)
+        self.num_images = int(num_images)
+        self.num_negatives = int(num_negatives)
+        self.temperature = float(temperature)
+        self.embedding_sizes = (int(projection_dimensions), int(projection_hidden))
+        self._make_recognition = functools.partial(
+            InstanceRecognition,
+            num_images,
+            projection_dimensions,
+            temperature=temperature,
+            loss=instance_loss,
+            negatives=negatives,
+            num_negatives=num_negatives,
+            normalizer=normalizer,
+            exclude_positive=exclude_positive,
+            bank_momentum=bank_momentum,
+            bank_initialization=bank_initialization,
+            bank_dtype=bank_dtype,
+        )
+
+    def add_memory_bank(self, seed: int, form: str = "constant") -> NormalizingConstant | None:
+        """Creates the memory bank and what compares with it; a constructor calls it once.
+
+        Args:
+            seed: of the bank and the negatives.
+            form: of the NCE, see `InstanceRecognition`.
+
+        Returns:
+            The normalising constant, for the method to keep as an attribute.
+
+        Raises:
+            UserError: no more images than negatives.
+        """
+        self.recognition = self._make_recognition(form=form, seed=seed)
+        self.memory_bank = self.recognition.bank
+        return self.recognition.constant

@@ -14,16 +14,15 @@ from rfd_tf.data import views
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.layers import generators, replicas
 from rfd_tf.layers.memory_bank import normalize
-from rfd_tf.methods import recognition
-from rfd_tf.methods.base import Method
 from rfd_tf.methods.heads import linear
+from rfd_tf.methods.recognition import MemoryBankMethod
 from rfd_tf.rules import GIVEN, ON, Rule
 
 INSTANCE_VIEWS = ("mean", "each")
 NUM_ROTATIONS = views.NUM_ROTATIONS
 
 
-class RotationFeatureDecoupling(Method):
+class RotationFeatureDecoupling(MemoryBankMethod):
     """Splits the feature in two: one half tells the rotation, the other the instance.
 
     Each image is seen in four rotations. With the feature f = [f1; f2]:
@@ -44,27 +43,17 @@ class RotationFeatureDecoupling(Method):
             `losses.view_contrast`. It wants a crop of its own for every rotation.
         decoupled: `False` uses the whole feature for every loss (the paper's ablation).
         split: share of the feature's dimensions that f1 gets, above 0 and below 1.
-        projection_dimensions: length of the embedding in the bank.
-        projection_hidden: units of a hidden layer with ReLU between f2 and the embedding; 0 for
-            the paper's linear projection.
-        temperature: divides the similarities.
-        instance_loss: `nce`, or `softmax` (exact over the whole bank, for small sets).
         instance_views: what must recognise the image's row: `mean`, the mean of f2 over the
             rotations (the paper), or `each` rotation's f2 by itself. The bank holds the embedding
             of the mean either way.
-        negatives: `shared` (one set a batch) or `per_image`.
-        num_negatives: K, negatives of the NCE; 4096, or half as many as there are images, if None.
-        normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
-        exclude_positive: never draw an image as its own negative. `False` is the published
-            program's way; there may then be more negatives than images.
-        bank_momentum, bank_initialization, bank_dtype: see `rfd_tf.layers.MemoryBank`.
         distance: `mean_squared` (the published program) or `euclidean` (the paper).
         pu_weights: `[num_images, 4]` probabilities, 0 to 1, that a rotated view looks upright
             (column 0 is not used), or None for equal weights.
         pu_gamma: exponent of the probability in the weight 1 - p**gamma.
         pu_start_epoch: 0-based epoch from which the weights count.
         seed: of the heads, the bank and the negatives.
-        **kwargs: see `Method`.
+        **kwargs: projection, temperature, negatives and bank, see
+            `rfd_tf.methods.recognition.MemoryBankMethod`.
 
     Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`. Images are
     the augmented originals; the rotations are made here, on the device. Images
@@ -98,7 +87,7 @@ class RotationFeatureDecoupling(Method):
             {"lambda_instance": ON},
             "since without the instance loss there is no memory bank",
         ),
-        *recognition.RULES,
+        *MemoryBankMethod.rules,
         Rule(
             ("projection_dimensions", "projection_hidden", "temperature"),
             {"lambda_instance": ON, "lambda_contrast": ON},
@@ -120,18 +109,7 @@ class RotationFeatureDecoupling(Method):
         lambda_contrast: float = 0.0,
         decoupled: bool = True,
         split: float = 0.5,
-        projection_dimensions: int = 128,
-        projection_hidden: int = 0,
-        temperature: float = 0.07,
-        instance_loss: Literal["nce", "softmax"] = "nce",
         instance_views: Literal["mean", "each"] = "mean",
-        negatives: Literal["shared", "per_image"] = "shared",
-        num_negatives: int | None = None,
-        normalizer: Literal["first_batch", "running", "analytic"] = "running",
-        exclude_positive: bool = True,
-        bank_momentum: float = 0.5,
-        bank_initialization: Literal["unit", "uniform"] = "unit",
-        bank_dtype: Literal["float32", "bfloat16"] = "float32",
         distance: Literal["mean_squared", "euclidean"] = "mean_squared",
         pu_weights=None,
         pu_gamma: float = 2.0,
@@ -154,29 +132,9 @@ class RotationFeatureDecoupling(Method):
             raise unknown("kind of instance views", instance_views, INSTANCE_VIEWS)
         if distance not in losses.DISTANCES:
             raise unknown("distance", distance, losses.DISTANCES)
-        if projection_hidden < 0:
-            raise UserError(f"projection_hidden {projection_hidden} must be 0 or more units")
-        instance = lambda_instance > 0
-        if num_negatives is None:
-            num_negatives = recognition.default_negatives(num_images)
-        recognition.check(
-            num_images,
-            temperature,
-            instance_loss,
-            "constant",
-            negatives,
-            num_negatives,
-            # Negatives that are not drawn cannot be too many.
-            exclude_positive and instance,
-        )
-        super().__init__(backbone, **kwargs)
-        self.num_images = int(num_images)
+        super().__init__(backbone, num_images, **kwargs)
         self.decoupled = bool(decoupled)
-        self.temperature = float(temperature)
-        self.instance_loss = instance_loss
         self.instance_views = instance_views
-        self.num_negatives = int(num_negatives)
-        self.exclude_positive = bool(exclude_positive)
         self.distance = distance
         self.pu_gamma = float(pu_gamma)
         self.pu_start_epoch = int(pu_start_epoch)
@@ -193,31 +151,15 @@ class RotationFeatureDecoupling(Method):
                 NUM_ROTATIONS, self.split[0], "rotation_head", seed=seed + 10
             )
         self.projection = self.projection_hidden = self.normalizing_constant = None
-        if instance or lambda_contrast:
+        if lambda_instance or lambda_contrast:
             inputs = self.split[1]
-            if projection_hidden:
-                self.projection_hidden = linear(
-                    projection_hidden, inputs, "projection_hidden", seed=seed + 13
-                )
-                inputs = projection_hidden
-            self.projection = linear(projection_dimensions, inputs, "projection", seed=seed + 11)
-        if instance:
-            self.recognition = recognition.InstanceRecognition(
-                num_images,
-                projection_dimensions,
-                temperature=temperature,
-                loss=instance_loss,
-                negatives=negatives,
-                num_negatives=num_negatives,
-                normalizer=normalizer,
-                exclude_positive=exclude_positive,
-                bank_momentum=bank_momentum,
-                bank_initialization=bank_initialization,
-                bank_dtype=bank_dtype,
-                seed=seed + 12,
-            )
-            self.memory_bank = self.recognition.bank
-            self.normalizing_constant = self.recognition.constant
+            dimensions, hidden = self.embedding_sizes
+            if hidden:
+                self.projection_hidden = linear(hidden, inputs, "projection_hidden", seed=seed + 13)
+                inputs = hidden
+            self.projection = linear(dimensions, inputs, "projection", seed=seed + 11)
+        if lambda_instance:
+            self.normalizing_constant = self.add_memory_bank(seed + 12)
         self.upright_probability = self.pu_active = None
         if pu_weights is not None:
             self._add_pu_weights(pu_weights)

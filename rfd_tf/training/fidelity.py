@@ -16,7 +16,7 @@ from rfd_tf.applications.cloning import fuse_batch_normalization
 from rfd_tf.errors import UserError
 from rfd_tf.layers import BatchNormalization
 from rfd_tf.layers.batch_norm import batch_normalizations
-from rfd_tf.methods import RotationFeatureDecoupling
+from rfd_tf.methods import RotationFeatureDecoupling, constructor_arguments
 from rfd_tf.training.optimizers import SGD
 
 #: The method whose published program this is, by name.
@@ -54,7 +54,8 @@ def _default(owner: Any, name: str) -> Any:
 
 
 def _method(group: str, name: str, original: Any, why: str) -> tuple[str, Setting]:
-    return name, Setting(group, original, why, _default(RotationFeatureDecoupling, name))
+    default = constructor_arguments(RotationFeatureDecoupling)[name]
+    return name, Setting(group, original, why, default)
 
 
 #: The settings by name: arguments of `RotationFeatureDecoupling` (groups `method` and `memory
@@ -211,7 +212,7 @@ def method_arguments(pu_weights: bool = True) -> dict[str, Any]:
     >>> arguments["negatives"], arguments["normalizer"], arguments["exclude_positive"]
     ('per_image', 'first_batch', False)
     """
-    known = inspect.signature(RotationFeatureDecoupling).parameters
+    known = constructor_arguments(RotationFeatureDecoupling)
     return {
         name: setting.original
         for name, setting in FIDELITY.items()

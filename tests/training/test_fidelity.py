@@ -34,7 +34,10 @@ def test_arguments_build_the_method():
     assert (layer.momentum, layer.epsilon, layer.unbiased_moving_variance) == (0.9, 1e-5, True)
     arguments = fidelity.method_arguments(pu_weights=False)
     method = RotationFeatureDecoupling(backbone, 5000, **arguments)
-    assert method.normalizing_constant.mode == "first_batch" and not method.exclude_positive
+    assert (
+        method.normalizing_constant.mode == "first_batch"
+        and not method.recognition.exclude_positive
+    )
     assert method.memory_bank.initialization == "uniform" and method.num_negatives == 4096
 
 
