@@ -154,6 +154,12 @@ _RULES = (
          "whose views are rotated copies of one another"),
 )  # fmt: skip
 
+#: Settings that `PretrainConfig.choose` gives a value where they are left open.
+CHOSEN = (
+    *("batch_size", "epochs", "optimizer", "learning_rate", "schedule", "warmup_epochs"),
+    *("momentum", "weight_decay", "crop", "crop_area_min", "horizontal_flip", "color_jitter"),
+    *("hue", "grayscale", "crops"),
+)
 _BOUNDS = {
     "max_skipped": (0.0, 1.0),
     "max_megapixels": (0.001, None),
@@ -208,6 +214,8 @@ def settings_of(config: type) -> dict[str, Setting]:
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         kind, choices = _kind_of(hints[field.name])
+        if field.name in CHOSEN:
+            texts[field.name] += " Chosen if not given, see --preset."
         bounds = _BOUNDS.get(field.name, (None, None))
         found[field.name] = Setting(field.name, kind, default, choices, texts[field.name], bounds)
     return found
@@ -839,11 +847,7 @@ class PretrainConfig:
                 **self.method_option,
             },
         )
-        chosen = {
-            name: found.get(name, base[name])
-            for name, value in known.items()
-            if value is None and base[name] is not None
-        }
+        chosen = {name: found.get(name, base[name]) for name in CHOSEN if known[name] is None}
         for name, value in chosen.items():
             setattr(self, name, value)
         accepted = set(_options_of(self.method)) - set(self.method_option)

@@ -270,7 +270,10 @@ def test_order_may_be_given_up(folder):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"batch_size": 23}, "batch_size 23 is more than the 22 images .*--batch_size=22 or less"),
+        (
+            {"batch_size": 23},
+            "batch_size 23 is more than the 22 images .*give batch_size=22 or less",
+        ),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"image_size": 0}, "image_size must be 1 or more, got 0"),
         ({"start_step": -1}, "start_step must be 0 or more, got -1"),

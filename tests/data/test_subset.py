@@ -131,6 +131,6 @@ def test_folds_are_balanced_and_scattered(count, number):
 
 
 def test_folds_refused():
-    for number, message in ((1, "--folds=2"), (0, "--folds=2"), (11, "--folds=10 or fewer")):
+    for number, message in ((1, "folds=2"), (0, "folds=2"), (11, "folds=10 or fewer")):
         with pytest.raises(UserError, match=message):
             folds(10, number)

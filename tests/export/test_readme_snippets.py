@@ -105,7 +105,7 @@ def run_here(code, folder):
 
 def test_pretraining_by_one_call(tmp_path):
     short = "steps_per_epoch=2, image_size=16, tensorboard=False, epochs=2"
-    code = snippet("rfd_tf.pretrain(").replace("epochs=2", short)
+    code = snippet('rfd_tf.pretrain("digits"').replace("epochs=2", short)
     check = """
 history = rfd_tf.Run.open("runs/python").history
 assert len(history) == 3 and history[-1]["knn_accuracy"] > 0

@@ -49,7 +49,7 @@ def test_help_shows_what_a_command_does_and_its_own_flags():
         assert done.returncode == 0 and done.stderr == ""
         assert done.stdout.startswith("Pretrains a backbone on unlabelled images.\n")
         assert "--crop: <pad|resized|window|stretch|none>: How images" in done.stdout
-        assert "--epochs: Passes over the images.\n    (default: '100')" in done.stdout
+        assert "--epochs: Passes over the images. Chosen if not given, see --preset." in done.stdout
         assert "--verbosity" not in done.stdout
     assert "--[no]verbosity" not in run_script("pretrain", "--helpshort").stdout
     assert "--verbosity" in run_script("pretrain", "--helpfull").stdout

@@ -7,7 +7,7 @@ from built_sessions import build, recorded
 from script_driver import forget_flags, parse_flags
 
 from rfd_tf import methods, recipes
-from rfd_tf.config import PretrainConfig
+from rfd_tf.config import CHOSEN, PretrainConfig
 from rfd_tf.layers.batch_norm import batch_normalizations
 
 
@@ -94,3 +94,9 @@ def test_moving_statistics_settle_within_an_epoch(flags, momentum):
     found = {layer.momentum for layer in batch_normalizations(session.method.backbone)}
     assert found == {momentum}
     assert recorded(config, session)["batch_norm_momentum"] == momentum
+
+
+def test_what_may_be_left_open_is_what_is_chosen():
+    assert {name for name in CHOSEN if getattr(PretrainConfig(), name) is not None} == set()
+    config = chosen(preset="paper")
+    assert None not in [getattr(config, name) for name in CHOSEN]
