@@ -272,7 +272,7 @@ def test_order_may_be_given_up(folder):
     [
         (
             {"batch_size": 23},
-            "batch_size 23 is more than the 22 images .*give batch_size=22 or less",
+            "batch_size 23 is more than the 22 images .*batch_size=22 or less",
         ),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
         ({"image_size": 0}, "image_size must be 1 or more, got 0"),
