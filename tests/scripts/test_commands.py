@@ -121,7 +121,10 @@ def test_a_flag_replaces_only_the_images_of_a_configuration():
 
 def test_estimate_pu_and_ablate_take_an_installed_configuration(tmp_path):
     report = """
-script.estimate = lambda source, how, output: print(source.name, how.backbone, how.image_size)
+def run(source, how, *arguments, **options):
+    print(source.name, how.backbone, how.image_size)
+    return type("Found", (), {"upright_probability": None, "unread": ()})
+script.estimation.run = run
 """
     images = tmp_path / "images"
     images.mkdir()
