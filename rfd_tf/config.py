@@ -686,7 +686,7 @@ class PretrainConfig:
                 raise unknown(f"option of method {self.method}", name, accepted)
             if name not in self.configured:
                 raise UserError(
-                    f"{name} has no meaning for method {self.method}; leave it out, or give "
+                    f"--{name} has no meaning for method {self.method}; leave it out, or give "
                     f"another method"
                 )
             strange.append(name)

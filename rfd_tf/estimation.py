@@ -134,10 +134,13 @@ def estimation(
     if dropped := config.drop_moot():
         _log.info(f"left out, as without effect here: {'; '.join(dropped)}")
     config.choose(num_images)
+    options_of_network = dict(config.backbone_option)
+    if config.init_weights is not None:
+        options_of_network["weights"] = config.init_weights
     kept = {name: getattr(config, name) for name in (*TRAINING, "batch_size")}
     return pu_estimation.Estimation(
         backbone=config.backbone if backbone is None else backbone,
-        backbone_options=dict(config.backbone_option),
+        backbone_options=options_of_network,
         image_size=config.image_size,
         **config.normalization(),
         batch_norm_momentum=config.batch_norm_momentum,

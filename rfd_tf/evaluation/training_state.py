@@ -178,7 +178,7 @@ def fit(
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
     >>> batch = np.ones((2, 1)), np.ones((2, 1))
-    >>> fit(model, lambda done: iter([batch] * 4), "a line", TrainingState(None, "", 0),
+    >>> fit(model, lambda done: (batch for _ in range(4)), "line", TrainingState(None, "", 0),
     ...     lambda epoch, history: history.update(done=epoch), epochs=2, steps=2)
     {'done': 2}
     """

@@ -138,11 +138,15 @@ def test_flags_of_a_method_are_recorded_as_it_was_built(name):
 
 def test_flags_without_effect_are_refused_or_left_out(run, capsys, tmp_path):
     with pytest.raises(UserError, match="crop_area_min=0.3 has no effect with crop='pad'"):
-        run(*TINY, "--crop_area_min=0.3")
+        run(*TINY, "--crop=pad", "--crop_area_min=0.3")
     assert not list(tmp_path.iterdir())
     (tmp_path / "own.cfg").write_text("--crop_area_min=0.3\n--learning_rate=0.5\n")
     _, written = run(
-        f"--flagfile={tmp_path / 'own.cfg'}", *TINY, "--schedule=step", "--lr_table=1:0.01"
+        f"--flagfile={tmp_path / 'own.cfg'}",
+        *TINY,
+        "--crop=pad",
+        "--schedule=step",
+        "--lr_table=1:0.01",
     )
     assert (
         "left out, as without effect here: crop_area_min=0.3, with crop='pad'; learning_rate=0.5, "

@@ -80,7 +80,7 @@ def test_mistakes_end_in_one_line(tmp_path):
     jigsaw, aet = "--method=jigsaw", "--method=aet"
     mistakes = {
         "tile_size 99 must be 1 to 6 pixels": [jigsaw, "--method_option=tile_size=99"],
-        "cannot take images of 2 x 2 pixels": [jigsaw, "--image_size=9"],
+        "cannot take images of 3 x 3 pixels": [jigsaw, "--image_size=9"],
         "2 crops of an image do not suit the method Jigsaw": [jigsaw, "--crops=2"],
         "unknown option of method aet 'shape'": [aet, "--method_option=shape=1"],
         "--temperature has no meaning for method aet": [aet, "--temperature=0.1"],

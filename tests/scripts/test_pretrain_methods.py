@@ -10,6 +10,7 @@ from script_driver import check_mistakes, check_resuming, run_script
 from rfd_tf import applications
 
 TINY = [
+    "--preset=paper",
     "--dataset=digits",
     "--backbone=six_layer",
     "--backbone_option=filters=[8,8,16,16,16,32]",

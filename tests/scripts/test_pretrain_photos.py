@@ -77,7 +77,10 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         ([*CROPS, "--source_crops=10"], "batch_size 20 is more than the 10 images"),
         ([*CROPS, "--source_rotation=-5"], "rotation of crops is an angle in degrees from 0"),
         ([*CROPS, "--source_noise=2"], "noise of crops is a share of the range of the pixels"),
-        (["--dataset=digits", "--source_crops=10"], "--source_crops goes with --source_images"),
+        (
+            ["--dataset=digits", "--source_crops=10"],
+            "has no effect without --source_images",
+        ),
         ([*CROPS, "--source_scale=false", "--source_size=300"], "the 424 that crops of 300 need"),
     ]
     results = run_many("pretrain", [[*TINY, *given, run] for given, _ in mistakes])

@@ -95,7 +95,7 @@ def test_a_folder_of_mixed_images_trains(runs, photos):
     assert written["flags"]["data_dir"] == str(photos) and written["flags"]["batch_size"] == 8
     assert list((folder / "straight" / "tensorboard").iterdir())
     heads = load_heads(folder / "straight")
-    assert heads["rotation_head"][0].shape == (8, 4) and heads["projection"][0].shape == (8, 128)
+    assert heads["rotation_head"][0].shape == (8, 4) and heads["projection"][0].shape == (128, 64)
 
 
 def test_resuming_gives_what_the_uninterrupted_run_gives(runs):
@@ -185,7 +185,7 @@ BAD = {
     "too many bad files": (["--max_skipped=0.01"], "broken.jpg"),
     "unknown task": (["--evaluate=retrieve"], "unknown evaluation task"),
     "unknown export": (["--export=tflite"], "unknown export format"),
-    "mean of two": (["--mean=0.5,0.5"], "--mean needs three numbers"),
+    "mean of two": (["--mean=0.5,0.5"], "mean needs three numbers"),
     "parts": (["--gradient_accumulation=3"], "cannot be split evenly"),
     "no epochs": (["--epochs=0"], "epochs 0"),
 }

@@ -229,9 +229,9 @@ BAD = {
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--freeze_until=block1"], "would keep random layers: give --init_weights"),
+        (["--freeze_until=block1"], "would keep random layers: give init_weights"),
         (["--init_weights=rfd_cifar10", "--backbone_option=weights=x"], "give one of them"),
-        (["--backbone_learning_rate_scale=0"], "must be above 0; --freeze_until keeps layers"),
+        (["--backbone_learning_rate_scale=0"], "must be above 0; freeze_until keeps layers"),
         (["--include_preprocessing"], "goes with a Keras model as backbone, not with six_layer"),
         (["--backbone=none.keras"], "backbone_option goes with a backbone by name|no such Keras"),
     ],

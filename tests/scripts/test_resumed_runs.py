@@ -41,7 +41,7 @@ def column(run, name):
 def monitored(tmp_path_factory):
     """Runs on digits: always monitored; monitored from the second epoch on; from given weights."""
     folder = tmp_path_factory.mktemp("monitored")
-    common = ["--dataset=digits", "--monitor_images=1000", "--schedule=constant", *TINY]
+    common = ["--dataset=digits", "--schedule=constant", *TINY]
     common += ["--steps_per_epoch=40", "--batch_size=32"]
     start = "weights={}".format((folder / "late" / "backbone.weights.h5").as_posix())
     lines = [

@@ -30,13 +30,13 @@ def test_own_run_resumes_and_others_are_refused(tmp_path):
         (
             "a" * 64,
             None,
-            "the weights '/w.h5' .* give --init_weights=/w.h5",
+            "the weights '/w.h5' .* give init_weights=/w.h5",
         ),
-        ("a" * 64, "b" * 64, "starts from others .* give --init_weights=/w.h5"),
+        ("a" * 64, "b" * 64, "starts from others .* give init_weights=/w.h5"),
         (
             None,
             "b" * 64,
-            "from random weights.* leave out --init_weights",
+            "from random weights.* leave out init_weights",
         ),
     ],
 )
@@ -48,7 +48,7 @@ def test_a_run_that_started_from_other_weights_names_the_flag_that_gives_them(
     run.write(identity={**IDENTITY, "started_from": began}, record={"started_from": started})
     with pytest.raises(UserError, match=message) as error:
         run.start({**IDENTITY, "started_from": now})
-    assert "started_from" not in str(error.value)
+    assert "started_from" not in str(error.value).replace(str(tmp_path), "")
 
 
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
