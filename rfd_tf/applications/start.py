@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections import Counter
 from typing import Any
@@ -58,10 +57,7 @@ def of_model(model: keras.Model, called: str) -> Start:
         called: what the record says of their origin.
     """
     values = model.get_weights()
-    digest = hashlib.sha256()
-    for value in values:
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return Start({"weights": called, "sha256": digest.hexdigest()}, None, values)
+    return Start({"weights": called, "sha256": weight_files.digest(values)}, None, values)
 
 
 def load(

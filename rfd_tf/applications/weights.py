@@ -7,10 +7,12 @@ import json
 import os
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from rfd_tf.applications import pretrained
 from rfd_tf.applications import record as records
@@ -226,6 +228,19 @@ def origin(weights: str | os.PathLike, backbone: str | None) -> dict[str, str]:
     path = find_weights(weights, backbone)
     shipped = pretrained.find(weights, backbone)
     return {"weights": shipped.name if shipped else str(path.absolute()), "sha256": sha256(path)}
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    """Returns the hexadecimal SHA-256 digest of a network's arrays, in their order.
+
+    >>> digest([np.zeros(3)]) == digest([np.zeros((3, 1))])
+    False
+    """
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 def sha256(path: str | os.PathLike) -> str:

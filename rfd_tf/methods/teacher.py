@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from rfd_tf import applications
-from rfd_tf.applications import keras_applications, pretrained, weights
+from rfd_tf.applications import custom, keras_applications, pretrained, weights
 from rfd_tf.applications.image_size import reason
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.methods.base import Method
@@ -50,6 +48,7 @@ class Teacher:
     Raises:
         UserError: there is no such network, or it does not give vectors for images.
 
+    >>> import numpy as np
     >>> teacher = Teacher("six_layer.rfd_cifar10", image_size=48)
     >>> teacher.dimensions, teacher.endpoint, teacher.network(np.zeros((2, 48, 48, 3))).shape
     (128, 'block6', TensorShape([2, 128]))
@@ -118,12 +117,7 @@ class Teacher:
 
     def sha256(self) -> str:
         """Returns the hexadecimal SHA-256 digest of the weights, in the network's order."""
-        digest = hashlib.sha256()
-        for weight in self.network.weights:
-            array = np.ascontiguousarray(ops.convert_to_numpy(weight))
-            digest.update(f"{array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        return weights.digest(map(ops.convert_to_numpy, self.network.weights))
 
 
 def check(source: Any) -> None:
@@ -145,7 +139,7 @@ def check(source: Any) -> None:
         names = keras_applications.constructors()
         if name not in names:
             raise unknown("network of keras.applications", name, names)
-    elif text.endswith(".keras"):
+    elif custom.is_file(text):
         if not expanded(text).is_file():
             raise UserError(f"no such file: '{text}'; give an existing teacher")
     else:
@@ -168,12 +162,9 @@ def _found(source: keras.Model | str | os.PathLike) -> tuple[str, keras.Model, d
                 ".keras file"
             ) from error
         return text, model, {}
-    if text.endswith(".keras"):
+    if custom.is_file(text):
         path = absolute(text)
-        try:
-            return str(path), keras.models.load_model(path, compile=False), {}
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-            raise UserError(f"teacher '{path}' cannot be loaded ({shown(reason(error))})") from None
+        return str(path), custom.read(path), {}
     shipped = pretrained.find(text)
     model, record = applications.load_backbone(text)
     return shipped.name if shipped else str(absolute(text)), model, record
