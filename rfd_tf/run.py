@@ -401,7 +401,7 @@ class Run:
             f"{flags.get('epochs')}"
         )
         verdict = recorded.verdict
-        told = f"<br>health: {html.escape(str(verdict))}" if verdict else ""
+        health = f"<br>health: {html.escape(str(verdict))}" if verdict else ""
         rows = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{value:.4g}</td></tr>"
             for name, value in last.items()
@@ -409,7 +409,7 @@ class Run:
         )
         return (
             f"<b>{html.escape(head)}</b><br><code>{html.escape(str(self.directory))}</code>"
-            f"{told}<table>{rows}</table>"
+            f"{health}<table>{rows}</table>"
         )
 
 
@@ -462,16 +462,24 @@ def evaluate(
     >>> report["results"][0]["task"]
     'knn'
     """
+    with _place(weights, mean, std) as place:
+        return _evaluate(place, tasks, data, val_data, verbose, options)
+
+
+def _evaluate(
+    weights: str | os.PathLike,
+    tasks: str | Sequence[Any],
+    data: Any,
+    val_data: Any,
+    verbose: int,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
     from rfd_tf import evaluation
     from rfd_tf.data.run_images import RunImages
     from rfd_tf.errors import unknown
     from rfd_tf.evaluation.files import write_json
     from rfd_tf.evaluation.runner import output_locked, with_earlier
 
-    if not isinstance(weights, str | os.PathLike):
-        with _place(weights, mean, std) as place:
-            options = {"data": data, "val_data": val_data, "verbose": verbose, **options}
-            return evaluate(place, tasks, **options)
     folder = absolute(weights) if absolute(weights).is_dir() else None
     chosen = []
     for task in [tasks] if isinstance(tasks, str) else tasks:

@@ -205,3 +205,5 @@ def test_a_keras_model_is_evaluated_embedded_and_exported_as_it_is(tmp_path):
     assert sorted(card["verification"]) == ["keras"]
     with pytest.raises(UserError, match="mean and std go with a keras.Model"):
         rfd_tf.embed("six_layer.rfd_cifar10", pixels, **options)
+    with pytest.raises(UserError, match="mean and std go with a keras.Model"):
+        rfd_tf.evaluate("six_layer.rfd_cifar10", "knn", data=some, val_data=some, **options)
