@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-#: Presets by name. `auto` is `small_images` up to `SMALL` pixels and `photographs` above; `paper`
-#: leaves every setting to the default of the class that takes it, which is the method's paper's
-#: where the paper has one.
-PRESETS = ("auto", "small_images", "photographs", "paper")
-
 #: Sides of training images up to which they are small, pixels.
 SMALL = 64
 
@@ -119,7 +114,8 @@ def recommended(
         method: a name in `rfd_tf.methods.METHODS`.
         image_size: side of the training images, pixels.
         num_images: how many there are.
-        preset: one of `PRESETS`.
+        preset: `small_images`, `photographs`, `auto` (the one of them that suits `image_size`), or
+            `paper`, which leaves every setting to the default of the class that takes it.
         cut_photographs: whether the images are crops of a few photographs, whose colours are
             changed as they are cut.
         given: settings and options that the user chose. They are not repeated; values that depend
