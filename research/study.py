@@ -100,7 +100,7 @@ def run(
     output: Path,
     settings: Mapping[str, Mapping[str, Any]],
     pictures: Callable[[Path, int], objects.Pictures],
-    judged: Mapping[str, Any],
+    tested: Mapping[str, Any],
     *,
     options: Mapping[str, Any] | None = None,
     sheet_images: int = 6,
@@ -113,7 +113,7 @@ def run(
         output: folder of the runs and the tables.
         settings: network -> settings of its `rfd_tf.pretrain`.
         pictures: returns the pictures to evaluate on, of a run's folder and an image size.
-        judged: what names these pictures, JSON-able.
+        tested: what names these pictures, JSON-able.
         options: of `rfd_tf.interpret.objects.Settings`, for all networks.
         sheet_images: pictures on each figure.
 
@@ -123,7 +123,7 @@ def run(
     Raises:
         UserError: a run with other settings; networks that failed, after all others.
     """
-    ledger, asked = runs.Ledger(output), {"pictures": judged, "sheet_images": sheet_images}
+    ledger, asked = runs.Ledger(output), {"pictures": tested, "sheet_images": sheet_images}
     asked.update(options or {})
     maps = {}
     for name, own in settings.items():

@@ -132,23 +132,23 @@ def images(output: Path, given: dict[str, Any]) -> tuple[dict[str, str], dict[st
     return {"data_dir": str(train)}, {"voc_dir" if boxes else "data_dir": str(test)}
 
 
-def pictures(judged: dict[str, str], run: Path, image_size: int):
-    """Reads the pictures that `judged` names, as `rfd_tf.interpret.objects.Pictures`."""
+def pictures(named: dict[str, str], run: Path, image_size: int):
+    """Reads the pictures that `named` describes, as `rfd_tf.interpret.objects.Pictures`."""
     from rfd_tf.data import coco, voc, voc_tfds
     from rfd_tf.data.run_images import RunImages, warn_if_trained_on
     from rfd_tf.interpret import objects
 
     if FLAGS.study == "coco_cats_dogs":
         place, download = FLAGS.tfds_dir, FLAGS.tfds_download
-        voc_tfds.unpack("coco/2017", judged["voc_dir"], place, download, ["cat", "dog"])
-    if "voc_dir" in judged:
-        found = voc.voc_folder(judged["voc_dir"], judged.get("voc_split"))
-    elif "coco_annotations" in judged:
-        found = coco.coco_file(judged["coco_annotations"], judged["coco_images"])
+        voc_tfds.unpack("coco/2017", named["voc_dir"], place, download, ["cat", "dog"])
+    if "voc_dir" in named:
+        found = voc.voc_folder(named["voc_dir"], named.get("voc_split"))
+    elif "coco_annotations" in named:
+        found = coco.coco_file(named["coco_annotations"], named["coco_images"])
     else:
         recorded = RunImages.of_run(run)
-        named = recorded.replaced(**judged, tfds_dir=FLAGS.tfds_dir)
-        source = named.test(FLAGS.tfds_download) or named.train(FLAGS.tfds_download)
+        replaced = recorded.replaced(**named, tfds_dir=FLAGS.tfds_dir)
+        source = replaced.test(FLAGS.tfds_download) or replaced.train(FLAGS.tfds_download)
         warn_if_trained_on(recorded, source, what="pictures")
         return objects.without_objects(source, image_size, FLAGS.max_images)
     return objects.read_pictures(found, image_size, FLAGS.max_images)
@@ -162,15 +162,15 @@ def main() -> None:
     from rfd_tf.run import shown
 
     output = Path(given.pop("output_dir"))
-    trained_on, judged = images(output, given)
+    trained_on, tested = images(output, given)
     given.update(trained_on)
     options = {"neurons": FLAGS.neurons, "seed": FLAGS.seed}
     with shown(verbose=1):
         text = study.run(
             output,
             {name: settings(name, given) for name in FLAGS.networks},
-            functools.partial(pictures, judged),
-            {**judged, "max_images": FLAGS.max_images},
+            functools.partial(pictures, tested),
+            {**tested, "max_images": FLAGS.max_images},
             options={**options, **common.named_values("saliency_option")},
             sheet_images=FLAGS.sheet_images,
         )

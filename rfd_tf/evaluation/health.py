@@ -62,7 +62,7 @@ _QUERIES = 128
 _WEIGHTS = 256
 # Side of the crop of an image, a share of its own.
 _CROP = 0.75
-# Rows of the bank that are looked at, at most.
+# Rows of the bank that are measured, at most.
 _BANK_ROWS = 4096
 _SHEET_ROWS, _SHEET_NEIGHBOURS, _SHEET_SIDE, _SHEETS = 8, 7, 64, 10
 

@@ -81,7 +81,7 @@ def choose(
     *,
     seed: int | None = None,
 ) -> Choice:
-    """Tries every rate on four fifths of the images and judges it on the rest.
+    """Tries every rate on four fifths of the images and evaluates it on the rest.
 
     Args:
         build: returns the network to train, freshly initialised.
