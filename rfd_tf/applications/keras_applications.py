@@ -93,18 +93,7 @@ def imagenet(
     given = {name: value for name, value in options.items() if name in known}
     if "include_preprocessing" in known:
         given["include_preprocessing"] = False
-    try:
-        theirs = function(
-            include_top=False, weights="imagenet", input_shape=network.input_shape[1:], **given
-        )
-    # (Keras raises a plain Exception where a download fails.)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"the ImageNet weights of {backbone} cannot be loaded ({reason}); Keras downloads them "
-            "once to ~/.keras/models: check the connection and the options of the network, or "
-            "give init_weights a file"
-        ) from error
+    theirs = downloaded(backbone, network.input_shape[1:], "give init_weights a file", **given)
     values = theirs.get_weights()
     if [value.shape for value in values] != [tuple(w.shape) for w in network.weights]:
         raise UserError(f"the ImageNet weights of Keras do not fit backbone {backbone} as built")
@@ -113,6 +102,42 @@ def imagenet(
         place = next(i for i, v in enumerate(values) if v.ndim == 4 and v.shape[2] == 3)
         values[place] = values[place][:, :, ::-1]
     return values, normalization
+
+
+def downloaded(
+    backbone: str, input_shape: tuple[int, int, int], way_out: str, **options: Any
+) -> keras.Model:
+    """Returns a network of `keras.applications` as Keras builds it, with its ImageNet weights.
+
+    Args:
+        backbone: its name in `BACKBONES`.
+        input_shape: of its images.
+        way_out: what else to do, for the error.
+        **options: of the function of `keras.applications`.
+
+    Raises:
+        UserError: Keras cannot download the weights, or has none for these options.
+    """
+    function = _functions()[backbone]
+    try:
+        return function(include_top=False, weights="imagenet", input_shape=input_shape, **options)
+    # (Keras raises a plain Exception where a download fails.)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the ImageNet weights of {backbone} cannot be loaded ({reason}); Keras downloads them "
+            "once to ~/.keras/models: check the connection and the options of the network, or "
+            f"{way_out}"
+        ) from error
+
+
+def preprocessing(backbone: str) -> Callable[..., Any]:
+    """Returns Keras' own preprocessing of pixels for a network of `keras.applications`."""
+    return _preprocessing_of(_functions()[backbone])
+
+
+def _preprocessing_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    return sys.modules[function.__module__].preprocess_input
 
 
 def _functions() -> dict[str, Callable[..., keras.Model]]:
@@ -128,7 +153,7 @@ def _expected_pixels(function: Callable[..., Any]) -> tuple[bool, dict[str, list
 
     Both are measured on the network's own `preprocess_input`, which is affine.
     """
-    preprocess = sys.modules[function.__module__].preprocess_input
+    preprocess = _preprocessing_of(function)
 
     def of(pixel: np.ndarray) -> np.ndarray:
         return np.asarray(preprocess(pixel.astype("float64").reshape(1, 1, 1, 3))).reshape(3)

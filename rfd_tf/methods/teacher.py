@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +80,7 @@ class Teacher:
                 )
             model, normalise = model.pixel_model, _as_it_is
         elif own:
-            normalise = _preprocessing(self.name)
+            normalise = keras_applications.preprocessing(self.name.removeprefix(IMAGENET))
         else:
             self.mean = tuple(mean or record.get("mean") or applications.IMAGENET_MEAN)
             self.std = tuple(std or record.get("std") or applications.IMAGENET_STD)
@@ -152,15 +151,11 @@ def _found(source: keras.Model | str | os.PathLike) -> tuple[str, keras.Model, d
         return f"keras.Model {source.name}", source, {}
     text = os.fspath(source)
     if text.startswith(IMAGENET):
-        function = _function(text)
-        try:
-            model = function(include_top=False, weights="imagenet", input_shape=_shape(text))
-        except Exception as error:  # whatever the download raises
-            raise UserError(
-                f"teacher '{text}': Keras cannot load its ImageNet weights "
-                f"({shown(reason(error))}); connect to the network once, or give a "
-                ".keras file"
-            ) from error
+        name = text.removeprefix(IMAGENET)
+        size = keras_applications.DEFAULT_SIZES.get(name, 224)
+        model = keras_applications.downloaded(
+            name, (size, size, 3), "give a .keras file as teacher"
+        )
         return text, model, {}
     if custom.is_file(text):
         path = absolute(text)
@@ -168,22 +163,6 @@ def _found(source: keras.Model | str | os.PathLike) -> tuple[str, keras.Model, d
     shipped = pretrained.find(text)
     model, record = applications.load_backbone(text)
     return shipped.name if shipped else str(absolute(text)), model, record
-
-
-def _function(name: str):
-    """The function of `keras.applications` that `imagenet:NAME` names."""
-    construct = keras_applications.constructors()[name.removeprefix(IMAGENET)]
-    return getattr(keras.applications, construct.__name__)
-
-
-def _shape(name: str) -> tuple[int, int, int]:
-    size = keras_applications.DEFAULT_SIZES.get(name.removeprefix(IMAGENET), 224)
-    return (size, size, 3)
-
-
-def _preprocessing(name: str):
-    """Keras' own preprocessing of pixels for the network that `imagenet:NAME` names."""
-    return sys.modules[_function(name).__module__].preprocess_input
 
 
 def _as_it_is(pixels):

@@ -12,10 +12,11 @@ from keras import ops
 import rfd_tf
 from rfd_tf import applications, losses
 from rfd_tf.applications import preprocess_input
+from rfd_tf.applications.keras_applications import preprocessing
 from rfd_tf.errors import UserError
 from rfd_tf.methods import Distillation, RotationFeatureDecoupling, RotationPrediction
 from rfd_tf.methods import distillation as module
-from rfd_tf.methods.teacher import Teacher, _preprocessing
+from rfd_tf.methods.teacher import Teacher
 from rfd_tf.training import checkpoint, optimizers
 
 SHIPPED, SIZE = "six_layer.rfd_cifar10", training_runs.SIZE
@@ -211,9 +212,9 @@ def test_maps_tokens_vectors_and_methods_teach():
 
 def test_networks_of_keras_take_pixels_as_keras_prepares_them():
     pixels = np.array([0.0, 127.5, 255.0], "float32").reshape(1, 1, 1, 3)
-    prepared = _preprocessing("imagenet:mobilenet_v2")(pixels)
+    prepared = preprocessing("mobilenet_v2")(pixels)
     np.testing.assert_allclose(np.ravel(prepared), [-1, 0, 1])
-    np.testing.assert_allclose(_preprocessing("imagenet:efficientnet_b0")(pixels), pixels)
+    np.testing.assert_allclose(preprocessing("efficientnet_b0")(pixels), pixels)
 
 
 def test_a_saved_method_keeps_the_teacher_it_had(tmp_path):
