@@ -413,7 +413,7 @@ def _start(output: Path, parts: _Parts, overwrite: bool) -> None:
     for name in replaced:
         (output / name).unlink(missing_ok=True)
     parts.folder.mkdir(exist_ok=True)
-    for path in parts.folder.glob(".part-*"):
+    for path in parts.folder.glob(".*.part-*"):
         path.unlink()  # begun by a call that was killed
     write_json(parts.folder / IDENTITY_FILE, parts.identity)
 

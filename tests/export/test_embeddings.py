@@ -156,14 +156,18 @@ def test_a_killed_process_is_taken_up_where_it_was(folder, run_folder, tmp_path)
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 280
-    while len(list(out.glob("parts/*.npz"))) < 3:
+    # (A part that is being written has a name that begins with a point.)
+    while len(list(out.glob("parts/part-*.npz"))) < 3:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = len(list(out.glob("parts/*.npz")))
+    kept = len(list(out.glob("parts/part-*.npz")))
     assert 3 <= kept < 94 and not (out / "embeddings.json").exists()
+    # The process may have been killed between two parts: here is one that it had begun.
+    (out / "parts" / f".{process.pid}.part-{kept:06d}.npz").write_bytes(b"begun")
     report = embed_folder(keras_embedder(run_folder), images, out, batch_size=8, part_images=64)
+    assert not list(out.glob("parts/.*.npz"))
     assert report["embedded_now"] == 6000 - 64 * kept and report["images"] == 6000
     array = np.load(out / "f.npy")
     assert array.shape == (6000, 64) and np.abs(array - array[0]).max() < 1e-5
