@@ -9,10 +9,12 @@
 
 import os
 
+from rfd_tf import kernels
 from rfd_tf.lazy import attach
 
 # onnxruntime reads this when it is first imported. From 1.29 on it otherwise reports to its vendor.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+kernels.choose()
 
 __version__ = "0.1.0"
 

@@ -66,20 +66,6 @@ def cpu_features(flags: frozenset[str]) -> list[str]:
     return [name for name, any_of in _FEATURES.items() if flags.intersection(any_of)]
 
 
-def onednn_on() -> bool | None:
-    """Returns whether TensorFlow uses its oneDNN kernels; None where it does not say.
-
-    >>> onednn_on() in (True, False, None)
-    True
-    """
-    try:
-        from tensorflow.python.util import _pywrap_util_port
-
-        return bool(_pywrap_util_port.IsMklEnabled())
-    except (ImportError, AttributeError):  # no public name has it
-        return None
-
-
 def nvidia_gpus() -> list[str]:
     """Returns the names of the NVIDIA GPUs that the driver lists, whether usable or not.
 

@@ -14,6 +14,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+import rfd_tf  # noqa: E402, F401  (before TensorFlow, as it chooses TensorFlow's kernels)
+
 
 def pytest_configure(config):
     # A job in a script's background ignores Ctrl-C, and so would the commands that tests end by it.

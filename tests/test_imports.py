@@ -22,6 +22,7 @@ ORDER = (
             "lazy",
             "extras",
             "keras_settings",
+            "kernels",
             "system",
         ),
         *("losses", "layers", "applications"),

@@ -49,7 +49,7 @@ def facts() -> Iterator[tuple[str, str]]:
 
 def _machine(tf) -> Iterator[tuple[str, str]]:
     """Devices and processor, and what training makes of them."""
-    from rfd_tf import system
+    from rfd_tf import kernels, system
     from rfd_tf.training import strategy
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -64,19 +64,21 @@ def _machine(tf) -> Iterator[tuple[str, str]]:
         yield "", f"to use it: {remedy}"
     features = ", ".join(system.cpu_features(system.cpu_flags())) or "features unknown"
     yield "processor", f"{system.cpu_name()}, {os.cpu_count()} logical cores; {features}"
-    yield "oneDNN kernels", _onednn(system.onednn_on())
+    yield "oneDNN kernels", _onednn(kernels.is_on())
     yield "precision", f"--mixed_precision=auto trains in {strategy.precision_policy('auto')}"
 
 
 def _onednn(on: bool | None) -> str:
-    given = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
-    by = f"TF_ENABLE_ONEDNN_OPTS={given}" if given else "chosen by TensorFlow"
+    from rfd_tf import kernels
+
+    given = os.environ.get(kernels.VARIABLE)
+    by = f"{kernels.VARIABLE}={given}" if given else "chosen by TensorFlow"
     if on is None:
         return f"unknown ({by})"
     if on:
         return f"on ({by})"
     return (
-        f"off ({by}): TF_ENABLE_ONEDNN_OPTS=1 in the environment turns them on and may train up to "
+        f"off ({by}): {kernels.VARIABLE}=1 in the environment turns them on and may train up to "
         "twice as fast on a processor"
     )
 
