@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from rfd_tf import kernels
+from rfd_tf import kernels, system
+from rfd_tf.training import strategy
 
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="not an x86-64 processor"
@@ -53,3 +54,11 @@ def test_a_late_import_warns_once_where_they_are_off():
 def test_tensorflow_follows():
     code = "import rfd_tf; from rfd_tf import kernels; import tensorflow; print(kernels.is_on())"
     assert run(code)[0][0] == "True"
+
+
+@pytest.mark.parametrize(("on", "policy"), [(True, "mixed_bfloat16"), (False, "float32")])
+def test_a_processor_computes_bfloat16_by_them_alone(monkeypatch, on, policy):
+    monkeypatch.setattr(strategy.tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(system, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    monkeypatch.setattr(kernels, "is_on", lambda: on)
+    assert strategy.precision_policy("auto") == policy

@@ -9,7 +9,7 @@ import threading
 
 import tensorflow as tf
 
-from rfd_tf import system
+from rfd_tf import kernels, system
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.training import workers
 
@@ -165,6 +165,9 @@ def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 
 def has_bfloat16_hardware() -> bool:
     """Whether this machine computes bfloat16 natively: AMX or AVX512-BF16, or a recent GPU.
 
+    A processor's instructions are used by TensorFlow's oneDNN kernels alone: with those off,
+    bfloat16 is many times slower than float32.
+
     >>> has_bfloat16_hardware() in (True, False)
     True
     """
@@ -172,6 +175,8 @@ def has_bfloat16_hardware() -> bool:
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
         return bool(capability) and capability[0] >= 8
+    if kernels.is_on() is False:
+        return False
     return bool(system.cpu_flags() & {"amx_bf16", "avx512_bf16"})
 
 
