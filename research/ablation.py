@@ -180,11 +180,9 @@ def plan(
         own = {**_suited(settings, variant.method), "evaluate": [], "export": []}
         fixed = {"method": variant.method, **variant.settings, **pu}
         own.update(fixed)
-        config = PretrainConfig.create(own, configured=own.keys() - fixed.keys())
         # What the variant makes moot is no setting of it.
-        for dropped in config.drop_moot():
-            log.info(f"{name}: left out, as without effect here: {dropped}")
-        own = {setting: value for setting, value in own.items() if setting in config.given}
+        configured = {*own, *own.get("method_option", ())} - fixed.keys()
+        own = runs.effective(name, own, configured)
         rows.append(Row(name, variant.description, variant.pu, own))
     return rows
 

@@ -6,12 +6,13 @@ import gc
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from rfd_tf.config import PretrainConfig
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import TASKS
 from rfd_tf.evaluation.base import Task
@@ -103,6 +104,36 @@ def _json(values: Mapping[str, Any]) -> dict[str, Any]:
 def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in _FREE}
     return _json({n: absolute(v) if n in _PATHS and v else v for n, v in kept.items()})
+
+
+def effective(
+    name: str, settings: Mapping[str, Any], configured: Collection[str]
+) -> dict[str, Any]:
+    """Returns the settings of a run that have an effect; the others are logged.
+
+    Args:
+        name: of the run.
+        settings: of `rfd_tf.pretrain`, by name.
+        configured: names of those, and of options of the method, that the user did not give.
+
+    Raises:
+        UserError: the user gave a setting that has no effect beside the others.
+
+    >>> effective("a", {"method": "rotation", "temperature": 0.1}, ["temperature"])
+    {'method': 'rotation'}
+    """
+    config = PretrainConfig.create(settings, configured)
+    if config.fidelity:
+        config.follow_the_published_program()
+    if dropped := config.drop_moot():
+        log.info(f"{name}: left out, as without effect here: {'; '.join(dropped)}")
+    kept = {setting: value for setting, value in settings.items() if setting in config.given}
+    if "method_option" in kept:
+        options = kept["method_option"].items()
+        kept["method_option"] = {
+            option: value for option, value in options if option in config.given
+        }
+    return kept
 
 
 def each(jobs: Mapping[str, Callable[[], Any]]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from typing import Any
 
 from absl import flags
 
-from rfd_tf.cli import common, path_flags, pretrain
+from rfd_tf.cli import common, config_flags, path_flags, pretrain
 
 FLAGS = flags.FLAGS
 flags.adopt_module_key_flags(pretrain)
@@ -93,7 +93,12 @@ def check() -> None:
 
 
 def settings(network: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of a network's pretraining: its configuration's, and those given."""
+    """Returns the settings of a network's pretraining: its configuration's, and those given.
+
+    Raises:
+        UserError: the user gave a setting that has no effect.
+    """
+    from research import runs
     from rfd_tf import presets
     from rfd_tf.config import named_values
 
@@ -109,7 +114,11 @@ def settings(network: str, given: dict[str, Any]) -> dict[str, Any]:
     if FLAGS.shuffle_rotations:
         options["shuffle_rotations"] = True
     options.update(given.get("method_option", {}))
-    return {**found, **given, "method_option": options}
+    own = {*given, *given.get("method_option", ())} - config_flags.configured
+    if FLAGS.shuffle_rotations:
+        own.add("shuffle_rotations")
+    named = {**found, **given, "method_option": options}
+    return runs.effective(network, named, {*named, *options} - own)
 
 
 def images(output: Path, given: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:

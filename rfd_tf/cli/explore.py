@@ -23,11 +23,11 @@ config_flags.DEFINE_images(
     data_dir="folder of images; without, those that the run was evaluated or trained on.",
 )
 flags.DEFINE_string("split", None, "Which part of --dataset. Default: the run's, test.")
-flags.DEFINE_integer("port", 8000, "Of 127.0.0.1; 0 takes a free one.")
+_SERVER = config_flags.DEFINE_arguments("interpret.explore.server", "ExploreServer", ("port",))
 flags.DEFINE_integer(
     "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
 )
-flags.DEFINE_integer("neighbours", 12, "Nearest images shown for each feature.")
+_EXPLORER = config_flags.DEFINE_arguments("interpret.explore.explorer", "Explorer", ("neighbours",))
 path_flags.DEFINE_path(
     "cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore."
 )
@@ -89,10 +89,11 @@ def server():
         network,
         images,
         FeatureCache(kept / "embeddings", identity),
-        neighbours=FLAGS.neighbours,
         progress=True,
+        **config_flags.values(_EXPLORER),
     )
-    return ExploreServer(explorer, FLAGS.port, title=folder.resolve().name)
+    title = folder.resolve().name
+    return ExploreServer(explorer, title=title, **config_flags.values(_SERVER))
 
 
 def main() -> None:

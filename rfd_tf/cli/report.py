@@ -19,17 +19,13 @@ from absl import flags
 
 from rfd_tf.cli import config_flags, path_flags
 from rfd_tf.cli.common import run
+from rfd_tf.config import signature_settings
 
 path_flags.DEFINE_path(
     "run", None, "Run folder, as scripts/pretrain.py writes it; finished or not."
 )
 path_flags.DEFINE_path("output", None, "HTML file. Default: report.html in the run folder.")
-flags.DEFINE_list(
-    "sections",
-    None,
-    "Only these: summary, curves, evaluation, neighbours, map, rotations, invariance, ambiguity, "
-    "saliency, filters, drawn, files. Default: all that apply.",
-)
+config_flags.DEFINE_arguments("interpret.report.assemble", "build", ("sections",))
 flags.DEFINE_boolean(
     "tensorboard",
     False,
@@ -43,16 +39,17 @@ config_flags.DEFINE_images(
     *("tfds_download", "max_skipped", "max_megapixels"),
     eval_dir="folder of images to look at; without, a fifth of the others.",
 )
-flags.DEFINE_integer(
-    "images",
-    1000,
-    "Look at no more test images, and find neighbours among five times as many training images; "
-    "0 leaves out all that needs images.",
-    0,
+_COUNT = signature_settings("interpret.report.images", "ReportImages")["count"]
+config_flags.DEFINE(
+    _COUNT, "images", help=f"{_COUNT.help} 0 leaves out all that needs images.", bounds=(0, None)
+)
+_IMAGES = config_flags.DEFINE_arguments(
+    "interpret.report.images",
+    "ReportImages",
+    ("batch_size", "seed"),
+    bounds={"batch_size": (1, None), "seed": (0, None)},
 )
 path_flags.DEFINE_path("pu_weights", None, "PU weights of the run, where the file has moved.")
-flags.DEFINE_integer("batch_size", 128, "Images a step.", 1)
-flags.DEFINE_integer("seed", 0, "Of the random-init network, the map and what is drawn.", 0)
 
 FLAGS = flags.FLAGS
 
@@ -104,7 +101,7 @@ def main() -> None:
             if source is not None:
                 print(source.summary(), flush=True)
         images = report.ReportImages(
-            record, train, test, FLAGS.images, FLAGS.batch_size, FLAGS.seed
+            record, train, test, FLAGS.images, **config_flags.values(_IMAGES)
         )
     if FLAGS.tensorboard and images is None:
         raise UserError(f"nothing for TensorBoard: {reason}")

@@ -95,9 +95,9 @@ def test_the_report_the_page_and_the_calibration_take_the_recorded_splits(runs):
                 """
 from rfd_tf.interpret import report
 original = report.ReportImages
-def images(record, train, test, *rest):
+def images(record, train, test, *rest, **options):
     print(train.name, test.name)
-    return original(record, train, test, *rest)
+    return original(record, train, test, *rest, **options)
 report.ReportImages = images
 """,
             ),

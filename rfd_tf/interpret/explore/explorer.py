@@ -63,7 +63,7 @@ class Explorer:
         network: of the run.
         images: at the network's size; kept in memory.
         cache: keeps the embeddings and the fitted classifier; None takes them anew.
-        neighbours: how many nearest images are given, for every feature.
+        neighbours: number of nearest images shown for each feature.
         fit_images: see above.
         positions: patches that occlude, along a side.
         progress: whether to show progress bars.

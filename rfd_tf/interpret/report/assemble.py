@@ -104,7 +104,8 @@ def build(
     Args:
         run: of `read_run`.
         images: what the network is shown; None leaves out the sections that need it.
-        sections: names from `SECTIONS`; all by default.
+        sections: only these: summary, curves, evaluation, neighbours, map, rotations, invariance,
+            ambiguity, saliency, filters, drawn, files. Default: all that apply.
         no_images: why there are none, as a sentence.
         say: told of each section before it is made.
 

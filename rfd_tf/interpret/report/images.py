@@ -29,10 +29,10 @@ class ReportImages:
         run: with weights.
         train: images it was trained on; neighbours are looked for among them.
         test: images to look at; None holds out a fixed fifth of `train` by class.
-        count: looks at so many test images at most, and for neighbours among five times as many
-            train images, both chosen by a hash of their index.
+        count: largest number of test images, chosen by a hash of their index; neighbours are found
+            among five times as many training images.
         batch_size: images a step.
-        seed: of the random-init network.
+        seed: of the random-init network, the map and what is drawn.
 
     Attributes:
         train: the source.
