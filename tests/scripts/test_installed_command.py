@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 
+import h5py
+import numpy as np
 import pytest
 from script_driver import ROOT
 
@@ -14,6 +16,19 @@ TINY = [
     "--export=", "--monitor_every=0", "--tensorboard=false", "--strategy=none",
     "--backbone_option=filters=[4,4,4,4,4,8]",
 ]  # fmt: skip
+
+# The configuration quickstart, and the flags above, in Python.
+SCRIPT = """
+import rfd_tf
+
+run = rfd_tf.pretrain(
+    "digits", backbone="six_layer", preset="paper", learning_rate=0.1, warmup_epochs=1,
+    horizontal_flip=False, crop="resized", crop_area_min=0.4, instance_loss="softmax",
+    temperature=0.2, projection_dimensions=64, output_dir="python", seed=3,
+    epochs=1, steps_per_epoch=2, batch_size=20, image_size=16, monitor_every=0,
+    tensorboard=False, strategy="none", backbone_option={"filters": [4, 4, 4, 4, 4, 8]},
+)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +75,19 @@ def call(installed, tmp_path):
     return run
 
 
+def weights(folder):
+    """Returns the arrays of a run's backbone by name."""
+    arrays = {}
+
+    def keep(name, entry):
+        if isinstance(entry, h5py.Dataset):
+            arrays[name] = entry[()]
+
+    with h5py.File(folder / "backbone.weights.h5") as file:
+        file.visititems(keep)
+    return arrays
+
+
 def test_a_configuration_is_trained_and_exported_without_a_checkout(call, installed, tmp_path):
     # Flags stand before and after the configuration; both win.
     done = call("pretrain", *TINY, "--config=quickstart", "--seed=3", "--output_dir=run")
@@ -67,6 +95,13 @@ def test_a_configuration_is_trained_and_exported_without_a_checkout(call, instal
     flags = json.loads((tmp_path / "run" / "run.json").read_text())["flags"]
     assert (flags["dataset"], flags["temperature"], flags["crop"]) == ("digits", 0.2, "resized")
     assert (flags["epochs"], flags["batch_size"], flags["seed"]) == (1, 20, 3)
+    # A script with the same settings trains the same weights.
+    done = call(program=("-c", SCRIPT))
+    assert done.returncode == 0, done.stderr
+    by_command, by_script = weights(tmp_path / "run"), weights(tmp_path / "python")
+    assert len(by_command) > 10 and by_command.keys() == by_script.keys()
+    for name, array in by_command.items():
+        np.testing.assert_array_equal(array, by_script[name], err_msg=name)
     done = call(
         "export", "--weights=run", "--format=onnx", "--output_dir=out", program=("-m", "rfd_tf")
     )
