@@ -27,6 +27,7 @@ run = rfd_tf.pretrain(
     temperature=0.2, projection_dimensions=64, output_dir="python", seed=3,
     epochs=1, steps_per_epoch=2, batch_size=20, image_size=16, monitor_every=0,
     tensorboard=False, strategy="none", backbone_option={"filters": [4, 4, 4, 4, 4, 8]},
+    deterministic=True,
 )
 """
 
@@ -90,7 +91,8 @@ def weights(folder):
 
 def test_a_configuration_is_trained_and_exported_without_a_checkout(call, installed, tmp_path):
     # Flags stand before and after the configuration; both win.
-    done = call("pretrain", *TINY, "--config=quickstart", "--seed=3", "--output_dir=run")
+    own = ["--seed=3", "--deterministic", "--output_dir=run"]
+    done = call("pretrain", *TINY, "--config=quickstart", *own)
     assert done.returncode == 0, done.stderr
     flags = json.loads((tmp_path / "run" / "run.json").read_text())["flags"]
     assert (flags["dataset"], flags["temperature"], flags["crop"]) == ("digits", 0.2, "resized")
