@@ -13,9 +13,10 @@ VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 def choose() -> None:
     """Turns the oneDNN kernels on where the environment does not say, before TensorFlow starts.
 
-    By itself TensorFlow turns them on only for processors with AVX512-VNNI, AVX-VNNI or AMX; with
-    AVX2 alone training takes twice as long without them. They add in another order, so that results
-    differ in their last digits. Other processors than x86-64 keep TensorFlow's choice.
+    By itself TensorFlow turns them on only for processors with AVX512-VNNI, AVX512-BF16, AVX-VNNI
+    or AMX; with AVX2 alone training takes up to twice as long without them. They add in another
+    order, so that results differ in their last digits. Other processors than x86-64 keep
+    TensorFlow's choice.
 
     >>> choose()
     """
