@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Tests that import onnxruntime before rfd_tf report nothing either.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import rfd_tf  # noqa: E402, F401  (before TensorFlow, as it chooses TensorFlow's kernels)
+import rfd_tf  # noqa: E402, F401  (before TensorFlow and onnxruntime: it sets what they read)
 
 
 def pytest_configure(config):
