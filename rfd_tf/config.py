@@ -369,7 +369,7 @@ class PretrainConfig:
             network's own if not given. Some networks of Keras have 0.999, which takes thousands of
             steps to settle.
         batch_size: original images in a batch; the views are four times as many.
-        mixed_precision: arithmetic of the backbone. auto: bfloat16 where the hardware has it.
+        mixed_precision: arithmetic of the backbone. auto: bfloat16 where it is faster.
         method: pretraining method, a name in rfd_tf.methods.METHODS.
         method_option: options of the method's constructor; on the command line name=value,
             repeatable.
