@@ -9,6 +9,7 @@ from rfd_tf.errors import UserError
 
 #: Module -> the extra that installs it.
 EXTRAS = {
+    "ai_edge_litert": "litert",
     "faiss": "faiss",
     "jinja2": "report",
     "keras_cv": "detection",

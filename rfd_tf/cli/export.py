@@ -1,4 +1,4 @@
-"""Exports a pretrained backbone: SavedModel, ONNX, Keras file, each compared with Keras first.
+"""Exports a pretrained backbone: SavedModel, ONNX, LiteRT, Keras file, each checked first.
 
     rfd-tf export --weights=runs/x --format=saved_model,onnx --output_dir=exported/x
 

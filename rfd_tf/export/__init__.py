@@ -1,8 +1,9 @@
-"""Pretrained backbones as files that other programs run: SavedModel, ONNX, Keras.
+"""Pretrained backbones as files that other programs run: SavedModel, ONNX, LiteRT, Keras.
 
 `export_backbone` does the whole of it: build, run, compare with Keras, describe. The steps can
 be used alone: `deployable` (a model from pixels to named features), `write_saved_model`,
-`write_onnx`, and the comparisons `verify_saved_model`, `verify_onnx`, `verify_keras`.
+`write_onnx`, `write_litert`, and the comparisons `verify_saved_model`, `verify_onnx`,
+`verify_litert`, `verify_keras`.
 """
 
 from rfd_tf.lazy import attach
@@ -16,6 +17,8 @@ _HOMES = {
     "keras_embedder": "embedders",
     "onnx_embedder": "embedders",
     "embed_folder": "embeddings",
+    "LiteRTModel": "litert",
+    "write_litert": "litert",
     "OnnxModel": "onnx_model",
     "QUANTIZATIONS": "quantize",
     "convert_float16": "quantize",
@@ -29,6 +32,7 @@ _HOMES = {
     "ExportMismatch": "verify",
     "verification_images": "verify",
     "verify_keras": "verify",
+    "verify_litert": "verify",
     "verify_onnx": "verify",
     "verify_saved_model": "verify",
 }

@@ -1,4 +1,4 @@
-"""What a smaller ONNX file loses against the float32 one: on features, and on kNN accuracy."""
+"""What a smaller file loses against the float32 one: on features, and on kNN accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from rfd_tf.evaluation.image_set import ImageSet
 from rfd_tf.evaluation.knn import default_k, knn_accuracy
 from rfd_tf.evaluation.splits import held_out, subset
 from rfd_tf.export.features import EMBEDDING
+from rfd_tf.export.litert import LiteRTModel
 from rfd_tf.export.onnx_model import OnnxModel
+
+Model = OnnxModel | LiteRTModel
 
 CALIBRATION_IMAGES = 256
 _BATCH = 32
@@ -69,8 +72,8 @@ def divide(source: Source, calibration_images: int = CALIBRATION_IMAGES) -> Divi
 
 
 def accuracy_lost(
-    float32: OnnxModel,
-    smaller: Mapping[str, OnnxModel],
+    float32: Model,
+    smaller: Mapping[str, Model],
     source: Source,
     division: Division,
 ) -> dict[str, dict[str, Any]]:
@@ -109,7 +112,7 @@ def accuracy_lost(
 
 
 def on_pixels(
-    float32: OnnxModel, smaller: Mapping[str, OnnxModel], pixels: np.ndarray
+    float32: Model, smaller: Mapping[str, Model], pixels: np.ndarray
 ) -> dict[str, dict[str, Any]]:
     """As `accuracy_lost`, on uint8 pixels `[N, S, S, 3]` and without kNN."""
     batches = [{"image": pixels[start : start + _BATCH]} for start in range(0, len(pixels), _BATCH)]
@@ -146,7 +149,7 @@ class _Agreement:
 
 
 def _compared(
-    models: Mapping[str, OnnxModel], batches: Iterable[Mapping[str, np.ndarray]]
+    models: Mapping[str, Model], batches: Iterable[Mapping[str, np.ndarray]]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     names = models["float32"].outputs
     kinds = [kind for kind in models if kind != "float32"]
@@ -169,7 +172,7 @@ def _compared(
 
 
 def _knn(
-    models: Mapping[str, OnnxModel],
+    models: Mapping[str, Model],
     train: ImageSet,
     judged: ImageSet,
     embeddings: Mapping[str, np.ndarray],

@@ -11,19 +11,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rfd_tf.errors import UserError, chosen
+from rfd_tf.export import litert, verify
 from rfd_tf.export import onnx as onnx_format
 from rfd_tf.export import quantize as smaller_files
-from rfd_tf.export import verify
 from rfd_tf.paths import expanded
 from rfd_tf.training.folder_lock import FolderLock
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
     from rfd_tf.data.sources import Source
+    from rfd_tf.export.accuracy_lost import Division
 
-FORMATS = ("saved_model", "onnx", "keras")
-FILES = {"saved_model": "saved_model", "onnx": "model.onnx", "keras": "backbone.keras"}
+FORMATS = ("saved_model", "onnx", "litert", "keras")
+FILES = {
+    "saved_model": "saved_model",
+    "onnx": "model.onnx",
+    "litert": litert.FILE,
+    "keras": "backbone.keras",
+}
 WEIGHTS_FILE = "backbone.weights.h5"
 ARCHITECTURE_FILE = "architecture.keras"  # of a backbone without a name
 README_FILE = "README.md"
@@ -34,6 +41,7 @@ LEAST_COSINE = {"int8": 0.9, "float16": 0.999}
 ARTEFACTS = (
     *FILES.values(),
     *smaller_files.FILES.values(),
+    *litert.FILES.values(),
     WEIGHTS_FILE,
     ARCHITECTURE_FILE,
     README_FILE,
@@ -66,15 +74,14 @@ def export_backbone(
     """Exports a pretrained backbone to files that other programs run.
 
     Every file is run and compared with the Keras model on batches of 1, 2 and 7 images before it
-    appears in `output_dir`: `saved_model/1/`, `model.onnx`, `backbone.keras` (the formats asked
-    for), `backbone.weights.h5`, of a backbone without a name `architecture.keras`, `README.md` and
-    `card.json`. A failure leaves nothing behind, and
-    an earlier export as it was.
+    appears in `output_dir`: `saved_model/1/`, `model.onnx`, `model.tflite`, `backbone.keras` (the
+    formats asked for), `backbone.weights.h5`, of a backbone without a name `architecture.keras`,
+    `README.md` and `card.json`. A failure leaves nothing behind, and an earlier export as it was.
 
     Args:
         weights: a run folder, a `.weights.h5` file, or the name of shipped weights.
         output_dir: the folder to write.
-        formats: some of `"saved_model"`, `"onnx"`, `"keras"`.
+        formats: some of `"saved_model"`, `"onnx"`, `"litert"`, `"keras"`.
         feature: what `embedding` is: `"f"`, the pooled feature, or its half `"f1"` or `"f2"`.
         endpoints: names of layers whose outputs are given as well.
         outputs: further outputs, some of `rfd_tf.export.OUTPUTS`: `"f"`, `"f1"`, `"f2"` beside one
@@ -87,9 +94,8 @@ def export_backbone(
         onnx_layout: `"nhwc"` or `"nchw"`.
         saved_model_version: the SavedModel is written to `saved_model/<version>/`, the layout that
             TensorFlow Serving watches: of several versions it serves the highest.
-        quantize: smaller ONNX files beside `model.onnx`: `"int8"` (`model.int8.onnx`, static
-            quantisation, see `rfd_tf.export.quantize`), `"float16"` (`model.float16.onnx`). The
-            card tells what they lose.
+        quantize: smaller files beside `model.onnx` and `model.tflite`: `"int8"` (such as
+            `model.int8.onnx`, static quantisation), `"float16"`. The card reports what they lose.
         calibration: images that set the scales of int8, and on which the loss is measured: images
             that were not used for calibration, with kNN where they have labels. Needed for int8.
         calibration_images: most images that set the scales.
@@ -175,6 +181,9 @@ def export_backbone(
             job.saved_model(card, saved_model_version)
         if "onnx" in formats:
             job.onnx(card, opset, onnx_input, onnx_layout)
+        if "litert" in formats:
+            job.litert(card)
+        if quantize:
             job.quantized(card, quantize, calibration, calibration_images)
         if "keras" in formats:
             job.keras(card)
@@ -241,17 +250,20 @@ class _Job:
         shape = ["batch", 3, size, size] if layout == "nchw" else ["batch", size, size, 3]
         card["inputs"]["onnx"] = {"pixels": {"dtype": input_dtype, "shape": shape}}
         card["onnx"] = {"opset": opset, "layout": layout}
-        kept = (
-            "name", "method", "dataset", "epoch", "backbone", "feature", "preprocessing",
-            "outputs", "weights_sha256", "licence",
-        )  # fmt: skip
-        metadata = {key: card[key] for key in kept if card[key] is not None}
-        metadata["rfd_tf_version"] = card["versions"]["rfd_tf"]
         onnx_format.write_onnx(
             self.deployed, path, opset=opset, input_dtype=input_dtype, layout=layout,
-            metadata=metadata,
+            metadata=_metadata(card),
         )  # fmt: skip
         card["verification"]["onnx"] = verify.verify_onnx(
+            path, self.images, self.expected, tolerance=self.tolerance
+        )
+
+    def litert(self, card: dict[str, Any]) -> None:
+        path, size = self.work / FILES["litert"], self.model.input_shape[1]
+        shape = ["batch", size, size, 3]
+        card["inputs"]["litert"] = {"pixels": {"dtype": "uint8", "shape": shape}}
+        litert.write_litert(self.deployed, path, metadata=_metadata(card))
+        card["verification"]["litert"] = verify.verify_litert(
             path, self.images, self.expected, tolerance=self.tolerance
         )
 
@@ -262,43 +274,70 @@ class _Job:
         calibration: Source | None,
         calibration_images: int,
     ) -> None:
-        if not kinds:
-            return
         from rfd_tf.data.pipeline import load_images
-        from rfd_tf.export.accuracy_lost import accuracy_lost, divide, on_pixels
+        from rfd_tf.export.accuracy_lost import divide
+
+        division = images = None
+        if calibration is not None:
+            division = divide(calibration, calibration_images)
+        if "int8" in kinds:
+            images = load_images(calibration, self.model.input_shape[1], division.calibration)
+        for form in ("onnx", "litert"):
+            if form in card["formats"]:
+                self._smaller(card, form, kinds, calibration, division, images)
+
+    def _smaller(
+        self,
+        card: dict[str, Any],
+        form: str,
+        kinds: tuple[str, ...],
+        calibration: Source | None,
+        division: Division | None,
+        images: np.ndarray | None,
+    ) -> None:
+        """Writes the smaller files of one format, and reports what they lose."""
+        from rfd_tf.export.accuracy_lost import accuracy_lost, on_pixels
         from rfd_tf.export.onnx_model import OnnxModel
         from rfd_tf.export.runtime import description
 
-        source, size = self.work / FILES["onnx"], self.model.input_shape[1]
-        division = None if calibration is None else divide(calibration, calibration_images)
-        paths = {kind: self.work / smaller_files.FILES[kind] for kind in kinds}
-        if "float16" in kinds:
-            smaller_files.convert_float16(source, paths["float16"])
-        if "int8" in kinds:
-            images = load_images(calibration, size, division.calibration)
-            smaller_files.quantize_int8(source, paths["int8"], images)
-        models = {kind: OnnxModel(path) for kind, path in paths.items()}
-        whole = OnnxModel(source)
+        original = self.work / FILES[form]
+        names = {kind: kind if form == "onnx" else f"{form}_{kind}" for kind in kinds}
+        files = smaller_files.FILES if form == "onnx" else litert.FILES
+        paths = {kind: self.work / files[kind] for kind in kinds}
+        if form == "litert":
+            for kind, path in paths.items():
+                metadata = {**_metadata(card), "precision": kind}
+                litert.write_litert(
+                    self.deployed, path, precision=kind, images=images, metadata=metadata
+                )
+        else:
+            if "float16" in kinds:
+                smaller_files.convert_float16(original, paths["float16"])
+            if "int8" in kinds:
+                smaller_files.quantize_int8(original, paths["int8"], images)
+        opened = OnnxModel if form == "onnx" else litert.LiteRTModel
+        models = {names[kind]: opened(path) for kind, path in paths.items()}
+        whole = opened(original)
         # Inputs of the extremes, on which a file in float16 would overflow first.
         made_up = on_pixels(whole, models, self.images)
         found = made_up
         if division is not None:
             found = accuracy_lost(whole, models, calibration, division)
-        for kind in kinds:
+        for kind, name in names.items():
             # (Made-up images are none that int8 was calibrated for.)
-            for figures in (found[kind],) if kind == "int8" else (made_up[kind], found[kind]):
-                _check_agreement(kind, figures["outputs"])
-            card["quantization"][kind] = {
+            for figures in (found[name],) if kind == "int8" else (made_up[name], found[name]):
+                _check_agreement(FILES[form], kind, figures["outputs"])
+            card["quantization"][name] = {
                 "file": paths[kind].name,
                 "judged_on": calibration.name if calibration else "made-up images",
-                "measured_with": description(),
-                **found[kind],
+                "measured_with": description() if form == "onnx" else litert.description(),
+                **found[name],
             }
-        if "int8" in kinds:
-            card["quantization"]["int8"]["calibration"] = {
-                "images": len(division.calibration),
-                "of": calibration.name,
-            }
+            if kind == "int8":
+                card["quantization"][name]["calibration"] = {
+                    "images": len(division.calibration),
+                    "of": calibration.name,
+                }
 
     def keras(self, card: dict[str, Any]) -> None:
         from rfd_tf.applications import portable
@@ -321,8 +360,11 @@ def _check_quantization(
     calibration: Source | None,
     calibration_images: int,
 ) -> None:
-    if kinds and "onnx" not in formats:
-        raise UserError(f"{' and '.join(kinds)} are forms of the ONNX file: ask for format onnx")
+    if kinds and not {"onnx", "litert"} & set(formats):
+        raise UserError(
+            f"{' and '.join(kinds)} are forms of the ONNX and the LiteRT file: ask for format onnx "
+            "or litert"
+        )
     if "int8" in kinds and calibration is None:
         raise UserError(
             "int8 needs images like those the model will see, which set its scales: give "
@@ -332,20 +374,30 @@ def _check_quantization(
         raise UserError(f"calibration needs 1 image or more, not {calibration_images}")
 
 
-def _check_agreement(kind: str, outputs: dict[str, dict[str, float]]) -> None:
+def _metadata(card: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a file says of itself."""
+    kept = (
+        "name", "method", "dataset", "epoch", "backbone", "feature", "preprocessing", "outputs",
+        "weights_sha256", "licence",
+    )  # fmt: skip
+    metadata = {key: card[key] for key in kept if card[key] is not None}
+    return {**metadata, "rfd_tf_version": card["versions"]["rfd_tf"]}
+
+
+def _check_agreement(file: str, kind: str, outputs: dict[str, dict[str, float]]) -> None:
     from rfd_tf.export.features import EMBEDDING
 
     for name, figures in outputs.items():
         # Written so that what is not a number fails.
         if not figures["largest_difference"] < float("inf"):
             raise verify.ExportMismatch(
-                f"{FILES['onnx']} in {kind}: '{name}' has values that are not finite; leave "
+                f"{file} in {kind}: '{name}' has values that are not finite; leave "
                 f"{kind} out of --quantize"
             )
     cosine = outputs[EMBEDDING]["cosine"]
     if not cosine >= LEAST_COSINE[kind]:
         raise verify.ExportMismatch(
-            f"{FILES['onnx']} in {kind} gives other embeddings: mean cosine to float32 "
+            f"{file} in {kind} gives other embeddings: mean cosine to float32 "
             f"{cosine:.4f}, at least {LEAST_COSINE[kind]} is asked for; leave {kind} out of "
             "--quantize" + (", or calibrate with more images" if kind == "int8" else "")
         )

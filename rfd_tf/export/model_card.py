@@ -20,6 +20,7 @@ CARD_FORMAT = 1
 PACKAGES = {
     "saved_model": (),
     "onnx": ("onnx", "tf2onnx", "onnxruntime"),
+    "litert": (),
     "keras": (),
 }
 SCORES_FILE = "evaluation.json"
@@ -195,7 +196,7 @@ def _sections(card: Card) -> Iterator[str]:
     )
     yield _table(("file", "run", "output", "difference", "relative"), _difference_rows(card))
     if card["quantization"]:
-        yield "## Smaller ONNX files, and what they lose"
+        yield "## Smaller files, and what they lose"
         yield quantization_text(card)
     yield "## Files"
     rows = [
@@ -234,9 +235,9 @@ def _preprocessing(card: Card) -> str:
     mean, std = (", ".join(f"{value:.6g}" for value in rules[key]) for key in ("mean", "std"))
     return (
         f"RGB pixels from 0 to 255, {rules['image_size']} x {rules['image_size']}. Normalisation, "
-        f"`(pixels / 255 - mean) / std` with mean {mean} and std {std}, is inside the SavedModel "
-        f"and the ONNX file. {rules['resize'][0].upper()}{rules['resize'][1:]}; the SavedModel's "
-        "`image_bytes` does that as well."
+        f"`(pixels / 255 - mean) / std` with mean {mean} and std {std}, is inside the SavedModel, "
+        f"the ONNX and the LiteRT file. {rules['resize'][0].upper()}{rules['resize'][1:]}; the "
+        "SavedModel's `image_bytes` does that as well."
     )
 
 
@@ -266,11 +267,12 @@ def _limits(
             "`image_bytes` reads JPEG, PNG, GIF (the first frame) and uncompressed BMP of 8, 24 or "
             "32 bits; one file that cannot be decoded fails its batch."
         )
-    if "onnx" in formats:
+    if {"onnx", "litert"} & formats:
         limits.append(
-            "ONNX takes pixels: decoding and resizing is the caller's. Resizing without "
+            "ONNX and LiteRT take pixels: decoding and resizing is the caller's. Resizing without "
             "antialiasing gives other features."
         )
+    if "onnx" in formats:
         limits.append(TELEMETRY)
     if assumed & {"mean", "std"}:
         limits.append(
@@ -386,7 +388,7 @@ def _difference_rows(card: Card) -> Iterator[tuple[str, ...]]:
 
 
 def quantization_text(card: Card) -> str:
-    """Returns what the smaller ONNX files lose against the float32 one, as Markdown."""
+    """Returns what the smaller files lose against the float32 ones, as Markdown."""
     rows, judged = [], []
     for kind, found in card["quantization"].items():
         text = f"`{found['file']}`: {found['images']:,} images ({found['judged_on']})"
@@ -409,7 +411,8 @@ def quantization_text(card: Card) -> str:
     header = ("file", "output", "mean cosine", "lowest cosine", "difference", "relative",
               "kNN accuracy, %")  # fmt: skip
     return (
-        "They take the place of `model.onnx` in the code above: inputs and outputs are the same. "
+        "They take the place of the float32 files in the code above: inputs and outputs are the "
+        "same. "
         "Against float32, on images that did not calibrate: cosine of the outputs, largest "
         "difference, also as a fraction of the largest value, and where the images have classes "
         f"the accuracy of a kNN vote in float32 -> in the file.\n\n{_table(header, rows)}\n\n"

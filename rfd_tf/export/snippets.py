@@ -8,6 +8,7 @@ from typing import Any
 FILES = {
     "saved_model": "`saved_model/`",
     "onnx": "`model.onnx`",
+    "litert": "`model.tflite`",
     "keras": "`backbone.keras`",
 }
 
@@ -20,7 +21,7 @@ def snippets(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     Args:
         card: the card's dict; read are `formats`, `inputs`, `feature`, `preprocessing`, `onnx`.
     """
-    writers = {"saved_model": _saved_model, "onnx": _onnx, "keras": _keras}
+    writers = {"saved_model": _saved_model, "onnx": _onnx, "litert": _litert, "keras": _keras}
     for kind in card["formats"]:
         yield writers[kind](card)
     yield _weights(card)
@@ -60,6 +61,19 @@ session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionPro
 (embedding,) = session.run(["embedding"], {{"pixels": pixels}})
 print(embedding.shape)"""
     return "ONNX, with onnxruntime:", code
+
+
+def _litert(card: dict[str, Any]) -> tuple[str, str]:
+    code = f"""\
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image, ImageOps
+
+{_image(card)}
+model = Interpreter("model.tflite").get_signature_runner()
+embedding = model(pixels=np.asarray(image)[None])["embedding"]
+print(embedding.shape)"""
+    return "LiteRT, with ai-edge-litert:", code
 
 
 def _keras(card: dict[str, Any]) -> tuple[str, str]:

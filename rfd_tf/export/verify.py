@@ -310,6 +310,41 @@ def verify_onnx(
     return {"onnxruntime": compare("ONNX", expected, _in_batches(call, images), tolerance)}
 
 
+def verify_litert(
+    path: str | Path, images: np.ndarray, expected: Features, *, tolerance: float = TOLERANCE
+) -> dict[str, Report]:
+    """Runs a LiteRT file on the CPU and compares it with Keras.
+
+    Args:
+        path: what `write_litert` wrote.
+        images: uint8 `[N, S, S, 3]`, run in batches of `BATCH_SIZES`.
+        expected: the Keras model's features of `images`.
+        tolerance: see `compare`.
+
+    Returns:
+        `compare`'s report under the interpreter's name, `ai-edge-litert` or `tensorflow.lite`, and
+        its version.
+
+    Raises:
+        ExportMismatch: see `compare`.
+
+    >>> import tempfile
+    >>> from rfd_tf import applications
+    >>> from rfd_tf.export import deployable, write_litert
+    >>> network = applications.build("six_layer", 32)
+    >>> record = {"mean": [0.5] * 3, "std": [0.25] * 3,
+    ...           "feature": {"endpoint": "block6", "pooling": "avg"}}
+    >>> path, images = tempfile.mkdtemp() + "/model.tflite", verification_images(32)
+    >>> write_litert(deployable(network, record), path)
+    >>> len(verify_litert(path, images, reference_features(network, record, images)))
+    1
+    """
+    from rfd_tf.export import litert
+
+    call = litert.LiteRTModel(path)
+    return {litert.description(): compare("LiteRT", expected, _in_batches(call, images), tolerance)}
+
+
 def verify_keras(
     path: str | Path,
     record: Mapping[str, Any],

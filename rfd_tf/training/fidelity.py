@@ -196,7 +196,7 @@ FIDELITY: dict[str, Setting] = dict(
         ("crops", Setting("run", 1, "all rotations of one crop", 1)),
         (
             "mixed_precision",
-            Setting("run", "float32", "bfloat16 halves the time where the hardware has it", "auto"),
+            Setting("run", "float32", "bfloat16 takes less time on much hardware", "auto"),
         ),
     ]
 )
