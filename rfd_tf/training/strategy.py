@@ -22,8 +22,9 @@ def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strateg
 
     Args:
         name: `none`: one device. `mirrored`: all GPUs of this machine, or the logical CPU
-            devices. `multiworker`: the machines that the environment variable TF_CONFIG names.
-            `auto`: mirrored when there are several devices, else none.
+            devices. `multiworker`: the machines that the environment variable TF_CONFIG names, or
+            the tasks of a SLURM job step. `auto`: mirrored when there are several devices, else
+            none.
         logical_devices: splits the CPU into so many devices, to try a strategy without GPUs;
             0 leaves it whole.
 
@@ -65,7 +66,7 @@ def _split_cpu(count: int) -> None:
 
 
 def _multiworker() -> tf.distribute.Strategy:
-    addresses, index = workers.read_tf_config()
+    addresses, index = workers.read_cluster()
     workers.meet(addresses, index)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()

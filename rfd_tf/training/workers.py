@@ -1,4 +1,4 @@
-"""Several machines: what TF_CONFIG says, meeting before training, and losing one another."""
+"""Several machines: TF_CONFIG or SLURM, meeting before training, and losing one another."""
 
 from __future__ import annotations
 
@@ -22,35 +22,63 @@ _EXAMPLE = (
 )
 
 
-def read_tf_config() -> tuple[list[str], int]:
+def read_cluster() -> tuple[list[str], int]:
     """Returns the workers' `host:port` addresses and this worker's position among them.
 
-    They come from the environment variable TF_CONFIG.
+    They come from the environment variable TF_CONFIG, in which a `chief` counts as the first
+    worker; without it, from those of a SLURM job step of several tasks. TF_CONFIG is then set, or
+    set again, to a cluster of workers alone, which TensorFlow reads.
 
     Raises:
-        UserError: it is missing or malformed, or its index is not that of a worker.
+        UserError: there is neither, TF_CONFIG is malformed, or its index is not that of a worker.
     """
     text = os.environ.get("TF_CONFIG")
-    if not text:
-        raise UserError(
-            "strategy 'multiworker' needs the environment variable TF_CONFIG, such as " + _EXAMPLE
-        )
+    addresses, index = _of_tf_config(text) if text else _of_slurm()
+    cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    os.environ["TF_CONFIG"] = json.dumps(cluster)
+    return addresses, index
+
+
+def _of_tf_config(text: str) -> tuple[list[str], int]:
     try:
         config = json.loads(text)
-        addresses, task = config["cluster"]["worker"], config["task"]
-        index = int(task["index"])
-        ports = [int(address.rpartition(":")[2]) for address in addresses]
-        ok = task["type"] == "worker" and bool(ports) and set(config["cluster"]) == {"worker"}
+        cluster, task = config["cluster"], config["task"]
+        workers = list(cluster.get("worker", []))
+        chief = list(cluster.get("chief", []))
+        index, kind = int(task["index"]), task["type"]
+        ports = [int(address.rpartition(":")[2]) for address in chief + workers]
+        ok = bool(ports) and set(cluster) <= {"chief", "worker"} and len(chief) <= 1
+        ok = ok and kind in cluster
     except (ValueError, KeyError, TypeError, AttributeError):
         ok = False
     if not ok:
         raise UserError(f"TF_CONFIG does not read like {_EXAMPLE}; it is: {text}")
-    if not 0 <= index < len(addresses):
+    named = chief if kind == "chief" else workers
+    if not 0 <= index < len(named):
         raise UserError(
-            f"TF_CONFIG gives this machine the index {index}, but names {len(addresses)} "
-            f"worker(s); the index counts from 0 to {len(addresses) - 1}"
+            f"TF_CONFIG gives this machine the index {index}, but names {len(named)} "
+            f"{kind}(s); the index counts from 0 to {len(named) - 1}"
         )
-    return addresses, index
+    return chief + workers, index + (len(chief) if kind == "worker" else 0)
+
+
+def _of_slurm() -> tuple[list[str], int]:
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "")
+    if not tasks.isdigit() or int(tasks) < 2:
+        raise UserError(
+            f"strategy 'multiworker' needs the environment variable TF_CONFIG, such as {_EXAMPLE}, "
+            "or a SLURM job step of several tasks (srun --ntasks=2)"
+        )
+    try:
+        # It allots GPUs, too, and fails without any; here SLURM does (srun --gpus-per-task=1).
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=int(tasks), gpus_per_task=1, auto_set_gpu=False
+        )
+        cluster = resolver.cluster_spec()
+        index = resolver.get_task_info()[1]
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the workers of this SLURM job step are not clear: {error}") from None
+    return list(cluster.as_dict()["worker"]), index
 
 
 def meet(addresses: list[str], index: int, timeout: float = START_TIMEOUT) -> None:

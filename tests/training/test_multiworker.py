@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import socket
 import threading
 import time
@@ -215,6 +216,19 @@ BAD = {
         json.dumps({"cluster": CLUSTER, "task": {"type": "chief", "index": 0}}),
         "TF_CONFIG does not read like",
     ),
+    "two chiefs": (
+        json.dumps(
+            {
+                "cluster": {"chief": ["a:1", "b:1"], **CLUSTER},
+                "task": {"type": "chief", "index": 0},
+            }
+        ),
+        "TF_CONFIG does not read like",
+    ),
+    "a parameter server": (
+        json.dumps({"cluster": {"ps": ["a:1"], **CLUSTER}, "task": {"type": "ps", "index": 0}}),
+        "TF_CONFIG does not read like",
+    ),
     "index too large": (
         json.dumps({"cluster": CLUSTER, "task": {"type": "worker", "index": 2}}),
         r"index 2, but names 2 worker\(s\); the index counts from 0 to 1",
@@ -224,6 +238,44 @@ BAD = {
         "index -1, but names 2",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("kind", "index", "position"), [("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)]
+)
+def test_a_chief_is_the_first_worker(monkeypatch, kind, index, position):
+    cluster = {"chief": ["boss:7"], **CLUSTER}
+    config = {"cluster": cluster, "task": {"type": kind, "index": index}, "environment": "cloud"}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    addresses = ["boss:7", "localhost:1", "localhost:2"]
+    assert workers.read_cluster() == (addresses, position)
+    assert json.loads(os.environ["TF_CONFIG"]) == {
+        "cluster": {"worker": addresses}, "task": {"type": "worker", "index": position},
+    }  # fmt: skip
+    assert workers.read_cluster() == (addresses, position)
+
+
+def test_the_tasks_of_a_slurm_step_are_the_workers(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "")
+    step = {
+        "SLURM_STEP_NUM_TASKS": "3", "SLURM_STEP_NODELIST": "gpu[07-08]",
+        "SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_PROCID": "2",
+    }  # fmt: skip
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    assert workers.read_cluster() == (["gpu07:8888", "gpu07:8889", "gpu08:8888"], 2)
+    assert json.loads(os.environ["TF_CONFIG"])["task"] == {"type": "worker", "index": 2}
+
+
+def test_a_slurm_step_that_is_not_clear_is_named(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "3")
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
+    with pytest.raises(UserError, match="SLURM job step are not clear: SLURM_PROCID not found"):
+        workers.read_cluster()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    with pytest.raises(UserError, match="needs the environment variable TF_CONFIG"):
+        workers.read_cluster()
 
 
 @pytest.mark.parametrize("case", BAD)
