@@ -9,7 +9,7 @@
 Prints a table, accuracies and precisions in percent, and writes the same with each protocol's
 settings as JSON: to --output, or evaluation.json in the run folder. Figures, caches and finished
 parts lie beside it, in evaluation_files; the same command again takes up an interrupted
-evaluation. README.md has the list of tasks.
+evaluation. docs/guides/evaluate.md describes the tasks.
 
 A suite evaluates several runs by the same tasks and writes one comparison: comparison.md, .csv,
 .png and .json in the folder --output, or suites/NAME.

@@ -123,7 +123,11 @@ def _define_tasks() -> None:
         )
 
 
-flags.DEFINE_list("task", ["knn", "linear"], "What to run, see README: knn, linear, ...")
+flags.DEFINE_list(
+    "task",
+    ["knn", "linear"],
+    f"Tasks to run, of {', '.join(tasks())}; docs/guides/evaluate.md describes them.",
+)
 path_flags.DEFINE_path("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
 flags.DEFINE_string(
     "suite",

@@ -1,4 +1,4 @@
-"""What becomes of files that a folder should not hold: the table of docs/data.md, line by line."""
+"""What becomes of files that a folder should not hold: the table of docs/guides/data.md, line by line."""
 
 import io
 import os
