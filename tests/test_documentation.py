@@ -176,6 +176,15 @@ def test_the_table_of_contents_links_to_every_page():
     assert {page.resolve() for page in guides()} <= linked | {index}
 
 
+def test_a_guide_has_a_command_its_python_twin_and_what_to_do_when_it_goes_wrong():
+    for page in (ROOT / "docs" / "guides").glob("*.md"):
+        if page.stem in ("data", "troubleshooting"):  # tables of what is read, and of messages
+            continue
+        assert {"bash", "python"} <= {language for language, _ in blocks(page)}, page.name
+        headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+        assert headings[-1] == "When it goes wrong", page.name
+
+
 def test_python_blocks_name_what_exists():
     wrong = []
     for page in guides():
