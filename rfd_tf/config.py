@@ -368,8 +368,7 @@ class PretrainConfig:
         batch_norm_momentum: momentum of batch normalisation's moving statistics; the network's own
             if not given. Some Keras networks have 0.999, which takes thousands of steps to settle.
         batch_size: images per batch, before rotations and other views.
-        mixed_precision: numeric precision of the backbone. auto: bfloat16 where the hardware
-            supports it.
+        mixed_precision: numeric precision of the backbone. auto: bfloat16 where it is faster.
         method: pretraining method, a name in rfd_tf.methods.METHODS.
         method_option: option of the method's constructor; on the command line name=value,
             repeatable.

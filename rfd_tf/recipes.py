@@ -11,8 +11,10 @@ SMALL = 64
 #: How many images are shown in a training: 15 epochs of the 50,000 images of CIFAR-10.
 IMAGES_SHOWN = 750_000
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 200
-#: Batches of small sets are halved until an epoch has so many steps.
-FEWEST_STEPS = 4
+#: Batches are halved until an epoch has so many steps,
+STEPS_AN_EPOCH = 4
+#: and until a short training has so many, as long as a batch keeps so many views.
+FEWEST_STEPS, FEWEST_VIEWS = 3_000, 64
 
 #: Largest dataset whose memory bank the exact softmax takes whole.
 SOFTMAX_IMAGES = 200_000
@@ -147,9 +149,9 @@ def recommended(
     if method == "rotation":
         angles = given.get("rotations") or (0, 90, 180, 270)
         found["crops"] = 1 if given.get("shuffle_rotations") else len(angles)
-    while found["batch_size"] > max(8, num_images // FEWEST_STEPS):
-        found["batch_size"] //= 2
     found.update(given)
+    if "batch_size" not in given:
+        found["batch_size"] = _batch_size(found, num_images)
     if "temperature" in found and "instance_loss" not in given:
         few = num_images <= SOFTMAX_IMAGES and not any(name in given for name in NCE_OPTIONS)
         found["instance_loss"] = "softmax" if few else "nce"
@@ -166,3 +168,15 @@ def recommended(
     if found.get("schedule", "cosine") == "cosine":
         found.setdefault("warmup_epochs", min(found["epochs"] / 10, 10.0))
     return {name: value for name, value in found.items() if name not in given}
+
+
+def _batch_size(found: Mapping[str, Any], num_images: int) -> int:
+    """Returns the batch size found for large sets, or a smaller one that leaves enough steps."""
+    size = found["batch_size"]
+    shown = num_images * found["epochs"]
+    fewest_images = FEWEST_VIEWS // max(1, found["crops"])
+    while size > max(8, num_images // STEPS_AN_EPOCH) or (
+        size > fewest_images and shown / size < FEWEST_STEPS
+    ):
+        size //= 2
+    return size

@@ -45,6 +45,15 @@ def cpu_name() -> str:
     return _cpu_line("model name") or platform.processor() or platform.machine()
 
 
+def cpu_vendor() -> str:
+    """Returns who made the processor, such as `GenuineIntel`; "" where Linux does not list it.
+
+    >>> isinstance(cpu_vendor(), str)
+    True
+    """
+    return _cpu_line("vendor_id")
+
+
 def _cpu_line(key: str) -> str:
     try:
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()

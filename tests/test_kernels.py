@@ -56,9 +56,22 @@ def test_tensorflow_follows():
     assert run(code)[0][0] == "True"
 
 
-@pytest.mark.parametrize(("on", "policy"), [(True, "mixed_bfloat16"), (False, "float32")])
-def test_a_processor_computes_bfloat16_by_them_alone(monkeypatch, on, policy):
+@pytest.mark.parametrize(
+    ("flags", "vendor", "kernels_on", "policy"),
+    [
+        ({"avx512_bf16"}, "AuthenticAMD", True, "mixed_bfloat16"),
+        ({"avx512_bf16"}, "AuthenticAMD", False, "float32"),
+        # Measured: training in bfloat16 takes 1.4 to 2.4 times as long as in float32.
+        ({"avx512_bf16"}, "GenuineIntel", True, "float32"),
+        ({"avx512_bf16", "amx_bf16"}, "GenuineIntel", True, "mixed_bfloat16"),
+        ({"avx2"}, "AuthenticAMD", True, "float32"),
+    ],
+)
+def test_a_processor_trains_in_bfloat16_where_that_is_faster(
+    monkeypatch, flags, vendor, kernels_on, policy
+):
     monkeypatch.setattr(strategy.tf.config, "list_physical_devices", lambda kind: [])
-    monkeypatch.setattr(system, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
-    monkeypatch.setattr(kernels, "is_on", lambda: on)
+    monkeypatch.setattr(system, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(system, "cpu_vendor", lambda: vendor)
+    monkeypatch.setattr(kernels, "is_on", lambda: kernels_on)
     assert strategy.precision_policy("auto") == policy

@@ -18,9 +18,11 @@ from research.benchmarks.folder import folder
 from research.benchmarks.inference import inference
 from research.benchmarks.memory import memory
 from research.benchmarks.overhead import overhead
+from research.benchmarks.peers import peers
 from research.benchmarks.pipeline import pipeline
 from research.benchmarks.precision import precision
 from research.benchmarks.reference import reference
+from research.benchmarks.time_to_score import time_to_score
 
 #: Every benchmark by name. Each takes `rounds`, how often to time, and sizes, and yields entries.
 BENCHMARKS: dict[str, Callable[..., Iterator[Entry]]] = {
@@ -33,6 +35,8 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Entry]]] = {
     "convolutions": convolutions,
     "inference": inference,
     "memory": memory,
+    "peers": peers,
+    "time_to_score": time_to_score,
     "reference": reference,
 }
 

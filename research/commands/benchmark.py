@@ -35,6 +35,18 @@ flags.DEFINE_list(
     "16 images in four views, 4,096 negatives, 1,281,167 rows): in float32, and after a comma in "
     "bfloat16; either may be left empty. Runs the benchmark 'reference'.",
 )
+path_flags.DEFINE_path(
+    "peer_python",
+    None,
+    "A Python interpreter with torch, torchvision and lightly, for the benchmarks 'peers' and "
+    "'time_to_score'; without it peers are left out.",
+)
+path_flags.DEFINE_path(
+    "classes_dir",
+    None,
+    "A folder with train/ and test/, each with a sub-folder a class, for the benchmark "
+    "'time_to_score'; without it that is left out.",
+)
 flags.DEFINE_bool("tiny", False, "Small sizes, to try the script: the figures mean nothing.")
 
 FLAGS = flags.FLAGS
@@ -83,6 +95,11 @@ def chosen() -> tuple[list[str], dict]:
         options["reference"] = {"reference_ms": reference}
     if FLAGS.photos_dir:
         options["pipeline"] = {"photos_dir": FLAGS.photos_dir}
+    options["peers"] = {"peer_python": FLAGS.peer_python, "photos_dir": FLAGS.photos_dir}
+    options["time_to_score"] = {
+        "peer_python": FLAGS.peer_python,
+        "classes_dir": FLAGS.classes_dir,
+    }
     names = [name.strip() for name in FLAGS.only if name.strip()]
     for name in names:
         if name not in BENCHMARKS:

@@ -1,16 +1,20 @@
 """Every benchmark at a small size: what it yields, and that it measures what it says."""
 
+import importlib.util
 import json
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from research.benchmarks import BENCHMARKS, steps, tiny
 from research.benchmarks.convolutions import Convolutions
 from research.benchmarks.measuring import peak_growth, peak_growth_and_result
 from research.benchmarks.memory import activation_bytes
+from research.benchmarks.peers import Training
 from research.benchmarks.photographs import write_photographs
 from research.benchmarks.pipeline import bare_loop
 from research.benchmarks.profiling import is_convolution, operation_times
@@ -42,6 +46,8 @@ NAMES = {
     ],
     "folder": ["folder/start", "folder/memory"],
     "memory": ["memory/six_layer"],
+    "peers": [],  # another interpreter has them
+    "time_to_score": [],  # on a folder of the user's
     "reference": ["reference/float32", "reference/bfloat16"],
 }
 
@@ -51,7 +57,59 @@ def test_each_benchmark_yields_its_figures(name):
     entries = list(BENCHMARKS[name](rounds=1, **tiny(name)))
     assert [entry.name for entry in entries] == NAMES[name]
     assert all(np.isfinite(entry.value) and entry.value >= 0 for entry in entries)
-    assert json.loads(json.dumps([entry.as_json() for entry in entries]))
+    assert len(json.loads(json.dumps([entry.as_json() for entry in entries]))) == len(entries)
+
+
+def test_minutes_are_those_of_the_first_training_that_reaches_the_score(monkeypatch):
+    module = importlib.import_module("research.benchmarks.time_to_score")
+    accuracies = {4: 0.5, 6: 0.54, 8: 0.56, 10: 0.9}
+    monkeypatch.setattr(
+        module, "_train", lambda folder, name, size, epochs, seed: (epochs / 2, accuracies[epochs])
+    )
+    monkeypatch.setattr(module.Path, "is_dir", lambda self: True)
+    (entry,) = module.time_to_score(classes_dir="photos", epochs=(4, 6, 8, 10))
+    assert entry.value == 4.0
+    assert entry.details["ours"] == [[4, 2.0, 0.5], [6, 3.0, 0.54], [8, 4.0, 0.56]]
+
+
+def test_a_training_is_timed_and_evaluated_as_a_user_runs_it(tmp_path):
+    draw = np.random.default_rng(0)
+    for part, count in (("train", 8), ("test", 3)):
+        for name, colour in (("dark", 60), ("light", 200)):
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = np.clip(draw.normal(colour, 25, (24, 24, 3)), 0, 255).astype("uint8")
+                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    options = {"classes_dir": str(tmp_path), "epochs": (1,), "score": 0.0, "image_size": 16}
+    (entry,) = BENCHMARKS["time_to_score"](**options)
+    ((_, minutes, accuracy),) = entry.details["ours"]
+    assert entry.value == pytest.approx(minutes, abs=0.01) and 0 < minutes < 5
+    assert round(6 * accuracy, 2) in range(7)  # six test images
+
+
+def test_a_folder_without_its_parts_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has no folder 'train'"):
+        list(BENCHMARKS["time_to_score"](classes_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", sys.executable])
+def test_peers_without_their_packages_are_left_out_with_the_reason(python, capsys):
+    if python == sys.executable and importlib.util.find_spec("torch"):
+        pytest.skip("this interpreter has torch")
+    assert list(BENCHMARKS["peers"](rounds=1, peer_python=python, **tiny("peers"))) == []
+    reason = "cannot run '/no/such/python'" if python[1] == "n" else "No module named 'torch'"
+    assert f"left out: {reason}" in capsys.readouterr().err.replace("ModuleNotFoundError: ", "")
+
+
+def test_our_side_of_a_whole_training_reads_files_and_trains(tmp_path):
+    write_photographs(tmp_path, count=6)
+    training = Training(str(tmp_path), "six_layer", 16, views=16)
+    assert training.step.batch["image"].shape == (4, 4, 16, 16, 3)
+    before = [w.numpy() for w in training.step.method.trainable_variables]
+    assert np.isfinite(training())
+    after = training.step.method.trainable_variables
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(after, before, strict=True))
 
 
 def test_reference_refuses_nonsense():

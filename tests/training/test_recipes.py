@@ -60,7 +60,18 @@ def test_what_is_given_stays_and_what_depends_on_it_follows():
 
 
 def test_small_sets_keep_several_steps_an_epoch():
-    assert [chosen(count).batch_size for count in (20, 64, 100, 256)] == [8, 16, 16, 64]
+    sizes = [chosen(count, epochs=1_000).batch_size for count in (20, 64, 100, 256)]
+    assert sizes == [8, 16, 16, 64]
+
+
+def test_short_trainings_take_smaller_batches_for_more_steps():
+    # 3,000 steps of 16 images, or as many as 64 views in a batch allow.
+    assert [chosen(3_409, epochs=count).batch_size for count in (15, 30, 60)] == [16, 32, 64]
+    assert chosen(3_409, epochs=1).batch_size == 16
+    assert chosen(3_409, epochs=15).learning_rate == pytest.approx(0.025)
+    assert chosen(3_409, epochs=15, method="instance").batch_size == 64
+    assert chosen(3_409, epochs=15, method="rotation").batch_size == 16
+    assert chosen(3_409, epochs=15, batch_size=64).batch_size == 64
 
 
 def test_the_paper_and_the_published_program_are_left_as_they_are():
@@ -87,7 +98,7 @@ def test_the_paper_and_the_published_program_are_left_as_they_are():
 def test_moving_statistics_settle_within_an_epoch(flags, momentum):
     try:
         parse_flags("--backbone=mobilenet_v2", "--backbone_option=alpha=0.35", "--image_size=32",
-                    "--epochs=1", "--output_dir=x", *flags)  # fmt: skip
+                    "--epochs=1", "--batch_size=64", "--output_dir=x", *flags)  # fmt: skip
         config, session = build(SimpleNamespace(num_images=20_000, name="images"))
     finally:
         forget_flags()
