@@ -1,4 +1,4 @@
-"""Every setting of a pretraining, with its default: the one home of what is not a method's own."""
+"""Settings of a pretraining run and their defaults; methods have their own options."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting, as the command line and the Python call see it.
+    """One setting, shared by the command line and the Python API.
 
     Attributes:
-        name: of the argument.
+        name: name of the argument.
         kind: `bool`, `int`, `float`, `str`, `Path`, `list` or `dict`; `None` for any JSON value.
-        default: its value where it is not given.
-        choices: the values allowed, or None for any.
-        help: what it does, from the docstring of the class that takes it.
-        bounds: smallest and largest value, each None where there is none.
+        default: value if not given.
+        choices: allowed values, or None for any.
+        help: description, from the docstring of the class that takes it.
+        bounds: smallest and largest value, each None if unbounded.
         item: type of the items of a list.
 
     >>> Setting("epochs", int, 100, None, "passes over the images.").checked(3)
@@ -52,10 +52,10 @@ class Setting:
     item: type = str
 
     def checked(self, value: Any) -> Any:
-        """Returns a value of the setting's type.
+        """Returns the value, converted to the setting's type.
 
         Raises:
-            UserError: the value has another type or is not among the choices.
+            UserError: the value has another type, is out of bounds or is not among the choices.
         """
         if value is None or self.kind is None:
             if value is None and self.default is not None and self.kind is not None:
@@ -130,8 +130,8 @@ def described(text: str | None) -> dict[str, str]:
 
 _EMBEDDED = AllBut(("digits",))
 _SOME_IMAGES = 10_000
-#: When settings of images and of the run have an effect; those of augmentation, optimisation and
-#: methods stand with these, and `PretrainConfig.rules` returns all.
+#: When settings of images and of the run have an effect. `PretrainConfig.rules` adds the rules of
+#: augmentation, optimisation and methods.
 _RULES = (
     Rule(("train_split", "eval_split", "tfds_dir", "tfds_download", "tfds_classes"),
          {"dataset": GIVEN}),
@@ -154,7 +154,7 @@ _RULES = (
          "whose views are rotated copies of one another"),
 )  # fmt: skip
 
-#: Settings that `PretrainConfig.choose` gives a value where they are left open.
+#: Settings for which `PretrainConfig.choose` chooses a value if none is given.
 CHOSEN = (
     *("batch_size", "epochs", "optimizer", "learning_rate", "schedule", "warmup_epochs"),
     *("momentum", "weight_decay", "crop", "crop_area_min", "horizontal_flip", "color_jitter"),
@@ -170,7 +170,7 @@ _BOUNDS = {
 }
 
 
-# What annotations of arguments name; of another name the value may be anything.
+# Names in annotations of arguments; an argument with another annotation takes any value.
 _ANNOTATIONS = {
     "Any": Any,
     "Callable": Callable,
@@ -206,7 +206,7 @@ def _kind_of(annotation: Any) -> tuple[type | None, tuple[str, ...] | None]:
 
 @functools.cache
 def settings_of(config: type) -> dict[str, Setting]:
-    """Returns the settings of a configuration dataclass by name."""
+    """Returns the settings of a configuration dataclass, by name."""
     hints, texts = typing.get_type_hints(config), described(config.__doc__)
     found = {}
     for field in dataclasses.fields(config):
@@ -225,11 +225,11 @@ def settings_of(config: type) -> dict[str, Setting]:
 def signature_settings(module: str, owner: str) -> dict[str, Setting]:
     """Returns the arguments with defaults of a class's constructor or of a function, by name.
 
-    They are read from the source: importing it would import TensorFlow, which a command that only
-    lists its flags need not wait for.
+    They are parsed from the source: importing the module would import TensorFlow, which takes
+    seconds that `--help` need not wait for.
 
     Args:
-        module: of the package, such as `evaluation.knn`.
+        module: module of the package, such as `evaluation.knn`.
         owner: name of the class or function.
 
     >>> signature_settings("evaluation.knn", "KNearestNeighbours")["temperature"].default
@@ -252,7 +252,7 @@ def signature_settings(module: str, owner: str) -> dict[str, Setting]:
 
 
 class _Constants(dict):
-    """The constants of a module by name, read from its source, imported ones included."""
+    """The constants of a module by name, parsed from its source, including imported ones."""
 
     def __init__(self, path: Path):
         self.body = ast.parse(path.read_text(encoding="utf-8")).body
@@ -291,7 +291,7 @@ def _constants(module: str) -> _Constants:
 
 
 def _parameters(node: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, str, str]]:
-    """Yields name, annotation and default of what has both: arguments, or a dataclass' fields."""
+    """Yields name, annotation and default of arguments or of a dataclass' fields that have both."""
     if isinstance(node, ast.ClassDef):
         constructors = [n for n in node.body if getattr(n, "name", None) == "__init__"]
         if not constructors:
@@ -312,7 +312,7 @@ def _parameters(node: ast.ClassDef | ast.FunctionDef) -> Iterator[tuple[str, str
 
 @functools.cache
 def method_settings() -> dict[str, Setting]:
-    """Returns the options of Rotation Feature Decoupling by name, which other methods share.
+    """Returns the options of Rotation Feature Decoupling, which other methods share, by name.
 
     >>> method_settings()["temperature"].default
     0.07
@@ -326,138 +326,135 @@ def method_settings() -> dict[str, Setting]:
 
 @dataclasses.dataclass(kw_only=True)
 class PretrainConfig:
-    """The settings of a pretraining, from Python and from the command line alike.
+    """The settings of a pretraining run, for Python and the command line.
 
-    Create one by `PretrainConfig.create`, which checks names and types. Options of the method, such
-    as `temperature`, are arguments of its constructor; they are in `method_option`. Settings of
-    optimization and augmentation that are None are chosen by `choose`.
+    Create it with `PretrainConfig.create`, which checks names and types. Options of the method,
+    such as `temperature`, are arguments of its constructor and are kept in `method_option`.
+    Settings of optimisation and augmentation that are None are chosen by `choose`.
 
     Args:
         dataset: embedded dataset (digits) or TFDS image dataset by name.
         data_dir: folder of training images, flat or nested.
         train_split: split of `dataset` to train on, such as train or train[:60%].
-        tfds_classes: only the images of a TFDS `dataset` that show an object of one of these
+        tfds_classes: use only images of a TFDS `dataset` that show an object of one of these
             classes, such as cat,dog of coco/2017.
-        tfds_dir: where TFDS datasets lie.
+        tfds_dir: folder of the TFDS datasets.
         tfds_download: let TFDS download and prepare the dataset.
-        max_skipped: largest share of undecodable images to go on with.
-        max_megapixels: larger images are left out, before they are decoded.
-        image_size: side of the training images, pixels; the backbone's own size if not given.
+        max_skipped: largest share of undecodable images; more stop the run.
+        max_megapixels: larger images are skipped before decoding.
+        image_size: side of the training images in pixels; the backbone's default if not given.
         crop: how images are cropped. pad: zero border, random crop. resized: random resized crop.
-            window: a square at a random place, its side 7/8 of the image's. stretch: the whole
-            image, its sides made equal. none: the centre.
-        crop_area_min: smallest share of an image that a resized crop keeps.
-        padding: border of crop=pad, pixels; image_size / 8 if not given.
+            window: a random square with 7/8 of the image's side. stretch: the whole image, resized
+            to a square. none: centre crop.
+        crop_area_min: smallest share of an image's area in a resized crop.
+        padding: border of crop=pad in pixels; image_size / 8 if not given.
         horizontal_flip: mirror half of the images.
-        color_jitter: strength of brightness, contrast, saturation changes.
-        hue: largest turn of the colours, a share of the circle up to 0.5.
-        grayscale: share of images made grey.
-        crops: crops of an image a step. rfd, rotation: 1 for all rotations, or one each. pirl: 2,
-            and the transformed version has its own.
+        color_jitter: strength of brightness, contrast and saturation changes.
+        hue: largest hue rotation, as a fraction of the colour circle up to 0.5.
+        grayscale: share of images converted to grey.
+        crops: crops per image and step. rfd, rotation: 1 for all rotations, or one for each. pirl:
+            2 gives the transformed version a crop of its own.
         mean: channel means of pixels / 255; ImageNet's if not given.
-        std: channel deviations of pixels / 255; ImageNet's if not given.
+        std: channel standard deviations of pixels / 255; ImageNet's if not given.
         backbone: name of the network: six_layer, network_in_network, alexnet, resnet18, or one of
-            keras.applications such as mobilenet_v2; or the path of a .keras file, any functional
+            keras.applications such as mobilenet_v2; or the path of a .keras file with a functional
             Keras model. A .keras file, and a model given from Python, start from their own weights.
-        backbone_option: options of the backbone's constructor, such as width=0.5; on the command
+        backbone_option: option of the backbone's constructor, such as width=0.5; on the command
             line name=value, repeatable.
         include_preprocessing: the Keras model given as `backbone` takes pixels from 0 to 255 and
-            has its normalisation inside; `mean` and `std` then have no meaning.
-        token_pooling: how the token sequence that a Keras model given as `backbone` returns becomes
-            a vector: their mean, which is the default, or the class token, the first.
-        batch_norm_momentum: share that batch normalisation's moving statistics keep at a step; the
-            network's own if not given. Some networks of Keras have 0.999, which takes thousands of
-            steps to settle.
-        batch_size: original images in a batch; the views are four times as many.
-        mixed_precision: arithmetic of the backbone. auto: bfloat16 where it is faster.
+            normalises them itself; `mean` and `std` are then refused.
+        token_pooling: how the tokens returned by a Keras model given as `backbone` are pooled: mean
+            (default), or class for the first token.
+        batch_norm_momentum: momentum of batch normalisation's moving statistics; the network's own
+            if not given. Some Keras networks have 0.999, which takes thousands of steps to settle.
+        batch_size: images per batch, before rotations and other views.
+        mixed_precision: numeric precision of the backbone. auto: bfloat16 where it is faster.
         method: pretraining method, a name in rfd_tf.methods.METHODS.
-        method_option: options of the method's constructor; on the command line name=value,
+        method_option: option of the method's constructor; on the command line name=value,
             repeatable.
-        preset: what is chosen for settings that are not given. auto: small_images up to 64 pixels,
-            photographs above. paper: the defaults of the classes that take them, a method's
-            own being those of its paper. rfd_tf/recipes.py has the values.
-        fidelity: for method=rfd: train as the published program does, with its value for every
-            flag that is not given, its batch normalisation and its initial weights.
-            rfd_tf/training/fidelity.py lists them.
-        eval_dir: folder of labelled test images; sub-folders are classes.
+        preset: values of settings that are not given. auto: small_images up to 64 pixels,
+            photographs above. paper: the library's defaults, with a method's options as in its
+            paper. See rfd_tf/recipes.py.
+        fidelity: for method=rfd: train as the published program, with its value for every flag that
+            is not given, its batch normalisation and its initial weights. See
+            rfd_tf/training/fidelity.py.
+        eval_dir: folder of labelled test images, one sub-folder per class.
         eval_split: split of `dataset` to evaluate on. Default: test, validation, or a part of
             `train_split`.
-        teacher: for method=distillation: the frozen network to learn from: shipped weights such as
+        teacher: for method=distillation: the frozen network to distil: shipped weights such as
             network_in_network.rfd_cifar10, a run folder, a .weights.h5 or .keras file, or
             imagenet:mobilenet_v2 (any network of keras.applications, downloaded by Keras); in
             Python also a Keras model.
         init_weights: weights to start from: imagenet (those of keras.applications, which Keras
             downloads), a run folder, a .weights.h5 or .keras file, or shipped weights such as
-            rfd_cifar10. Where they carry a record, `backbone`, its options, `mean` and `std` are
-            the record's if not given.
-        freeze_until: name of a layer: of weights that training starts from, those up to it and in
-            it are kept as they are, batch normalisation's statistics as well.
-        backbone_learning_rate_scale: learning rate of the backbone as a share of that of the heads;
-            below 1 for weights to start from.
+            rfd_cifar10. If they carry a record, it sets `backbone`, its options, `mean` and `std`
+            that are not given.
+        freeze_until: name of a layer: freeze the layers up to and including it, with the statistics
+            of their batch normalisation. Needs weights to start from.
+        backbone_learning_rate_scale: learning rate of the backbone relative to the heads'; below 1
+            to preserve starting weights.
         feature_endpoint: layer whose output is the feature; the last one if not given.
-        fill_bank: fill the bank by one forward pass before training.
-        pu_weights: file of P(looks upright) per image and rotation, by estimate_pu.py, or
-            prob.dat.
+        fill_bank: fill the memory bank with one forward pass before training.
+        pu_weights: file of P(looks upright) per image and rotation, from estimate-pu, or prob.dat.
         epochs: passes over the images.
-        steps_per_epoch: steps an epoch; as many as full batches if not given.
-        optimizer: by name. sgd: coupled weight decay, as published. adam (AdamW) and rmsprop:
-            decoupled.
-        learning_rate: highest learning rate.
+        steps_per_epoch: steps per epoch; the number of full batches if not given.
+        optimizer: sgd: coupled weight decay, as published. adam (AdamW) and rmsprop: decoupled.
+        learning_rate: peak learning rate.
         schedule: learning-rate schedule.
         lr_table: for schedule=step: END_EPOCH:RATE,... or rfd_imagenet, rotnet_cifar10,
             rotnet_imagenet.
-        warmup_epochs: epochs of linear warm-up of the cosine schedule; at most half of `epochs`
-            where it would not be shorter than them.
-        decay_rate: share of the rate that schedule=exponential leaves after `decay_epochs`.
-        decay_epochs: see `decay_rate`; the decay is spread over every step.
-        momentum: momentum of SGD and RMSprop, first moment of Adam.
-        nesterov: nesterov momentum.
-        weight_decay: weight decay, on every weight.
-        undecayed: names of weights without decay, such as gamma,beta,bias.
-        gradient_accumulation: parts a replica's batch is cut into, to save memory.
-        steps_per_execution: steps run by one call into TensorFlow.
-        seed: of weights, order, augmentation, negatives.
+        warmup_epochs: epochs of linear warm-up of the cosine schedule; half of `epochs` if it is
+            not shorter than them.
+        decay_rate: factor by which schedule=exponential lowers the rate every `decay_epochs`.
+        decay_epochs: see `decay_rate`; the decay is applied at every step.
+        momentum: momentum of SGD and RMSprop, beta_1 of Adam.
+        nesterov: use Nesterov momentum.
+        weight_decay: weight decay of all weights that are not `undecayed`.
+        undecayed: names of weights without weight decay, such as gamma,beta,bias.
+        gradient_accumulation: number of parts that a replica's batch is cut into, to save memory.
+        steps_per_execution: steps per call into TensorFlow.
+        seed: seed of weights, order, augmentation and negatives.
         strategy: devices and machines to train on.
-        logical_devices: split the CPU into so many devices.
-        deterministic: bit-identical repetition, slower.
-        output_dir: folder of the run.
-        resume: auto: continue the run in `output_dir`, if there is one. never: start afresh.
-        overwrite: remove the run in `output_dir` first.
+        logical_devices: split the CPU into this many devices.
+        deterministic: train reproducibly, bit for bit; slower.
+        output_dir: run folder.
+        resume: auto: resume the run in `output_dir`, if there is one. never: refuse to resume it.
+        overwrite: delete the run in `output_dir` first.
         checkpoint_every: epochs between checkpoints.
-        checkpoint_every_steps: steps between checkpoints within an epoch, memory bank included; 0
-            for none. They are written beside training.
-        checkpoint_every_minutes: minutes between checkpoints within an epoch, memory bank included;
-            0 for none.
-        keep_checkpoints: checkpoints kept.
-        health_every: epochs between measurements of the features' health, which needs no labels:
-            spread, effective rank, alignment, uniformity, the rotation left in f2, neighbours kept;
-            a warning where features collapse, a sheet of nearest neighbours, one word at the end.
-            0 for none.
+        checkpoint_every_steps: steps between checkpoints within an epoch, including the memory
+            bank; 0 for none. They are written in the background.
+        checkpoint_every_minutes: minutes between checkpoints within an epoch, including the memory
+            bank; 0 for none.
+        keep_checkpoints: number of checkpoints kept.
+        health_every: epochs between measurements of the features without labels: spread, effective
+            rank, alignment, uniformity, rotation leaking into f2, neighbours kept. Warns of
+            collapsed features, draws nearest neighbours and ends with a verdict. 0 for none.
         monitor_every: epochs between kNN measurements; 0 for none.
-        monitor_images: most train images of the kNN monitor; a fifth as many test images.
+        monitor_images: largest number of train images of the kNN monitor; a fifth as many test
+            images.
         tensorboard: write TensorBoard event files.
-        evaluate: tasks run at the end, such as knn,linear.
-        export: formats exported at the end to export/: saved_model, onnx, keras.
-        source_images: one or a few photographs: the images are crops of them. Files, or
+        evaluate: tasks to run at the end, such as knn,linear.
+        export: formats to export to export/ at the end: saved_model, onnx, keras.
+        source_images: one or a few photographs, whose crops are the training images. Files, or
             sklearn:china.jpg and sklearn:flower.jpg, which come with scikit-learn.
-        source_crops: crops of `source_images`, an epoch (published: 1281167).
-        source_size: side of the crops, pixels (published: 256); if not given, `image_size`, and
+        source_crops: number of crops of `source_images`, which is one epoch (published: 1281167).
+        source_size: side of the crops in pixels (published: 256); if not given, `image_size`, and
             from 96 on 256 for each 224 of it.
-        source_seed: of the crops. Runs with other `seed` have the same crops.
-        source_region: crops are cut from a square region at a random place of a photograph: its
-            side, a share of the shorter side; 0 for the whole photograph.
-        source_scale: cut windows of random area from the region; off, windows of as many pixels as
-            they become.
-        source_area_min: smallest share of the region in a window.
+        source_seed: seed of the crops, independent of `seed`.
+        source_region: side of the random square region that a crop is cut from, relative to the
+            photograph's shorter side; 0 for the whole photograph.
+        source_scale: cut windows of random area from the region; if false, windows of the crops'
+            size.
+        source_area_min: smallest share of the region's area in a window.
         source_aspect: largest width / height of a window; 1 for squares.
-        source_rotation: largest angle by which crops are turned, degrees.
-        source_shear: largest shear of crops, degrees.
-        source_vertical_flip: turn half of the crops upside down.
+        source_rotation: largest rotation of crops in degrees.
+        source_shear: largest shear of crops in degrees.
+        source_vertical_flip: flip half of the crops vertically.
         source_horizontal_flip: mirror half of the crops.
-        source_color_jitter: strength of brightness, contrast, saturation changes of crops.
-        source_hue: largest turn of the colours of crops, a share up to 0.5.
-        source_color_probability: share of the crops whose colours are changed.
-        source_noise: standard deviation of Gaussian noise on crops, a share of 0 to 255.
+        source_color_jitter: strength of brightness, contrast and saturation changes of crops.
+        source_hue: largest hue rotation of crops, as a fraction up to 0.5.
+        source_color_probability: share of the crops with colour changes.
+        source_noise: standard deviation of Gaussian noise on crops, relative to the range 0 to 255.
 
     >>> config = PretrainConfig.create({"epochs": 3, "temperature": 0.1})
     >>> config.epochs, config.crop, config.method_option, sorted(config.given)
@@ -559,24 +556,24 @@ class PretrainConfig:
     def __post_init__(self):
         #: Names of the settings that were given; the others have their defaults.
         self.given: frozenset[str] = frozenset()
-        #: Those of them that a configuration gave, not the user.
+        #: Those of them that come from a configuration, not from the user.
         self.configured: frozenset[str] = frozenset()
-        #: The Keras model of a `backbone` without a name, adapted; see `take`.
+        #: The adapted Keras model of a `backbone` without a name; see `take`.
         self.model: keras.Model | None = None
 
     @classmethod
     def create(
         cls, settings: Mapping[str, Any], configured: Collection[str] = ()
     ) -> PretrainConfig:
-        """Creates the configuration from settings by name, those of the method's options included.
+        """Creates the configuration from settings and options of the method, by name.
 
         Args:
-            settings: name -> value; what is missing has its default.
-            configured: names of those that a configuration or a run gave, not the user.
+            settings: name -> value; missing settings have their defaults.
+            configured: names of those that come from a configuration or a run, not from the user.
 
         Raises:
-            UserError: an unknown name, with the nearest one; a value of another type, or one that
-                is not among the choices.
+            UserError: an unknown name (the message suggests the nearest one), or a value of another
+                type, out of bounds or not among the choices.
         """
         from rfd_tf import methods
 
@@ -608,7 +605,7 @@ class PretrainConfig:
         """Creates the configuration that a run recorded in run.json.
 
         Args:
-            flags: the entry "flags" of run.json; None stands for what had no effect.
+            flags: the entry "flags" of run.json; None marks settings without effect.
         """
         settings = {}
         for name, value in flags.items():
@@ -621,10 +618,10 @@ class PretrainConfig:
         return cls.create(kept, configured={*kept, *kept.get("method_option", ())})
 
     def check(self) -> None:
-        """Refuses what is wrong on the face of it, before images are read.
+        """Checks the settings that can be checked before images are read.
 
         Raises:
-            UserError: names the setting, the value and the options.
+            UserError: a wrong setting; the message names it, its value and the options.
         """
         from rfd_tf import export, methods
         from rfd_tf.applications import custom, registry
@@ -663,16 +660,16 @@ class PretrainConfig:
         self.normalization()
 
     def drop_moot(self) -> list[str]:
-        """Takes out what a configuration gave and has no effect beside what the user gave.
+        """Drops settings of a configuration that have no effect next to the user's settings.
 
-        Options of the method, and of the rules of `rules`. A value that switches something off,
-        such as 0 or False, is never refused.
+        These are options of other methods, and settings without effect by `rules`. A value that
+        switches something off, such as 0 or False, is never refused.
 
         Returns:
-            What was taken out, each with the reason.
+            The dropped settings, each with the reason.
 
         Raises:
-            UserError: the user gave an option that has no effect beside the others.
+            UserError: a setting of the user has no effect next to the others.
         """
         from rfd_tf import methods
 
@@ -694,7 +691,7 @@ class PretrainConfig:
             self._drop(name)
         if strange:
             dropped.append(f"{', '.join(strange)}, of other methods than {self.method}")
-        # What is dropped may leave another without effect.
+        # Dropping one may leave another without effect.
         while found := list(self._moot()):
             for name, rule, values, default in found:
                 if name in self.given and name not in self.configured:
@@ -705,10 +702,10 @@ class PretrainConfig:
         return dropped
 
     def _moot(self) -> Iterator[tuple[str, Rule, dict[str, Any], Any]]:
-        """Yields settings in use that have no effect: name, rule, all values, and its default."""
+        """Yields the settings without effect: name, rule, all values, and the default."""
         arguments = _all_arguments_of(self.method)
         own = {**arguments, **vars(self), **self.method_option}
-        # What is chosen later depends on the number of images in no way that the rules look at.
+        # No rule depends on a setting that is chosen by the number of images.
         trial = copy.copy(self)
         trial.method_option = dict(self.method_option)
         trial.choose(_SOME_IMAGES)
@@ -719,7 +716,7 @@ class PretrainConfig:
                 yield name, rule, values, defaults[name]
 
     def _drop(self, name: str) -> None:
-        """Gives a setting its default, as if it had not been given."""
+        """Resets a setting to its default, as if it had not been given."""
         if name in self.method_option:
             del self.method_option[name]
         else:
@@ -727,7 +724,7 @@ class PretrainConfig:
         self.given -= {name}
 
     def rules(self) -> tuple[Rule, ...]:
-        """Returns when settings, the options of the method included, have an effect."""
+        """Returns the rules of when settings and options of the method have an effect."""
         from rfd_tf import methods
         from rfd_tf.training import pretraining
 
@@ -739,13 +736,13 @@ class PretrainConfig:
         )
 
     def take(self, model: keras.Model) -> None:
-        """Takes a Keras model as the backbone.
+        """Uses a Keras model as the backbone.
 
         Args:
             model: functional; see `rfd_tf.applications.custom.adapted`.
 
         Raises:
-            UserError: it cannot serve, or an option that goes with names only.
+            UserError: an unsuitable model, or an option for backbones by name only.
         """
         from rfd_tf.applications import custom
 
@@ -755,7 +752,7 @@ class PretrainConfig:
         self.model = custom.adapted(model, self.token_pooling)
 
     def _follow_init_weights(self) -> None:
-        """Takes backbone and options of the weights to start from, where they are not given."""
+        """Takes backbone and options from the starting weights, if they are not given."""
         from rfd_tf.applications import custom, registry, start, weights
 
         place = self.init_weights
@@ -770,7 +767,7 @@ class PretrainConfig:
             path = weights.find_weights(place)
             record = weights.read_record(path)
         except UserError:
-            # A run resumes from its checkpoint, also where what it started from is gone.
+            # A run resumes from its checkpoint, even if its starting weights were deleted.
             path = Path(self.output_dir) / weights.RUN_FILE
             if not path.is_file():
                 raise
@@ -780,7 +777,7 @@ class PretrainConfig:
             self.backbone_option = {**record["arguments"], **self.backbone_option}
 
     def untrained_backbone(self) -> keras.Model:
-        """Builds the backbone with new weights, under the dtype policy in force."""
+        """Builds the backbone with new weights, under the current dtype policy."""
         from rfd_tf import applications
         from rfd_tf.applications import custom
 
@@ -789,13 +786,13 @@ class PretrainConfig:
         return applications.build(self.backbone, self.side(), **self.backbone_arguments()[0])
 
     def follow_the_published_program(self) -> list[str]:
-        """Gives every setting that the user did not give the published RFD program's value.
+        """Sets every setting that the user did not give to the published RFD program's value.
 
         Returns:
-            Those that the user gave and that differ from it, as `name=value`.
+            The user's settings that differ from it, as `name=value`.
 
         Raises:
-            UserError: the method is another one.
+            UserError: the method is not rfd.
         """
         from rfd_tf.training import fidelity
 
@@ -814,14 +811,14 @@ class PretrainConfig:
         return own
 
     def choose(self, num_images: int) -> dict[str, Any]:
-        """Gives every setting that is still open the value that `rfd_tf.recipes` recommends.
+        """Sets every setting that is still None to the value that `rfd_tf.recipes` recommends.
 
         Args:
-            num_images: images to train on.
+            num_images: number of training images.
 
         Returns:
-            The recommended values, options of the method included: name -> value. Beside them,
-            settings that nothing is recommended for have the default of the class that takes them.
+            The recommended values, including options of the method: name -> value. Settings without
+            a recommendation get the default of the class that takes them.
 
         >>> config = PretrainConfig.create({"backbone": "six_layer", "temperature": 0.1})
         >>> config.choose(50_000)["batch_size"], config.epochs, config.method_option["temperature"]
@@ -866,7 +863,7 @@ class PretrainConfig:
         return {**{name: chosen[name] for name in chosen if name in found}, **options}
 
     def most_batch_norm_momentum(self, num_images: int) -> float | None:
-        """Returns the bound of the network's own batch-norm momenta, None where there is none."""
+        """Returns the upper bound of the network's batch-norm momenta, or None for no bound."""
         from rfd_tf import recipes
 
         if self.fidelity or self.preset == "paper" or self.batch_norm_momentum is not None:
@@ -874,10 +871,10 @@ class PretrainConfig:
         steps = self.steps_per_epoch or max(1, num_images // self.batch_size)
         return recipes.batch_norm_momentum(steps)
 
-    # -- what follows from the settings -----------------------------------------------------
+    # -- derived from the settings ----------------------------------------------------------
 
     def backbone_arguments(self) -> tuple[dict[str, Any], str | None]:
-        """Returns the backbone's own options, and the weights it starts from or None."""
+        """Returns the backbone's own options, and its starting weights or None."""
         from rfd_tf.applications import registry
 
         own, _ = registry.own_arguments(self.backbone, dict(self.backbone_option))
@@ -889,7 +886,7 @@ class PretrainConfig:
         return own, weights
 
     def side(self) -> int:
-        """Returns the side of the training images in pixels: the backbone's own if not given."""
+        """Returns the side of the training images in pixels; the backbone's if not given."""
         from rfd_tf import applications
 
         if self.model is not None:
@@ -900,10 +897,10 @@ class PretrainConfig:
         """Returns the arguments `mean` and `std` of a method.
 
         Args:
-            own: those of the weights that training starts from, where known; ImageNet's if None.
+            own: `mean` and `std` of the starting weights, if known; ImageNet's if None.
 
         Raises:
-            UserError: not three numbers, deviations that are not above 0, or `mean` or `std` for a
+            UserError: not three numbers, a standard deviation not above 0, or `mean` or `std` for a
                 model that normalises pixels itself.
         """
         from rfd_tf import applications
@@ -997,7 +994,7 @@ def _all_arguments_of(method: str) -> dict[str, Any]:
 
 
 def _options_of(method: str) -> list[str]:
-    """The options of a method that are given by name."""
+    """The options of a method that the user gives by name."""
     return [
         name
         for name in _all_arguments_of(method)
@@ -1006,7 +1003,7 @@ def _options_of(method: str) -> list[str]:
 
 
 def named_values(items: Any, setting: str) -> dict[str, Any]:
-    """Returns options given as `name=value` texts as a dict, values read as JSON where they are.
+    """Returns options given as `name=value` texts as a dict; values are parsed as JSON if valid.
 
     Raises:
         UserError: a text without a name or a value.
@@ -1029,7 +1026,7 @@ def named_values(items: Any, setting: str) -> dict[str, Any]:
 
 
 def named_texts(options: Mapping[str, Any]) -> list[str]:
-    """Returns options as `name=value` texts, without those that are None; see `named_values`.
+    """Returns options as `name=value` texts, except those that are None; see `named_values`.
 
     >>> named_texts({"width": 0.5, "transform": "both", "grid": None})
     ['width=0.5', 'transform=both']
@@ -1045,7 +1042,7 @@ def named_texts(options: Mapping[str, Any]) -> list[str]:
 PHOTO_SETTINGS = tuple(
     field.name for field in dataclasses.fields(PretrainConfig) if field.name.startswith("source_")
 )
-#: The settings of images, augmentation and network, which a run and its PU weights share.
+#: Settings of images, augmentation and network, shared by a run and its PU weights.
 IMAGE_SETTINGS = (
     "dataset", "data_dir", "train_split", "tfds_classes", "tfds_dir", "tfds_download",
     "max_skipped", "max_megapixels", "image_size", "crop", "crop_area_min", "padding",

@@ -27,7 +27,7 @@ _EMBEDDING = {"temperature": 0.2, "projection_hidden": 128, "projection_dimensio
 _INSTANCE = {"crop": "resized", "crop_area_min": 0.2, **_COLORS, **_EMBEDDING}
 _ROTATION = {"crop": "resized", "crops": 4, "batch_size": 64, **_COLORS}
 
-# By method. docs/recipes.md has the experiments; a method that is not here has the common values.
+# By method; the others have the common values. The experiments: docs/results/recipes.md.
 _METHODS: dict[str, dict[str, Any]] = {
     "aet": {"transformation": "projective", "normalization": "measured"},
     "bigan": {

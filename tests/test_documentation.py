@@ -1,12 +1,19 @@
-"""Commands in the documentation name commands and flags that exist, links lead somewhere."""
+"""The documentation names commands, flags, Python names, options and files that exist."""
 
+import ast
+import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import rfd_tf
+from rfd_tf import evaluation, methods
+from rfd_tf.data.run_images import place_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -107,23 +114,190 @@ def test_flags_in_the_text_are_some_scripts(flags):
     assert not wrong, "\n".join(wrong)
 
 
-def test_links_and_files_named_exist():
+def test_links_anchors_and_files_named_exist():
     wrong = []
     for page in PAGES:
         if page.suffix != ".md":
             continue
         text = re.sub(r"(?s)```.*?```", "", text_of(page))
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if "://" not in target and not (page.parent / target).exists():
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", text):
+            linked = page.parent / target if target else page
+            if "://" in target:
+                continue
+            if not linked.exists():
                 wrong.append(f"{page.relative_to(ROOT)}: {target}")
+            elif anchor and anchor not in anchors(linked):
+                wrong.append(f"{page.relative_to(ROOT)}: {target} has no heading #{anchor}")
         for target in re.findall(r"`((?:configs|docs|tests|constraints)/[\w./]+\.\w+)`", text):
             if not re.search("[A-Z]{3}", target) and not (ROOT / target).exists():
                 wrong.append(f"{page.relative_to(ROOT)}: {target}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_layout_names_every_package():
-    layout = (ROOT / "README.md").read_text(encoding="utf-8").split("## Layout")[1]
+def anchors(page):
+    """The anchors that GitHub gives to the headings of a page."""
+    text = re.sub(r"(?s)```.*?```", "", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"(?m)^#+ (.*)$", text)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def guides():
+    """README.md and docs/."""
+    return [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def blocks(page):
+    """Language and code of the code blocks of a page, in order."""
+    return re.findall(r"(?s)```(\w*)\n(.*?)```", page.read_text(encoding="utf-8"))
+
+
+def test_the_readme_has_at_most_180_lines_and_1500_words():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 180
+    assert len(text.split()) <= 1500
+
+
+def test_prose_lines_have_fewer_than_100_characters():
+    wrong = []
+    for page in guides():
+        if page.name == "data.md":  # not wrapped yet
+            continue
+        text = re.sub(r"(?s)```.*?```", "", page.read_text(encoding="utf-8"))
+        long = [line for line in text.splitlines() if len(line) > 99 and not line.startswith("|")]
+        # (A command in the text is not broken.)
+        wrong += [f"{page.relative_to(ROOT)}: {line}" for line in long if "`" not in line]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_of_contents_links_to_every_page():
+    index = ROOT / "docs" / "index.md"
+    links = re.findall(r"\]\(([^)#\s]+)", index.read_text(encoding="utf-8"))
+    linked = {(index.parent / target).resolve() for target in links}
+    assert {page.resolve() for page in guides()} <= linked | {index}
+
+
+def test_a_guide_has_a_command_its_python_twin_and_what_to_do_when_it_goes_wrong():
+    for page in (ROOT / "docs" / "guides").glob("*.md"):
+        if page.stem in ("data", "troubleshooting"):  # tables of what is read, and of messages
+            continue
+        assert {"bash", "python"} <= {language for language, _ in blocks(page)}, page.name
+        headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
+        assert headings[-1] == "When it goes wrong", page.name
+
+
+def test_python_blocks_name_what_exists():
+    wrong = []
+    for page in guides():
+        for language, code in blocks(page):
+            if language == "python":
+                wrong += [f"{page.relative_to(ROOT)}: {found}" for found in unknown_names(code)]
+    assert not wrong, "\n".join(wrong)
+
+
+def unknown_names(code):
+    """Yields names of rfd_tf that do not exist, and keywords that a function does not take.
+
+    `run` and what `rfd_tf.Run.open` returns are runs.
+    """
+    names = {"rfd_tf": rfd_tf, "run": rfd_tf.Run}
+
+    def resolve(node):
+        """What an expression is, or None where that is not known."""
+        if isinstance(node, ast.Name):
+            return names.get(node.id)
+        if isinstance(node, ast.Attribute):
+            return getattr(resolve(node.value), node.attr, None)
+        if isinstance(node, ast.Call):
+            return rfd_tf.Run if resolve(node.func) in (rfd_tf.pretrain, rfd_tf.Run.open) else None
+        return None
+
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute):
+            owner = resolve(node.value)
+            if owner is not None and not hasattr(owner, node.attr):
+                yield f"{ast.unparse(node)} does not exist"
+        elif isinstance(node, ast.Call) and callable(function := resolve(node.func)):
+            parameters = inspect.signature(function).parameters
+            takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+            for keyword in node.keywords:
+                if keyword.arg and not takes_any and keyword.arg not in parameters:
+                    yield f"{ast.unparse(node.func)} takes no {keyword.arg}"
+
+
+def test_a_command_and_the_python_call_after_it_have_the_same_settings():
+    """A command and the call beside it are twins, also in the values of their settings."""
+    wrong, count = [], 0
+    for page in guides():
+        found = blocks(page)
+        for (first, command), (second, code) in zip(found, found[1:], strict=False):
+            if first != "bash" or second != "python":
+                continue
+            command = command.replace("\\\n", " ").splitlines()[0]
+            calls = [
+                node
+                for node in ast.walk(ast.parse(code))
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "rfd_tf.pretrain"
+            ]
+            if not command.startswith("rfd-tf pretrain ") or not calls:
+                continue
+            count += 1
+            if settings_of_command(command) != settings_of_call(calls[0]):
+                wrong.append(f"{page.relative_to(ROOT)}: {command}")
+    assert count >= 4
+    assert not wrong, "\n".join(wrong)
+
+
+def settings_of_command(command):
+    values = {}
+    for flag in shlex.split(command, comments=True)[2:]:
+        name, _, value = flag.removeprefix("--").partition("=")
+        if name == "method_option":
+            name, _, value = value.partition("=")
+        values.update(place_of(value) if name == "data" else {name: value})
+    return values
+
+
+def settings_of_call(call):
+    values = dict(place_of(ast.literal_eval(call.args[0])))
+    for keyword in call.keywords:
+        # (A model by the name of a variable stands for the file of that name.)
+        named = isinstance(keyword.value, ast.Name)
+        value = f"{keyword.value.id}.keras" if named else str(ast.literal_eval(keyword.value))
+        values[keyword.arg] = value
+    return values
+
+
+def test_every_method_has_a_section_with_options_that_exist():
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    sections = re.split(r"(?m)^## ", text)[1:]
+    bank = next(each for each in sections if each.startswith("Options of the memory bank"))
+    options = {"bank": option_names(bank)}
+    for name in methods.METHODS:
+        (section,) = [each for each in sections if each.startswith(f"`{name}`")]
+        for part in ("**Idea.**", "**Loss.**", "**Good for**", "**Paper.**"):
+            assert part in section, f"{name} lacks {part}"
+        unknown = option_names(section) - set(methods.arguments(name))
+        assert not unknown, f"{name} has no option {unknown}"
+        options[name] = option_names(section)
+    described = set().union(*options.values()) | {"seed", "num_images"}
+    assert set(methods.all_arguments()) <= described
+    assert options["bank"] <= set(methods.arguments("instance"))
+
+
+def option_names(section):
+    """The names in the first column of the table of options."""
+    rows = re.findall(r"(?m)^\| (`[^|]*) \|", section)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+def test_the_guide_to_evaluation_names_every_task():
+    text = (ROOT / "docs" / "guides" / "evaluate.md").read_text(encoding="utf-8")
+    assert set(evaluation.TASKS) == set(re.findall(r"(?m)^\| `(\w+)`", text))
+
+
+def test_the_architecture_names_every_package():
+    page = ROOT / "docs" / "contributing" / "architecture.md"
+    text = page.read_text(encoding="utf-8")
     for folder in (ROOT / "rfd_tf").iterdir():
         if (folder / "__init__.py").exists():
-            assert f"rfd_tf/{folder.name} " in layout
+            assert f"`rfd_tf/{folder.name}`" in text

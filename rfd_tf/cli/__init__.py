@@ -1,4 +1,4 @@
-"""The program `rfd-tf`: one module a command, and the flags that several share."""
+"""The command-line program `rfd-tf`: one module per command, and shared flags."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def overview() -> str:
 
 
 def _summary(module: str) -> str:
-    """The first line of a module's docstring; the module itself would bring its flags along."""
+    """The first line of a module's docstring, parsed: importing it would define its flags."""
     text = importlib.util.find_spec(module).loader.get_source(module)
     return ast.get_docstring(ast.parse(text)).splitlines()[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command of `rfd-tf` and ends the program with its exit code.
+    """Runs a command of `rfd-tf` and exits with its exit code.
 
     Args:
-        arguments: the command and its flags; those of the program if None.
+        arguments: the command and its flags; `sys.argv[1:]` if None.
 
     >>> main(["--version"])
     rfd-tf 0...
@@ -65,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif (name := command.replace("_", "-")) in COMMANDS:
         from rfd_tf.cli import common
 
-        # This is how messages call the program.
+        # Messages name the program like this.
         sys.argv = [f"{common.COMMAND} {name}", *rest]
         module = importlib.import_module(COMMANDS[name])
-        # `info` reports such settings instead of refusing to run.
+        # `info` reports wrong Keras settings instead of refusing to run.
         common.run(module.main, check_keras=name != "info")
     else:
         print(f"error: {_wrong(command)}; see rfd-tf --help", file=sys.stderr)

@@ -1,11 +1,11 @@
-"""The names of the commands, and how a text is shown."""
+"""The names of the commands, and printing that survives a closed pipe."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-#: Command -> the module that has its `main`, its flags and, in its docstring, what it does.
+#: Command -> the module with its `main`, its flags and, as docstring, its description.
 COMMANDS = {
     name: f"rfd_tf.cli.{name.replace('-', '_')}"
     for name in (
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def show(text: str) -> None:
-    """Prints a text that a reader such as `head` may not want to the end.
+    """Prints a text; a reader such as `head` may close the pipe before its end.
 
     >>> show("text")
     text
@@ -33,5 +33,5 @@ def show(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        # Python would report the same again when it ends.
+        # Python would report the closed pipe again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What every command shares: one way to start, one way to report a user's mistake."""
+"""Entry point of every command: parses flags, reports user errors and shows help."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection
 
-# TensorFlow reads this when it is first imported: no start-up chatter about missing GPUs.
+# Read by TensorFlow at its first import: no messages about missing GPUs.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
@@ -24,7 +24,7 @@ _FLAGFILE = ("--flagfile", "-flagfile")
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parses a command line, flag files included; a mistake ends in one line and exit code 2."""
+    """Parses a command line with its flag files; user errors exit with code 2."""
     from rfd_tf.errors import UserError
     from rfd_tf.text import one_line
 
@@ -35,14 +35,14 @@ def parse(arguments: list[str]) -> list[str]:
             of_config = _config()
             of_files += of_config
             rest = flags.FLAGS([arguments[0], *of_config, *given])
-            # What it stood for are now values of flags.
+            # Its content is now in the other flags.
             flags.FLAGS["config"].value = None
         own = set(map(option_name, arguments[1:]))
         config_flags.configured = frozenset(map(option_name, of_files)) - own
     except (flags.Error, UserError) as error:
         print(f"error: {one_line(str(error))}; see {arguments[0]} --help", file=sys.stderr)
         raise SystemExit(USER_MISTAKE) from None
-    # What absl does not foresee: a flag of a thousand letters.
+    # Not caught by absl: a flag of a thousand letters.
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         print(
             f"error: the flags cannot be read: {error}; see {arguments[0]} --help", file=sys.stderr
@@ -58,10 +58,10 @@ def parse(arguments: list[str]) -> list[str]:
 
 
 def _with_flagfiles(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Puts the flags of each --flagfile in its place, as absl does, but in any encoding.
+    """Replaces each --flagfile by its flags, as absl does, but in any encoding.
 
     Returns:
-        All arguments, and those of flag files alone.
+        All arguments, and the arguments that come from flag files.
     """
     expanded, rest, of_files = [], list(arguments), []
     while rest:
@@ -81,7 +81,7 @@ def _with_flagfiles(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _flagfile(path: str, above: tuple[str, ...]) -> list[str]:
-    """The flags in a flagfile and in those it names; lines with # or // are comments."""
+    """The flags in a flagfile and in flagfiles it names; lines with # or // are comments."""
     from rfd_tf.errors import UserError
     from rfd_tf.text import read_text
 
@@ -89,7 +89,7 @@ def _flagfile(path: str, above: tuple[str, ...]) -> list[str]:
     if path in above:
         raise UserError(f"the flagfile '{path}' names itself by way of {' and '.join(above)}")
     found = []
-    # (absl passes over an empty name.)
+    # (absl ignores an empty name.)
     for line in read_text(path, "the flagfile").split("\n") if path else ():
         name, _, nested = line.strip().partition("=")
         if name in _FLAGFILE:
@@ -100,7 +100,7 @@ def _flagfile(path: str, above: tuple[str, ...]) -> list[str]:
 
 
 def _config() -> list[str]:
-    """The flags of --config that those given leave room for; resets all flags."""
+    """The flags of --config that the given flags do not replace; resets all flags."""
     from rfd_tf import presets
     from rfd_tf.errors import UserError
 
@@ -115,7 +115,7 @@ def _config() -> list[str]:
 
 
 def config_lines(lines: list[str], given: Collection[str]) -> list[str]:
-    """Returns the flags of a configuration but for those that name images given otherwise."""
+    """Returns the flags of a configuration, except images that the given flags replace."""
     return [line for line in lines if not data_flags.replaced(flag_name(line), given)]
 
 
@@ -125,7 +125,7 @@ def flag_name(argument: str) -> str:
 
 
 def option_name(argument: str) -> str:
-    """Returns the setting that an argument gives: of `--method_option=grid=3` that is `grid`.
+    """Returns the setting that an argument sets: `grid` for `--method_option=grid=3`.
 
     >>> option_name("--nesterov=false"), option_name("--method_option=grid=3")
     ('nesterov', 'grid')
@@ -143,11 +143,11 @@ def backbone_options() -> dict:
 
 
 def named_values(flag: str) -> dict:
-    """A repeatable flag of name=value as a dict, see `rfd_tf.config.named_values`."""
+    """A repeatable name=value flag as a dict, see `rfd_tf.config.named_values`."""
     return config.named_values(flags.FLAGS[flag].value, flag)
 
 
-# Flags of like meaning. The library names the first ones; a command may have others.
+# Flags with the same meaning. The library names the first of each; a command may have another.
 _FAMILIES = (
     (
         "data_dir", "eval_dir", "calibration_dir", "photos_dir", "test_dir", "voc_dir",
@@ -156,7 +156,7 @@ _FAMILIES = (
     ("output_dir", "output", "cache_dir"),
     ("weights", "run", "runs", "reference_weights"),
 )  # fmt: skip
-# Where a command lacks the flag: those that take its place.
+# Flags that replace a flag that a command does not have.
 _SUBSTITUTES = {
     "data_dir": ("calibration_dir", "photos_dir"),
     "output_dir": ("output", "cache_dir"),
@@ -168,12 +168,11 @@ _SCRIPT = re.compile(r"(?:python )?\bscripts/(\w+)\.py")
 
 
 def in_own_flags(message: str) -> str:
-    """Returns an error's message, as it was created, with the flags of this command.
+    """Returns an error message in which arguments of the library are flags of this command.
 
-    The library names arguments; those that are flags of this command become `--name`. It may also
-    name the flag that usually has the argument. If the message quotes the path that
-    another flag of like meaning was given, that flag is named. A flag that this command lacks
-    becomes its substitute, or else the plain name of the argument.
+    The library names arguments; those that are flags of this command become `--name`. If the
+    message quotes the path given to another flag with the same meaning, that flag is named. A flag
+    that this command does not have becomes its substitute, or else the plain name of the argument.
     """
     given = path_flags.paths_given()
     quoted = [name for name, paths in given.items() if any(f"'{p}'" in message for p in paths)]
@@ -208,7 +207,7 @@ def _as_flag(match: re.Match) -> str:
 
 
 def in_own_commands(message: str) -> str:
-    """Returns a message in which scripts are the commands of `rfd-tf`, where that is running."""
+    """Returns a message that names commands of `rfd-tf` instead of scripts, if run by it."""
 
     def own(match: re.Match) -> str:
         name = match.group(1).replace("_", "-")
@@ -220,11 +219,11 @@ def in_own_commands(message: str) -> str:
 
 
 class _HelpFlag(flags.BooleanFlag):
-    """--help in place of absl's, which knows the module `__main__` only.
+    """Replaces absl's --help, which only knows the module `__main__`.
 
     Args:
-        name: of the flag.
-        text: returns what follows the docstring.
+        name: name of the flag.
+        text: function from the module's name to the text after the docstring.
         module: name of the command's module.
     """
 
@@ -252,7 +251,7 @@ def _all_flags(_: str) -> str:
 
 
 def be_quiet() -> None:
-    """Keeps TensorFlow from telling of every step of saving, unless --verbosity asks for it."""
+    """Hides TensorFlow's messages about every step of saving, unless --verbosity is given."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
 
@@ -269,11 +268,11 @@ _format_warning = warnings.formatwarning
 
 
 def run(main: Callable[[], None], check_keras: bool = True) -> None:
-    """Parses the flags and calls `main()`; a user's mistake ends in one line and exit code 2.
+    """Parses the flags and calls `main()`; user errors print one line and exit with code 2.
 
     Args:
-        main: of a command's module, whose docstring and flags --help shows.
-        check_keras: refuse settings of Keras under which commands would go wrong.
+        main: function of a command's module; --help shows the module's docstring and flags.
+        check_keras: refuse Keras settings with which commands would fail.
     """
 
     def guarded(_: list[str]) -> None:
@@ -298,7 +297,7 @@ def run(main: Callable[[], None], check_keras: bool = True) -> None:
             raise SystemExit(130) from None
 
     for stream in (sys.stdout, sys.stderr):
-        # Names of files and classes may hold what a terminal cannot show.
+        # Names of files and classes may contain characters that a terminal cannot show.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     app.define_help_flags()

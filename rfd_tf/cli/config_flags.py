@@ -1,4 +1,4 @@
-"""Flags of the settings in `rfd_tf.config`, which has their types, defaults, choices and help."""
+"""Defines flags from settings in `rfd_tf.config`: type, default, choices and help."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _IMAGES = (
     "max_skipped", "max_megapixels",
 )  # fmt: skip
 
-#: Names of the flags, and of options of the method, that only a flag file gave.
+#: Names of the flags and method options that were given by a flag file only.
 configured: frozenset[str] = frozenset()
 
 
@@ -42,17 +42,17 @@ def DEFINE_settings(names: Iterable[str]) -> None:
 
 
 def DEFINE_method_options() -> None:
-    """Defines a flag for each option of Rotation Feature Decoupling, which others share."""
+    """Defines a flag for each option of Rotation Feature Decoupling, shared by other methods."""
     for setting in method_settings().values():
         _define(setting)
 
 
 def DEFINE_images(*names: str, **helps: str) -> None:
-    """Defines flags of a finished run's images, by default those of the run.
+    """Defines flags for images; the default is the images of a finished run.
 
     Args:
         *names: settings of `PretrainConfig`.
-        **helps: of some of them, where the command does something else with them.
+        **helps: help texts that differ from the setting's.
     """
     settings = settings_of(PretrainConfig)
     for name in names:
@@ -65,13 +65,13 @@ def DEFINE_images(*names: str, **helps: str) -> None:
 
 
 def images() -> dict[str, Any]:
-    """What `rfd_tf.data.run_images.RunImages.replaced` takes of the command's flags."""
+    """Returns the flags that `rfd_tf.data.run_images.RunImages.replaced` takes."""
     names = [field.name for field in dataclasses.fields(PretrainConfig) if field.name in _IMAGES]
     return {name: FLAGS[name].value for name in names if name in FLAGS}
 
 
 def given(names: Iterable[str]) -> dict[str, Any]:
-    """Returns the settings among these that the user gave, as `PretrainConfig.create` takes them.
+    """Returns those of the settings that the user gave, for `PretrainConfig.create`.
 
     Raises:
         UserError: an option that is not name=value.
@@ -90,12 +90,12 @@ def DEFINE_arguments(
     renamed: Mapping[str, str] | None = None,
     bounds: Mapping[str, tuple] | None = None,
 ) -> dict[str, str]:
-    """Defines flags of arguments of a function or a constructor.
+    """Defines flags for arguments of a function or a constructor.
 
     Args:
         module, owner: see `rfd_tf.config.signature_settings`.
-        names: of the arguments.
-        renamed: argument -> flag, where its name is another.
+        names: names of the arguments.
+        renamed: argument -> flag, if their names differ.
         bounds: argument -> smallest and largest value.
 
     Returns:
@@ -109,7 +109,7 @@ def DEFINE_arguments(
 
 
 def values(flag_of: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the arguments that the user gave, by their own names."""
+    """Returns the arguments that the user gave, by name of the argument."""
     return {name: FLAGS[flag].value for name, flag in flag_of.items() if FLAGS[flag].present}
 
 
@@ -117,9 +117,9 @@ def DEFINE(setting: Setting, flag: str | None = None, **changes: Any) -> None:
     """Defines the flag of a setting.
 
     Args:
-        setting: what it sets.
-        flag: its name, where that is not the setting's.
-        **changes: of attributes of the setting.
+        setting: the setting.
+        flag: name of the flag; the setting's if None.
+        **changes: attributes of the setting to replace.
     """
     _define(dataclasses.replace(setting, name=flag or setting.name, **changes))
 

@@ -1,4 +1,4 @@
-"""--data and --val_data: one flag each for a folder of images and for a dataset by name."""
+"""--data and --val_data: a folder of images, or a dataset by name."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _TEST_IMAGES = ("val_data", "eval_dir", "eval_split")
 def DEFINE_data(name: str, default: str | None, help: str) -> None:
     """Defines --data or --val_data.
 
-    A command with --data has --data_dir and, where it takes datasets, --dataset; one with
+    A command with --data has --data_dir and, if it takes datasets, --dataset; a command with
     --val_data has --eval_dir and --eval_split.
     """
     flags.DEFINE_string(name, default, help)
 
 
 def resolve() -> None:
-    """Gives the values of --data and --val_data to the flags that they stand for.
+    """Sets the flags that --data and --val_data stand for.
 
     Raises:
-        UserError: those flags are given as well, or the command cannot take such images.
+        UserError: these flags are given too, or the command does not take such images.
     """
     from rfd_tf.data.run_images import place_of
     from rfd_tf.errors import UserError
@@ -66,11 +66,11 @@ def _give(flag: str, name: str, value: str, taken: list[str]) -> None:
 
 
 def replaced(name: str, given: Collection[str]) -> bool:
-    """Whether flags that were given take the place of a configuration's flag of another name.
+    """Whether the given flags replace a configuration's flag of another name.
 
     Args:
         name: the configuration's flag.
-        given: the names of the flags that were given.
+        given: names of the given flags.
     """
     if any(one in given for one in _IMAGES):
         if name in (*_IMAGES, *_TEST_IMAGES, "train_split", "tfds_classes"):

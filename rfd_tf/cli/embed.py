@@ -1,12 +1,12 @@
-"""Embeds all images of a folder: Parquet and NPY files with the names of the images.
+"""Embeds all images of a folder to Parquet and NPY files.
 
     rfd-tf embed --weights=runs/x --data_dir=PATH/TO/IMAGES --output_dir=embeddings
     rfd-tf embed --onnx=exported/x/model.onnx --data_dir=PATH/TO/IMAGES --output_dir=OUT
 
-writes `embeddings.parquet` (a row an image: `file`, and a list of float32 for each feature),
+writes `embeddings.parquet` (one row per image: `file`, and a list of float32 per feature),
 `FEATURE.npy` with `file_names.json`, `skipped_files.txt` (images that cannot be decoded) and
-`embeddings.json`. Memory stays small whatever the folder holds. The same command again takes up an
-interrupted one.
+`embeddings.json`. Memory use does not grow with the folder. Run an interrupted command again to
+resume it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from rfd_tf.cli.common import run
 path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
-path_flags.DEFINE_path("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
-data_flags.DEFINE_data("data", None, "The folder of images, as --data_dir.")
 path_flags.DEFINE_path(
-    "data_dir", None, "The folder of images, flat or nested. Default: the run's training images."
+    "onnx", None, "ONNX file of scripts/export.py instead of --weights, run by onnxruntime."
+)
+data_flags.DEFINE_data("data", None, "Folder of images; stands for --data_dir.")
+path_flags.DEFINE_path(
+    "data_dir", None, "Folder of images, flat or nested. Default: the run's training images."
 )
 path_flags.DEFINE_path("output_dir", None, "The folder to write.")
 flags.DEFINE_list(
     "features",
     [],
-    "What to write: f, f1, f2, layers such as block4 (averaged over the image), and of trained "
-    "heads rotation_logits, projection. Of an ONNX file its outputs by name. By default f, of an "
-    "ONNX file embedding.",
+    "Features to write: f, f1, f2, layers such as block4 (averaged over the image), and "
+    "rotation_logits or projection of the trained heads. For an ONNX file, names of its outputs. "
+    "Default: f, for an ONNX file embedding.",
 )
 config_flags.DEFINE_images("max_megapixels")
 _FOLDER = config_flags.DEFINE_arguments(
@@ -47,7 +49,7 @@ FLAGS = flags.FLAGS
 
 
 def embedder():
-    """The network that the flags name."""
+    """Returns the network of --weights or --onnx."""
     from rfd_tf import export
     from rfd_tf.errors import UserError
 
@@ -61,7 +63,7 @@ def embedder():
 
 
 def images():
-    """The folder that --data_dir names, or that the run was trained on, and its limits."""
+    """Returns the folder of --data_dir or of the run's training images, with its limits."""
     from rfd_tf.data.run_images import RunImages
     from rfd_tf.errors import UserError
 
@@ -97,7 +99,7 @@ def main() -> None:
 
 
 def summary(report: dict, output_dir: str) -> str:
-    """What was embedded and how fast, as text."""
+    """Returns what was embedded, and how fast, as text."""
     features = ", ".join(f"{name} [{size}]" for name, size in report["dimensions"].items())
     lines = [f"{report['images']:,} images embedded in {output_dir}: {features}"]
     if report["embedded_now"]:

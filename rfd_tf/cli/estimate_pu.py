@@ -1,12 +1,12 @@
-"""Estimates PU weights: how probable it is that each rotated view of an image looks upright.
+"""Estimates PU weights: the probability that each rotated view of an image looks upright.
 
     rfd-tf estimate-pu --config=quickstart --output=pu.npz
     rfd-tf pretrain --config=quickstart --pu_weights=pu.npz ...
     rfd-tf estimate-pu --data_dir=photos --backbone=resnet18 --output=photos_pu.npz
 
-A rotation network is trained on all folds of the images but one and predicts the rotations of the
-one left out, for each fold in turn. Finished folds are kept beside the output until all are done:
-after an interruption, run the same command again.
+For each fold of the images, a rotation network is trained on the other folds and predicts the
+rotations of this one. Finished folds are kept next to the output until all are done: after an
+interruption, run the same command again.
 
 With --input no network is trained: the file is converted to --output's format, or only drawn.
 """
@@ -30,19 +30,21 @@ flags.DEFINE_alias("split", "train_split")
 path_flags.DEFINE_path(
     "config",
     None,
-    "Flag file of pretrain, the name of an installed one (quickstart), or the folder of a run: its "
-    "images, augmentation, network and batch are used, except where flags give others.",
+    "Flag file of pretrain, name of an installed one (quickstart), or run folder, whose images, "
+    "augmentation, network and batch size are used unless flags give others.",
 )
 
 # Files.
 path_flags.DEFINE_path(
-    "output", None, "PU weights to write: .npz, or .dat for the original's text."
+    "output",
+    None,
+    "PU weights to write: .npz, or .dat for the text format of the original program.",
 )
 path_flags.DEFINE_path("input", None, "PU weights to convert or draw, instead of training.")
-path_flags.DEFINE_path("grid", None, "PNG of the most and the least upright-looking rotated views.")
+path_flags.DEFINE_path("grid", None, "PNG with the rotated views that look most and least upright.")
 flags.DEFINE_bool("overwrite", False, "Replace existing files.")
 
-# Classifier and seed, and how each fold's network is trained.
+# Classifier, seed, and training of each fold's network.
 _ESTIMATION = config_flags.DEFINE_arguments(
     "training.pu_estimation",
     "Estimation",
@@ -54,7 +56,7 @@ for _name, _default in TRAINING.items():
 
 
 def check_files() -> None:
-    """Refuses wrong places for the results before any work."""
+    """Checks the output files before any work."""
     from rfd_tf.data import pu_weights
     from rfd_tf.errors import UserError
 
@@ -78,7 +80,7 @@ def check_files() -> None:
 
 
 def config() -> PretrainConfig:
-    """The settings of images, network and training."""
+    """Returns the settings of images, network and training."""
     given = config_flags.given([*IMAGE_SETTINGS, *TRAINING])
     return PretrainConfig.create({**TRAINING, **given}, configured=config_flags.configured)
 
@@ -92,7 +94,7 @@ def draw(source, probability, image_size: int, without=None) -> None:
 
 
 def convert() -> None:
-    """Rewrites or draws the weights of --input."""
+    """Converts or draws the weights of --input."""
     from rfd_tf.data import pu_weights
 
     source = estimation.load(config())

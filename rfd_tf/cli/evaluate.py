@@ -1,4 +1,4 @@
-"""Evaluates a pretrained backbone by the protocols of the papers, beside a random network.
+"""Evaluates a pretrained backbone with published protocols, next to a random network.
 
     rfd-tf evaluate --weights=runs/x
     rfd-tf evaluate --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
@@ -6,12 +6,12 @@
     rfd-tf evaluate --suite=cifar10 --runs=runs/x,runs/y
     rfd-tf evaluate --suite=voc --runs=runs/x,runs/y --voc_dir=VOCdevkit/VOC2007
 
-Prints a table, accuracies and precisions in percent, and writes the same with each protocol's
-settings as JSON: to --output, or evaluation.json in the run folder. Figures, caches and finished
-parts lie beside it, in evaluation_files; the same command again takes up an interrupted
-evaluation. README.md has the list of tasks.
+Prints a table, accuracies and precisions in percent, and writes the scores with each protocol's
+settings as JSON to --output, or to evaluation.json in the run folder. Figures, caches and finished
+parts are in evaluation_files next to it; run an interrupted command again to resume it.
+docs/guides/evaluate.md describes the tasks.
 
-A suite evaluates several runs by the same tasks and writes one comparison: comparison.md, .csv,
+A suite evaluates several runs with the same tasks and writes one comparison: comparison.md, .csv,
 .png and .json in the folder --output, or suites/NAME.
 """
 
@@ -45,7 +45,7 @@ def tasks() -> list:
 
 
 def unpack_voc() -> None:
-    """Writes the TFDS dataset that --voc_tfds names into --voc_dir, unless it is there."""
+    """Writes the TFDS dataset of --voc_tfds to --voc_dir, unless it is there."""
     from rfd_tf.data import voc_tfds
     from rfd_tf.errors import UserError
 
@@ -57,7 +57,7 @@ def unpack_voc() -> None:
 
 
 def place() -> Path | None:
-    """The run folder that --weights names, if any."""
+    """Returns the run folder of --weights, or None."""
     from rfd_tf.errors import UserError
 
     if not FLAGS.weights:
@@ -67,10 +67,10 @@ def place() -> Path | None:
 
 
 def sources(recorded) -> tuple:
-    """Train and test source; the test source is None where a part of train is to be held out.
+    """Returns the train and test source; the test source is None to hold out a part of train.
 
     Args:
-        recorded: the `RunImages` of the run, of which flags replace their part.
+        recorded: the `RunImages` of the run; flags replace parts of them.
     """
     from rfd_tf.data.sources import image_list
     from rfd_tf.errors import UserError
@@ -99,7 +99,7 @@ def sources(recorded) -> tuple:
 
 
 def writable(path: Path) -> None:
-    """Finds out now, not after the work, whether the report can be written."""
+    """Checks before the work that the report can be written."""
     from rfd_tf.errors import UserError
 
     try:
@@ -116,12 +116,12 @@ def writable(path: Path) -> None:
 
 
 def describe(report: dict) -> str:
-    """What the table below it holds."""
+    """Returns the text above the table."""
     lines = ["Accuracies and precisions in percent."]
     data = report["data"]
     if "train" in data:
         lines.append(
-            f"{data['num_test']} test images ({data['test']}), learnt from {data['num_train']} "
+            f"{data['num_test']} test images ({data['test']}), trained on {data['num_train']} "
             f"({data['train']})."
         )
         lines.append(f"Rotated: {data['rotated']}.")
@@ -133,18 +133,18 @@ def describe(report: dict) -> str:
                 "their scores are too high."
             )
     if any(row["when"] == "best epoch" for row in report["results"]):
-        lines.append("Best epoch: the best of all on the test images themselves, so flattering.")
+        lines.append("Best epoch: chosen on the test images, so its score is too high.")
     return "\n".join(lines)
 
 
 def compare() -> None:
-    """Several runs in one table."""
+    """Evaluates several runs with a suite."""
     from rfd_tf.applications import read_record
     from rfd_tf.errors import UserError
     from rfd_tf.evaluation import TASKS, suite, suite_table
 
     if FLAGS.weights:
-        raise UserError("--suite judges --runs, one or several; leave --weights out")
+        raise UserError("--suite evaluates --runs, one or several; leave --weights out")
     evaluate_flags.check_used(entry.task for entry in suite.find(FLAGS.suite).entries)
     if not FLAGS.runs:
         raise UserError("give --runs, one run folder or more, separated by commas")
@@ -188,7 +188,7 @@ def main() -> None:
         compare()
         return
     if FLAGS.runs:
-        raise UserError("--runs goes with --suite; one run is judged by --weights")
+        raise UserError("--runs goes with --suite; give one run as --weights")
     chosen = tasks()
     folder = place()
     output = Path(FLAGS.output) if FLAGS.output else None
@@ -201,7 +201,7 @@ def main() -> None:
 
 
 def evaluate_one(chosen: list, output: Path | None) -> None:
-    """One network, by the tasks chosen; writes the report where there is an output."""
+    """Evaluates one network with the chosen tasks; writes the report if there is an output."""
     from rfd_tf.applications import read_record
     from rfd_tf.data.run_images import RunImages
     from rfd_tf.evaluation.files import write_json
@@ -209,10 +209,10 @@ def evaluate_one(chosen: list, output: Path | None) -> None:
 
     earlier = None
     if output is not None:
-        # The figures of other tasks on the same images stay in the file.
+        # Scores of other tasks on the same images stay in the file.
         with contextlib.suppress(OSError, ValueError):
             earlier = json.loads(output.read_bytes())
-    # A wrong name of weights is told before the images are read.
+    # A wrong name of weights is reported before the images are read.
     read_record(FLAGS.weights)
     train = test = None
     if any(task.needs_labels for task in chosen):

@@ -1,4 +1,4 @@
-"""The flags of rfd-tf evaluate: each task's options, as its constructor has them."""
+"""The flags of rfd-tf evaluate, generated from the constructors of the tasks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _VOC_TRAINING = {
     )
 }  # fmt: skip
 _RATE = {"learning_rate": "finetune_learning_rate", "batch_size": "finetune_batch_size"}
-#: Task -> option -> its flag, where that is not TASK_OPTION. Options of one flag mean the same.
+#: Task -> option -> flag, if it is not TASK_OPTION. Options of one flag have the same meaning.
 _SHORT: dict[str, dict[str, str]] = {
     "knn": {"k": "k", "temperature": "temperature", "raw_pixels": "raw_pixels"},
     "linear": {
@@ -62,7 +62,7 @@ _SHORT: dict[str, dict[str, str]] = {
     "detection": {**_VOC, "image_size": "detection_size"},
     "segmentation": {"voc_dir": "voc_dir", "image_size": "segmentation_size"},
 }  # fmt: skip
-# Numbers of other bounds than at least 1, or 0 for those with a fraction.
+# Bounds other than at least 1, or 0 for fractions.
 _BOUNDS = {
     "fit_images": (2, None),
     "invariance_images": (2, None),
@@ -70,7 +70,7 @@ _BOUNDS = {
     "detection_size": (64, None),
     "segmentation_skips": (0, 2),
 }
-# Options of the evaluation itself, which options of some tasks repeat.
+# Options of the evaluation itself, which some tasks have too.
 _SHARED = ("endpoints", "batch_size", "max_train_images", "seed", "cache_features")
 _MEMORY = "knn_memory"  # in MiB
 
@@ -79,7 +79,7 @@ _MEMORY = "knn_memory"  # in MiB
 def tasks() -> dict[str, dict[str, Setting]]:
     """Returns the options of each task of `rfd_tf.evaluation.TASKS`, by name of their flag.
 
-    The `name` of a setting is that of the constructor's argument.
+    The `name` of a setting is the constructor's argument.
     """
     package = ast.parse((Path(rfd_tf.__file__).parent / "evaluation" / "__init__.py").read_text())
     homes, table = {}, {}
@@ -117,57 +117,63 @@ def _define_tasks() -> None:
         config_flags.DEFINE(
             setting,
             flag,
-            help=f"of {', '.join(task for task, _ in taken)}: {text}",
+            help=f"for {', '.join(task for task, _ in taken)}: {text}",
             default=default,
             bounds=_BOUNDS.get(flag, (least, None)),
         )
 
 
-flags.DEFINE_list("task", ["knn", "linear"], "What to run, see README: knn, linear, ...")
+flags.DEFINE_list(
+    "task",
+    ["knn", "linear"],
+    f"Tasks to run, of {', '.join(tasks())}; docs/guides/evaluate.md describes them.",
+)
 path_flags.DEFINE_path("weights", None, "Run folder, .weights.h5 file, or name of shipped weights.")
 flags.DEFINE_string(
     "suite",
     None,
-    "Evaluate several --runs by the same tasks and write one table: cifar10, imagenet, few_labels, "
-    "retrained, features, voc.",
+    "Evaluate several --runs with the same tasks and write one table: cifar10, imagenet, "
+    "few_labels, retrained, features, voc.",
 )
 path_flags.DEFINE_path_list(
-    "runs", [], "Of --suite: run folders, .weights.h5 files or shipped names."
+    "runs", [], "For --suite: run folders, .weights.h5 files or shipped names."
 )
 
 # Images.
 data_flags.DEFINE_data(
     "data",
     None,
-    "Labelled images to train probes on: a folder with one sub-folder a class, digits, or a TFDS "
+    "Labelled images to train probes on: a folder with one sub-folder per class, digits, or a TFDS "
     "name. Stands for --data_dir or --dataset. Default: the run's.",
 )
 data_flags.DEFINE_data(
     "val_data",
     None,
-    "Images to evaluate on: a folder with the same classes, or the dataset of --data, for its test "
-    "images. Stands for --eval_dir.",
+    "Images to evaluate on: a folder with the same classes, or the dataset of --data for its test "
+    "split. Stands for --eval_dir.",
 )
 config_flags.DEFINE_images(
     *("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_classes", "tfds_dir"),
     *("tfds_download", "max_skipped", "max_megapixels"),
-    data_dir="folder with one sub-folder a class, to train probes on.",
-    eval_dir="folder with the same classes, to evaluate on; without, a fifth is held out.",
+    data_dir="folder with one sub-folder per class, to train probes on.",
+    eval_dir="folder with the same classes to evaluate on; if not given, a fifth is held out.",
 )
-path_flags.DEFINE_path("train_list", None, "Text file to train on, a path and a label a line.")
-path_flags.DEFINE_path("eval_list", None, "Text file to evaluate on. Without: a held-out fifth.")
 path_flags.DEFINE_path(
-    "list_root", None, "Folder that the lists' paths are relative to. Default: the list's own."
+    "train_list", None, "Text file of train images, one path and label per line."
+)
+path_flags.DEFINE_path("eval_list", None, "Text file of test images. Default: a held-out fifth.")
+path_flags.DEFINE_path(
+    "list_root", None, "Folder that paths in the lists are relative to. Default: the list's folder."
 )
 flags.DEFINE_string(
-    "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to be written out into --voc_dir."
+    "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to write to --voc_dir."
 )
 
 # The evaluation, and its tasks.
 path_flags.DEFINE_path(
     "output",
     None,
-    "JSON file; default: evaluation.json in the run folder. Of --suite: a folder; default: "
+    "JSON file; default: evaluation.json in the run folder. For --suite: a folder; default: "
     "suites/NAME.",
 )
 for _name, _setting in signature_settings("evaluation.runner", "evaluate").items():
@@ -177,9 +183,9 @@ _define_tasks()
 
 
 def check_used(names: Iterable[str]) -> None:
-    """Raises `UserError` for a flag given for tasks that none of the chosen ones is.
+    """Raises `UserError` for a flag that none of the chosen tasks has.
 
-    Flags that only a flag file gives are passed over.
+    Flags given by a flag file only are ignored.
     """
     from rfd_tf.errors import UserError
 
@@ -198,16 +204,16 @@ def check_used(names: Iterable[str]) -> None:
 
 
 def options(task: str, names: Iterable[str] = ()) -> dict[str, Any]:
-    """The options of a task that the flags give; `names` are all tasks that are run."""
+    """Returns the options of a task given by flags; `names` are all tasks that are run."""
     chosen = {
         setting.name: _value(flag, setting)
         for flag, setting in tasks().get(task, {}).items()
         if FLAGS[flag].present
     }
-    # A published protocol has a size of its own; the flag is for the other tasks.
+    # A published protocol has its own size; the flag is for the other tasks.
     if {"lowshot", "rotated"} & set(names) and FLAGS.protocol != "cached" and task == "linear":
         chosen.pop("probe_size", None)
-    if task in ("linear", "rotated"):  # they are told of the progress bar apart
+    if task in ("linear", "rotated"):  # they show a progress bar of their own
         chosen["progress"] = True
     return chosen
 

@@ -1,11 +1,11 @@
-"""Serves a page on this machine to look at a run by hand.
+"""Serves a local page to explore a run interactively.
 
     rfd-tf explore --run=runs/x --data_dir=PATH/TO/IMAGES
 
-Click an image and see its neighbours under f1, f2 and f; turn it and watch the predicted
-rotation, the distances to itself and what matters in it; drop in a picture of your own. Only this
-machine can reach the page. The network runs as ONNX; the file and the embeddings of the images are
-made once and kept in explore/ in the run folder.
+Click an image to see its neighbours under f1, f2 and f. Rotate it to see the predicted rotation,
+the distance to the unrotated image and an occlusion map. Drop in a picture of your own. The page is
+reachable from this machine only. The network runs as ONNX; its file and the embeddings of the
+images are computed once and kept in explore/ in the run folder.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from rfd_tf.cli.common import run
 path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "tfds_classes", "tfds_dir", "max_skipped", "max_megapixels"),
-    data_dir="folder of images; without, those that the run was evaluated or trained on.",
+    data_dir="folder of images; if not given, the run's test or training images.",
 )
-flags.DEFINE_string("split", None, "Which part of --dataset. Default: the run's, test.")
+flags.DEFINE_string("split", None, "Split of --dataset. Default: the run's, test.")
 _SERVER = config_flags.DEFINE_arguments("interpret.explore.server", "ExploreServer", ("port",))
 flags.DEFINE_integer(
-    "max_images", 2000, "At most so many images, chosen by a hash of their index; 0 for all."
+    "max_images", 2000, "Largest number of images, chosen by a hash of their index; 0 for all."
 )
 _EXPLORER = config_flags.DEFINE_arguments("interpret.explore.explorer", "Explorer", ("neighbours",))
 path_flags.DEFINE_path(
-    "cache_dir", None, "Where the ONNX file and embeddings lie, not RUN/explore."
+    "cache_dir", None, "Folder of the ONNX file and embeddings. Default: RUN/explore."
 )
 
 FLAGS = flags.FLAGS
 
 
 def images_of(folder: Path):
-    """The images that the flags name, or those that the run is evaluated or was trained on."""
+    """Returns the images of the flags, or the run's test or training images."""
     from rfd_tf.data.run_images import RunImages, warn_if_trained_on
     from rfd_tf.errors import UserError
 
@@ -55,7 +55,7 @@ def images_of(folder: Path):
 
 
 def server():
-    """The server that the flags describe; not yet running."""
+    """Returns the server, not yet running."""
     import hashlib
 
     import numpy as np

@@ -1,9 +1,9 @@
-"""Exports a pretrained backbone: SavedModel, ONNX, LiteRT, Keras file, each checked first.
+"""Exports a pretrained backbone to SavedModel, ONNX, LiteRT and Keras files, each verified.
 
     rfd-tf export --weights=runs/x --format=saved_model,onnx --output_dir=exported/x
 
-writes `saved_model/1/`, `model.onnx`, `backbone.weights.h5`, `README.md` (what it is, and code to
-use it) and `card.json` (the same for programs).
+writes `saved_model/1/`, `model.onnx`, `backbone.weights.h5`, `README.md` (a model card with code to
+use the files) and `card.json` (the same for programs).
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ flags.DEFINE_alias("layout", "onnx_layout")
 path_flags.DEFINE_path(
     "calibration_dir",
     None,
-    "A folder of images like those the model will see: they set the scales of int8, and the loss "
-    "is measured on others of them, with kNN where sub-folders name classes. By default the images "
-    "the run was trained on.",
+    "Folder of images like those in production: some calibrate int8, others measure the loss of "
+    "accuracy, with kNN if sub-folders name classes. Default: the run's training images.",
 )
 config_flags.DEFINE_images("max_skipped", "max_megapixels")
 
@@ -66,7 +65,7 @@ def main() -> None:
 
 
 def calibration_source():
-    """The images for --quantize, or None where it is not asked for or there are none."""
+    """Returns the images for --quantize, or None without --quantize or images."""
     from rfd_tf.errors import UserError
     from rfd_tf.export.quantize import checked_kinds
 
@@ -84,7 +83,7 @@ def calibration_source():
 
 
 def summary(card: dict, output_dir: str) -> str:
-    """Returns what was written, and how far each file is from Keras, as text."""
+    """Returns what was written, and each file's difference from Keras, as text."""
     lines = [f"exported {card['name']} to {output_dir}"]
     for output, spec in card["outputs"].items():
         shape = ", ".join(str(size) for size in spec["shape"])

@@ -1,7 +1,7 @@
-"""Flags of images, augmentation, network and batch, which a run and its PU weights share.
+"""Flags of images, augmentation, network and batch, shared by a run and its PU weights.
 
-Scripts that train or estimate on the images of a run adopt these flags. `settings` reads them from
-the run's command, its flag file or its folder.
+Commands that train or estimate on a run's images adopt these flags. `settings` reads them from the
+run's command, its flag file or its folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 data_flags.DEFINE_data(
     "data",
     None,
-    "The images to train on: a folder, an embedded dataset (digits) or a TFDS dataset by name. "
+    "Images to train on: a folder, an embedded dataset (digits) or a TFDS dataset by name. "
     "Stands for --data_dir or --dataset.",
 )
 config_flags.DEFINE_settings(IMAGE_SETTINGS)
@@ -42,7 +42,7 @@ def load_source():
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
-    """Returns arguments with those of flag files in the place of `--flagfile=FILE`.
+    """Returns the arguments with `--flagfile=FILE` replaced by the file's flags.
 
     Raises:
         UserError: a flag file that cannot be read.
@@ -59,14 +59,14 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
     """Reads these flags from the arguments of another script, such as scripts/pretrain.py.
 
     Args:
-        arguments: its command line or a part of it, `--flagfile=FILE` included. Flags of the
-            other script that are not shared are ignored, except `--fidelity`, which implies values.
+        arguments: its command line or a part of it, including `--flagfile=FILE`. Flags that are not
+            shared are ignored, except `--fidelity`, which sets values of others.
 
     Returns:
-        The value of every shared flag that is given, by name.
+        The value of every given shared flag, by name.
 
     Raises:
-        UserError: a value that a flag does not take, or a flag file that cannot be read.
+        UserError: a wrong value of a flag, or a flag file that cannot be read.
     """
     from rfd_tf.errors import UserError
     from rfd_tf.training import fidelity
@@ -110,7 +110,7 @@ def settings_of(run: str) -> dict[str, Any]:
             "an installed configuration"
         ) from None
     shared = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
-    # Flags of crops say nothing where there are no photographs, and are refused there.
+    # Flags of crops are refused without photographs.
     photographs = bool(recorded.get("source_images"))
     return {
         name: recorded[name]
@@ -120,7 +120,7 @@ def settings_of(run: str) -> dict[str, Any]:
 
 
 def arguments(values: Mapping[str, Any]) -> list[str]:
-    """Returns command-line arguments that give the flags these values."""
+    """Returns command-line arguments that set the flags to these values."""
     found = []
     for name, value in values.items():
         if isinstance(value, bool):
@@ -133,7 +133,7 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def adopt(values: Mapping[str, Any]) -> None:
-    """Gives the flags these values."""
+    """Sets the flags to these values."""
     for name, value in values.items():
         FLAGS[name].value = value
         FLAGS[name].present += 1
@@ -141,7 +141,7 @@ def adopt(values: Mapping[str, Any]) -> None:
 
 
 def adopt_config(run: str) -> None:
-    """Gives the flags the values of a flag file or a run, except where they are given."""
+    """Sets the flags that are not given to the values of a flag file or a run."""
     own = given()
     found = {
         name: value
@@ -153,6 +153,6 @@ def adopt_config(run: str) -> None:
 
 
 def given() -> dict[str, Any]:
-    """Returns the flags that are not left to their defaults, by name."""
+    """Returns the given flags, by name."""
     shared = FLAGS.get_key_flags_for_module(sys.modules[__name__])
     return {flag.name: flag.value for flag in shared if flag.present}

@@ -1,11 +1,11 @@
-"""Turns a Caffe AlexNet (.caffemodel) into Keras weights.
+"""Converts a Caffe AlexNet (.caffemodel) to Keras weights.
 
     rfd-tf import-caffe --caffemodel=FILE --output=imported/alexnet.weights.h5
     rfd-tf import-caffe --caffemodel=FILE --color_order=rgb \\
         --pixel_mean=123.675,116.28,103.53 --pixel_std=58.395,57.12,57.375 --output=rgb.weights.h5
 
-The second normalises images as PyTorch's networks for ImageNet do. Neither Caffe nor its schema is
-needed. The file loads with `rfd_tf.applications.AlexNet(weights=..., include_top=False)`, and
+The second command normalises images as PyTorch's ImageNet networks do. Caffe is not needed. The
+file loads with `rfd_tf.applications.AlexNet(weights=..., include_top=False)`, and
 rfd-tf evaluate and rfd-tf export take it.
 """
 
@@ -20,19 +20,19 @@ path_flags.DEFINE_path("output", None, "The file to write, ending in .weights.h5
 flags.DEFINE_string(
     "method",
     None,
-    "What it was trained by: rfd, rotation, bigan, deepcluster, jigsaw or supervised; unknown if "
-    "not given.",
+    "Training method: rfd, rotation, bigan, deepcluster, jigsaw or supervised; recorded as unknown "
+    "if not given.",
 )
 flags.DEFINE_enum(
-    "color_order", "bgr", ["bgr", "rgb"], "Order of the channels that the network was trained on."
+    "color_order", "bgr", ["bgr", "rgb"], "Channel order of the network's training images."
 )
 flags.DEFINE_list(
     "pixel_mean",
     ["122.67891434", "116.66876762", "104.00698793"],
-    "Red, green, blue, 0-255: what is subtracted from the pixels.",
+    "Red, green, blue, 0-255: subtracted from the pixels.",
 )
 flags.DEFINE_list(
-    "pixel_std", ["1", "1", "1"], "Red, green, blue: what the pixels are divided by then."
+    "pixel_std", ["1", "1", "1"], "Red, green, blue: divides the pixels after the subtraction."
 )
 flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
 

@@ -1,4 +1,4 @@
-"""Turns a checkpoint of the published RFD or RotNet program into Keras weights.
+"""Converts a checkpoint of the published RFD or RotNet program to Keras weights.
 
     rfd-tf import-torch --checkpoint=model_net_epoch245 --architecture=alexnet \\
         --output=imported/alexnet.weights.h5
@@ -21,7 +21,7 @@ path_flags.DEFINE_path("output", None, "The file to write, ending in .weights.h5
 flags.DEFINE_string(
     "method",
     None,
-    "rfd or rotation, what the network was trained by; told by the checkpoint if not given.",
+    "Training method, rfd or rotation; read from the checkpoint if not given.",
 )
 flags.DEFINE_bool("overwrite", False, "Replace an existing output.")
 

@@ -2,8 +2,8 @@
 
     rfd-tf info
 
-Where an NVIDIA GPU is present and TensorFlow does not see it, the report says why, as far as can be
-found out, and what to install.
+If TensorFlow cannot use an NVIDIA GPU that is present, the report gives the reason, if known, and
+what to install.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def facts() -> Iterator[tuple[str, str]]:
-    """Yields name and text of each line of the report."""
+    """Yields the name and text of each line of the report."""
     import rfd_tf
     from rfd_tf import keras_settings, presets
     from rfd_tf.errors import UserError
@@ -48,7 +48,7 @@ def facts() -> Iterator[tuple[str, str]]:
 
 
 def _machine(tf) -> Iterator[tuple[str, str]]:
-    """Devices and processor, and what training makes of them."""
+    """Yields lines on devices, processor and numeric precision."""
     from rfd_tf import kernels, system
     from rfd_tf.training import strategy
 

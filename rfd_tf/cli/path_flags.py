@@ -1,4 +1,4 @@
-"""Flags whose values are paths: `~` is the home folder, however the flag is given."""
+"""Flags whose values are paths; `~` is expanded wherever the flag is given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ flags.disclaim_key_flags()
 
 
 class _PathParser(flags.ArgumentParser):
-    """A path, or a name that stands for one."""
+    """A path, or a name instead of one."""
 
     def parse(self, argument: str) -> str:
         expanded = os.path.expanduser(argument)
@@ -35,7 +35,7 @@ def DEFINE_path(name: str, default: str | None, help: str) -> None:
 
 
 def DEFINE_path_list(name: str, default: list[str] | None, help: str) -> None:
-    """Defines a flag whose value is a list of paths, with commas between them."""
+    """Defines a flag whose value is a comma-separated list of paths."""
     flags.DEFINE(_PathListParser(), name, default, help, serializer=flags.CsvListSerializer(","))
 
 
@@ -47,18 +47,18 @@ class _ConfigParser(_PathParser):
 
 
 def DEFINE_config(name: str, default: str | None, help: str) -> None:
-    """Defines --config, whose flags hold unless they are given; see `rfd_tf.cli.common`."""
+    """Defines --config; given flags take precedence over its flags, see `rfd_tf.cli.common`."""
     flags.DEFINE(_ConfigParser(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
 def config_given() -> str | None:
-    """Returns what --config names where the command has the flag and it is given."""
+    """Returns the value of --config, or None if it is not given or not a flag of the command."""
     flag = flags.FLAGS["config"] if "config" in flags.FLAGS else None
     return flag.value if flag is not None and isinstance(flag.parser, _ConfigParser) else None
 
 
 def paths_given() -> dict[str, list[str]]:
-    """Returns the paths that each path flag of the command was given, by the flag's name."""
+    """Returns the paths given to each path flag of the command, by the flag's name."""
     given = {}
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]

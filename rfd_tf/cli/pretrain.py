@@ -23,20 +23,19 @@ flags.adopt_module_key_flags(image_flags)
 path_flags.DEFINE_config(
     "config",
     None,
-    "Configuration whose flags hold unless given here: a flag file, or the name of an installed "
-    "one, such as quickstart or cifar10_rfd_nin.",
+    "Configuration: a flag file, or the name of an installed one such as quickstart or "
+    "cifar10_rfd_nin. Flags given next to it take precedence.",
 )
 data_flags.DEFINE_data(
     "val_data",
     None,
-    "Images to evaluate on: a folder, or the training images' dataset, for its test images. "
+    "Images to evaluate on: a folder, or the dataset of the training images for its test split. "
     "Stands for --eval_dir.",
 )
 flags.DEFINE_multi_string(
     "callback",
     [],
-    "Keras callback to call while training, as module:Class, created without arguments; may be "
-    "repeated.",
+    "Keras callback of the training, as module:Class, created without arguments; repeatable.",
 )
 _OWN = tuple(name for name in settings_of(PretrainConfig) if name not in IMAGE_SETTINGS)
 config_flags.DEFINE_settings(_OWN)
@@ -44,7 +43,7 @@ config_flags.DEFINE_method_options()
 
 
 def given() -> dict:
-    """Returns the settings that the flags give, by name."""
+    """Returns the settings given by flags, by name."""
     data_flags.resolve()
     return config_flags.given([*IMAGE_SETTINGS, *_OWN, *method_settings()])
 
@@ -55,10 +54,10 @@ def config() -> PretrainConfig:
 
 
 def callbacks() -> list:
-    """Creates the Keras callbacks that --callback names.
+    """Creates the Keras callbacks of --callback.
 
     Raises:
-        UserError: no such module or class, or one that is no callback.
+        UserError: no such module or class, or it is not a callback.
     """
     import importlib
 

@@ -2,11 +2,11 @@
 
     rfd-tf report --run=runs/x
     rfd-tf report --run=runs/x --data_dir=train --eval_dir=test --output=x.html
-    rfd-tf report --run=runs/x --images=0             # without looking at images
-    rfd-tf report --run=runs/x --tensorboard          # for TensorBoard, too
+    rfd-tf report --run=runs/x --images=0             # without images
+    rfd-tf report --run=runs/x --tensorboard          # also for TensorBoard
 
-The file loads nothing from anywhere: it can be mailed, printed and opened on a phone. Images from
-the data are in it, some hundred, scaled down.
+The file loads nothing from the network: mail it, print it, open it on a phone. It contains about a
+hundred images of the data, scaled down.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from rfd_tf.cli import config_flags, path_flags
 from rfd_tf.cli.common import run
 from rfd_tf.config import signature_settings
 
-path_flags.DEFINE_path(
-    "run", None, "Run folder, as scripts/pretrain.py writes it; finished or not."
-)
+path_flags.DEFINE_path("run", None, "Run folder of scripts/pretrain.py, finished or not.")
 path_flags.DEFINE_path("output", None, "HTML file. Default: report.html in the run folder.")
 config_flags.DEFINE_arguments("interpret.report.assemble", "build", ("sections",))
 flags.DEFINE_boolean(
@@ -37,11 +35,11 @@ flags.DEFINE_boolean(
 config_flags.DEFINE_images(
     *("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_classes", "tfds_dir"),
     *("tfds_download", "max_skipped", "max_megapixels"),
-    eval_dir="folder of images to look at; without, a fifth of the others.",
+    eval_dir="folder of test images; if not given, a fifth of the training images.",
 )
 _COUNT = signature_settings("interpret.report.images", "ReportImages")["count"]
 config_flags.DEFINE(
-    _COUNT, "images", help=f"{_COUNT.help} 0 leaves out all that needs images.", bounds=(0, None)
+    _COUNT, "images", help=f"{_COUNT.help} 0 for a report without images.", bounds=(0, None)
 )
 _IMAGES = config_flags.DEFINE_arguments(
     "interpret.report.images",
@@ -49,13 +47,13 @@ _IMAGES = config_flags.DEFINE_arguments(
     ("batch_size", "seed"),
     bounds={"batch_size": (1, None), "seed": (0, None)},
 )
-path_flags.DEFINE_path("pu_weights", None, "PU weights of the run, where the file has moved.")
+path_flags.DEFINE_path("pu_weights", None, "PU weights of the run, if the file has moved.")
 
 FLAGS = flags.FLAGS
 
 
 def sources(folder: Path) -> tuple:
-    """Train and test source; the test source is None where a part of train is to be held out."""
+    """Returns the train and test source; the test source is None to hold out a part of train."""
     from rfd_tf.data.run_images import RunImages
     from rfd_tf.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Measures whether a pretrained network looks at the objects in pictures.
+"""Measures whether the saliency of a pretrained network is on the objects in pictures.
 
     rfd-tf saliency --weights=runs/x --voc_dir=PATH
     rfd-tf saliency --weights=runs/x --coco_annotations=instances.json --coco_images=PATH
@@ -8,8 +8,8 @@
 
 Saliency is the gradient of the rotation classifier's outputs, or of the feature's neurons, with
 respect to the input. Its strongest pixels S are compared with the objects' boxes B by
-Q = |S and B| / |S or B|: of the pretrained network and of a random one, beside as many random
-pixels and as many central ones. Writes saliency.md, .csv (every image), .json (settings) and .png
+Q = |S and B| / |S or B|, for the pretrained network, a random network, as many random pixels and as
+many central pixels. Writes saliency.md, .csv (every image), .json (settings) and .png
 to --output_dir, or saliency/ in the run folder. scripts/study.py trains the networks too.
 """
 
@@ -28,46 +28,49 @@ path_flags.DEFINE_path("weights", None, "Run folder, weights file or shipped nam
 path_flags.DEFINE_path(
     "reference_weights",
     None,
-    "Another network beside it, such as a supervised one (rfd-tf evaluate --finetune_save_dir).",
+    "Another network to compare, such as a supervised one (rfd-tf evaluate --finetune_save_dir).",
 )
-flags.DEFINE_string("reference_title", "supervised", "What tables and figures call it.")
+flags.DEFINE_string(
+    "reference_title", "supervised", "Name of --reference_weights in tables and figures."
+)
 path_flags.DEFINE_path(
     "output_dir",
     None,
-    "Where tables and figure go; saliency/, in the run folder if there is one, if not given.",
+    "Folder of tables and figure. Default: saliency/, in the run folder if there is one.",
 )
 
 # Pictures.
 path_flags.DEFINE_path("voc_dir", None, "Pictures with boxes in PASCAL VOC's layout.")
-flags.DEFINE_string("voc_split", None, "A list of --voc_dir; all annotated pictures if not given.")
+flags.DEFINE_string("voc_split", None, "Image list of --voc_dir. Default: all annotated pictures.")
 flags.DEFINE_bool("masks", False, "Compare with the masks of --voc_dir instead of boxes.")
 flags.DEFINE_string(
-    "voc_tfds", None, "TFDS dataset with boxes (voc/2007, coco/2017), written out to --voc_dir."
+    "voc_tfds", None, "TFDS dataset with boxes (voc/2007, coco/2017), to write to --voc_dir."
 )
-path_flags.DEFINE_path("coco_annotations", None, "COCO's JSON of boxes; goes with --coco_images.")
-path_flags.DEFINE_path("coco_images", None, "The folder of its pictures.")
-flags.DEFINE_list(
-    "classes", [], "Of COCO's and --voc_tfds' objects those of these classes; all if none."
+path_flags.DEFINE_path(
+    "coco_annotations", None, "COCO's JSON file of boxes; goes with --coco_images."
 )
+path_flags.DEFINE_path("coco_images", None, "Folder of the pictures of --coco_annotations.")
+flags.DEFINE_list("classes", [], "Classes of objects, for COCO and --voc_tfds. Default: all.")
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "eval_split", "tfds_dir", "tfds_download"),
     *("max_skipped", "max_megapixels"),
-    data_dir="folder of images without boxes: maps are drawn, no Q.",
+    data_dir="folder of images without boxes: draws maps only.",
     dataset="TFDS image dataset, or digits, without boxes.",
     eval_split="split of --dataset; test, validation or train if not given.",
 )
-flags.DEFINE_integer("max_images", None, "At most so many pictures; all if not given.", 1)
+flags.DEFINE_integer("max_images", None, "Largest number of pictures. Default: all.", 1)
 
 # Maps.
 flags.DEFINE_list(
     "layers",
     ["rotation", "embedding"],
-    "Whose saliency: rotation, the classifier's outputs; embedding, the feature's neurons.",
+    "Outputs whose saliency is computed: rotation, the classifier's outputs; embedding, the "
+    "feature's neurons.",
 )
 flags.DEFINE_list(
     "threshold",
     [],
-    "Fixed thresholds beside the quantile: a value for all layers, or LAYER:VALUE,...",
+    "Fixed thresholds in addition to the quantile: a value for all layers, or LAYER:VALUE,...",
 )
 _SETTINGS = config_flags.DEFINE_arguments(
     "interpret.objects",
@@ -76,7 +79,7 @@ _SETTINGS = config_flags.DEFINE_arguments(
      "colors", "seed"),
     {"layer": "map_layer"},
 )  # fmt: skip
-flags.DEFINE_integer("sheet_images", 6, "Pictures on the figure.", 1)
+flags.DEFINE_integer("sheet_images", 6, "Number of pictures in the figure.", 1)
 
 # Flag -> those that it goes with.
 _GOES_WITH = {
@@ -90,7 +93,7 @@ _GOES_WITH = {
 
 
 def settings():
-    """The flags as `rfd_tf.interpret.objects.Settings`."""
+    """Returns the flags as `rfd_tf.interpret.objects.Settings`."""
     from rfd_tf.errors import UserError, unknown
     from rfd_tf.interpret import objects
     from rfd_tf.rules import moot, refusal
@@ -110,7 +113,7 @@ def settings():
 
 
 def thresholds(layers) -> dict[str, float]:
-    """--threshold: layer -> value."""
+    """Returns --threshold as layer -> value."""
     from rfd_tf.errors import UserError
 
     found = {}
@@ -125,11 +128,11 @@ def thresholds(layers) -> dict[str, float]:
 
 
 def pictures(image_size: int, run=None):
-    """The pictures that the flags name, as `rfd_tf.interpret.objects.Pictures`.
+    """Returns the pictures of the flags, as `rfd_tf.interpret.objects.Pictures`.
 
     Args:
         image_size: pixels a side.
-        run: folder of the run whose network looks at them, or None.
+        run: folder of the run under evaluation, or None.
     """
     from rfd_tf.data.run_images import RunImages, warn_if_trained_on
     from rfd_tf.errors import UserError
@@ -156,7 +159,7 @@ def pictures(image_size: int, run=None):
 
 
 def _annotated():
-    """The pictures with boxes or masks, a `VocSet`."""
+    """Returns the pictures with boxes or masks, a `VocSet`."""
     from rfd_tf.data import coco, voc, voc_tfds
     from rfd_tf.errors import UserError
 
@@ -188,7 +191,7 @@ def main() -> None:
 
     subject = Subject.pretrained(FLAGS.weights)
     for layer in FLAGS.layers:
-        objects.Maps(subject, layer, how)  # tells what is missing before the pictures are read
+        objects.Maps(subject, layer, how)  # fails before the pictures are read
     reference = None
     if FLAGS["reference_title"].present and not FLAGS.reference_weights:
         raise UserError("--reference_title goes with --reference_weights")

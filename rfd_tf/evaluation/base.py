@@ -62,7 +62,7 @@ class Settings:
 
     Attributes:
         seed: of everything that is drawn.
-        batch_size: images a step while features are taken.
+        batch_size: images per step while features are taken.
         progress: whether to show progress bars.
         endpoints: names of the endpoints to judge; None for all of the backbone's.
         output: folder for figures, caches and what an interrupted task takes up again; None to

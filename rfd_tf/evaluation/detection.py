@@ -94,15 +94,16 @@ class Detection(Task):
 
     Args:
         voc_dir: folder in VOC's layout; see `rfd_tf.data.voc.voc_folder`.
-        train_split, test_split: lists in `ImageSets/Main`; both None split the folder by name.
-        test_dir: folder of the test pictures, where it is another.
-        image_size: side in pixels that pictures are resized to, a multiple of 32, 64 or more.
+        train_split, test_split: image lists in `ImageSets/Main`; both None split the folder by
+            name.
+        test_dir: folder of the test pictures, if it is another.
+        image_size: side of the resized pictures in pixels, a multiple of 32, at least 64.
         epochs: passes over the pictures.
-        batch_size: pictures a step; fewer where there are fewer.
-        learning_rate: highest rate of the cosine schedule of Adam.
-        max_boxes: objects of a picture that are learnt from (the largest), and detections that
-            are judged (the surest), at most.
-        evaluate_every: epochs between two judgements; the last epoch is always judged.
+        batch_size: pictures per step, at most all.
+        learning_rate: peak learning rate of Adam's cosine schedule.
+        max_boxes: largest number of objects per picture for training (the largest ones) and of
+            detections that are evaluated (the highest scores).
+        evaluate_every: epochs between evaluations; the last epoch is always evaluated.
 
     Raises:
         UserError: options out of range, or a folder that cannot be read.

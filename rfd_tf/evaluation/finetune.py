@@ -54,14 +54,14 @@ class FineTuning(Task):
 
     Args:
         epochs: passes over the images.
-        learning_rate: highest rate of the cosine schedule; if None, chosen by a sweep on a
-            held-out part of the training labels, see `rfd_tf.evaluation.rate_sweep`.
-        batch_size: images a step.
-        weight_decay: coupled, on every weight.
-        endpoint: layer that the classifier is put on; the last endpoint by default.
-        save_dir: folder that the trained networks, without the classifier, are written to:
-            `fine_tuned.weights.h5` and, of the random twin, `from_scratch.weights.h5`, which is the
-            supervised network to set beside. None writes nothing.
+        learning_rate: peak rate of the cosine schedule; None chooses it by a sweep on held-out
+            training labels, see `rfd_tf.evaluation.rate_sweep`.
+        batch_size: images per step.
+        weight_decay: coupled weight decay of every weight.
+        endpoint: layer below the classifier; the last endpoint by default.
+        save_dir: folder for the trained networks without the classifier: `fine_tuned.weights.h5`
+            and, trained from scratch, `from_scratch.weights.h5`, a supervised reference. None
+            writes nothing.
 
     Raises:
         UserError: an option out of range, or a folder that cannot be made.

@@ -25,7 +25,7 @@ class ImageSet:
         source: where the images come from.
         rows: increasing indices of the images used; all by default.
         image_size: height and width in pixels.
-        batch_size: images a step.
+        batch_size: images per step.
         seed: of `turns`.
 
     Attributes:
@@ -155,7 +155,7 @@ class Data:
         train: images to learn from.
         test: images to judge; None holds out a fixed fifth of every class of `train`.
         image_size: height and width in pixels.
-        batch_size: images a step.
+        batch_size: images per step.
         max_train_images: learn from at most so many, chosen by a hash of their index.
         seed: of the turns of rotated images.
         labels_optional: whether images without labels, of one class or of different classes will

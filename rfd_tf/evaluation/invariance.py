@@ -78,13 +78,13 @@ class Invariance(Task):
     one by one; here the shuffled image passes as a whole, as for a backbone in use.
 
     Args:
-        transformations: of `TRANSFORMATIONS`.
-        reference_weights: weights of another network to judge beside, such as one trained to
-            tell rotations only: run folder, `.weights.h5` file or shipped name.
-        reference_title: what tables and figures call it.
-        max_images: judge at most so many test images, chosen by a hash of their index.
-        bins: of the histograms, from 0 to 2.
-        jigsaw_grid: tiles a side of the puzzle.
+        transformations: some of `TRANSFORMATIONS`.
+        reference_weights: weights of another network to compare, such as one trained on rotation
+            prediction only: run folder, `.weights.h5` file or shipped name.
+        reference_title: its name in tables and figures.
+        max_images: largest number of test images, chosen by a hash of their index.
+        bins: number of bins of the histograms, from 0 to 2.
+        jigsaw_grid: tiles per side of the puzzle.
         seed: of orders of tiles, warps and other images.
 
     Raises:

@@ -314,15 +314,14 @@ class KNearestNeighbours(Evaluator):
     embedding of the instance loss (of BiGAN: the latent).
 
     Args:
-        k: neighbours; never more than there are. None takes `default_k` of the train set by
-            cosine and 1 by Euclidean distance, as published.
-        temperature: of the weights of the vote by cosine.
+        k: number of neighbours, at most all. None takes 200, or a tenth of a train set below 2,000,
+            for cosine and 1 for Euclidean distance, as published.
+        temperature: temperature of the cosine-weighted vote.
         memory: bytes that the search may take beyond the features.
-        raw_pixels: whether to evaluate the images themselves as well, as "pixels" from 0 to 1, the
-            same for both networks: the baseline that a feature has to beat. On small images it is
-            strong (on handwritten digits nearly perfect).
-        distances: of `DISTANCES`, one or both. "euclidean" is the evaluation of permutation-MNIST
-            in Donahue et al., ICLR 2017 (k = 1); raw pixels are always evaluated beside it.
+        raw_pixels: also evaluate the images themselves, as "pixels" from 0 to 1: a baseline, which
+            is strong on small images (nearly perfect on handwritten digits).
+        distances: "cosine", "euclidean" or both. "euclidean" is the evaluation of permutation-MNIST
+            in Donahue et al., ICLR 2017 (k = 1), always next to raw pixels.
 
     Raises:
         UserError: an option out of range.

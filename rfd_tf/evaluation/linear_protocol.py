@@ -30,13 +30,13 @@ def linear(
     """Makes the task "linear": quick probes on cached features, or those of a published protocol.
 
     Args:
-        protocol: "cached": features are taken once, without augmentation (`LinearProbes`); or a
+        protocol: "cached": features are extracted once, without augmentation (`LinearProbes`); or a
             name in `rfd_tf.evaluation.protocols.LINEAR` (`PublishedLinearProbes`): rfd_imagenet,
             rotnet_imagenet, goyal_imagenet, goyal_places205, goyal_inaturalist2018, rotnet_cifar10.
-        probe_size: side that maps are pooled to, of "cached"; 4 if None.
+        probe_size: side that maps are pooled to, for "cached"; 4 if None.
         epochs: None for the protocol's own.
-        pooling: "max" or "average", of a published protocol; None for its own.
-        ten_crops: whether to judge ten crops too, of a published protocol.
+        pooling: "max" or "average", for a published protocol; None for its own.
+        ten_crops: also evaluate the mean over ten crops, for a published protocol.
         seed, progress: of "cached"; other protocols take the evaluation's.
 
     Raises:
@@ -76,7 +76,7 @@ class PublishedLinearProbes(Task):
         protocol: a name in `rfd_tf.evaluation.protocols.LINEAR`.
         epochs: None for the protocol's own; its schedule is stretched or shortened.
         pooling: "max" or "average"; None for the protocol's own.
-        ten_crops: whether to judge the mean over ten crops too, after the last epoch.
+        ten_crops: also evaluate the mean over ten crops, after the last epoch.
 
     >>> PublishedLinearProbes("rotnet_imagenet").protocol(None)["epochs"]
     35

@@ -87,13 +87,13 @@ class LowShot(Task):
     `SemiSupervised`.
 
     Args:
-        per_class: numbers of images of each class. Those that a class does not have are left out.
-        draws: random sets of images of each size.
-        modes: of "frozen" and "fine-tuned".
+        per_class: numbers of images per class; those larger than the smallest class are skipped.
+        draws: number of random sets of each size.
+        modes: "frozen", "fine-tuned" or both.
         steps: optimizer steps of each training.
-        learning_rate: highest rate of fine-tuning's cosine schedule; if None, chosen for every
-            draw by a sweep on a held-out part of its labels, see `rfd_tf.evaluation.rate_sweep`.
-        batch_size: images a step of fine-tuning.
+        learning_rate: peak rate of fine-tuning's cosine schedule; None chooses it for every draw by
+            a sweep on held-out labels, see `rfd_tf.evaluation.rate_sweep`.
+        batch_size: images per step of fine-tuning.
         probe_size: side that maps are max-pooled to for the frozen probes.
 
     >>> LowShot(per_class=[5, 20], draws=3).per_class

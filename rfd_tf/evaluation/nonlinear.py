@@ -50,7 +50,7 @@ class NonlinearProbes(Task):
         protocol: one of the above, such as rfd_imagenet or aet_cifar10_conv; see
             `rfd_tf.evaluation.protocols.NONLINEAR`.
         epochs: None for the protocol's own; its schedule is stretched or shortened.
-        hidden: units of the dense layers, in the protocols that have some; None for their own.
+        hidden: units of the dense layers, in protocols that have them; None for the protocol's own.
         endpoints: feature maps instead of those above.
 
     >>> NonlinearProbes("rotnet_cifar10_conv").protocol(None)["batch_size"]

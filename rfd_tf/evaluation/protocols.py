@@ -18,7 +18,7 @@ class Training:
         epochs: passes over the images.
         learning_rate: the highest rate of a cosine that falls to 0, or a table of (end epoch,
             rate), the last rate persisting.
-        batch_size: images a step; fewer where there are fewer.
+        batch_size: images per step; fewer where there are fewer.
         crop: see `rfd_tf.data.pipeline.training_dataset`; None for "window" from 96 pixels on and
             "pad" below: torchvision's Resize(256) and RandomCrop(224), RandomCrop(32, padding=4).
         horizontal_flip: whether half of the images are mirrored.

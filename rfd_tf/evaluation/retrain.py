@@ -35,7 +35,7 @@ class RetrainedLayers(Task):
     Args:
         epochs: passes over the images, for each endpoint.
         learning_rate: highest rate of the cosine schedule.
-        batch_size: images a step.
+        batch_size: images per step.
         weight_decay: coupled, on every trained weight.
 
     Raises:

@@ -45,11 +45,11 @@ class Retrieval(Task):
     the sheet only.
 
     Args:
-        k: numbers of neighbours that precision is measured at.
+        k: numbers of neighbours for precision at k.
         queries: rows of the sheet; the test images are chosen by a hash of their index.
         neighbours: columns of the sheet.
-        sheets: features that get a sheet; None for f, f1 and f2, or, without a split, the last
-            feature. Others must be among those judged.
+        sheets: features with a picture sheet; None for f, f1 and f2, or the last feature without a
+            split. They must be among the evaluated ones.
 
     Raises:
         UserError: numbers below 1, a feature for the sheet that the network lacks.

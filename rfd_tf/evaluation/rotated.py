@@ -37,7 +37,7 @@ class RotatedClassification(Task):
         probe_epochs: epochs of the linear classifiers; None goes by the number of images.
         epochs: epochs of "fc6-8".
         learning_rate: highest rate of its cosine schedule.
-        batch_size: images a step of it.
+        batch_size: images per step of it.
         seed, progress: of the linear classifiers.
 
     >>> RotatedClassification(epochs=3).protocol(None)["fc6-8"]["epochs"]

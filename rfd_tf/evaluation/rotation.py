@@ -56,9 +56,9 @@ class Rotation(Task):
     all classes go to rotation_NETWORK.json, .csv and .png in the output folder.
 
     Args:
-        head: one of `HEADS`.
-        fit_images: a classifier is fitted to at most so many train images, in four rotations,
-            chosen by a hash of their index.
+        head: "trained", the head of the run, or "fitted", a new one.
+        fit_images: largest number of train images that a classifier is fitted to, in four
+            rotations, chosen by a hash of their index.
 
     Raises:
         UserError: an unknown head, fewer than 2 images to fit.

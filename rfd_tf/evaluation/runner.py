@@ -56,14 +56,14 @@ def evaluate(
         train: labelled images to learn from; needed unless every task brings its own data.
         test: labelled images to judge; None holds out a fixed fifth of every class of `train`
             (see `rfd_tf.evaluation.splits.held_out`).
-        endpoints: names to judge; by default all endpoints of the backbone.
-        batch_size: images a step.
-        max_train_images: learn from at most so many, chosen by a hash of their index.
-        seed: of the random network and of the turns; sets Keras' global seed.
+        endpoints: endpoints to evaluate; by default all of the backbone.
+        batch_size: images per step.
+        max_train_images: largest number of labelled train images, chosen by a hash of their index.
+        seed: seed of the random network and the rotations; sets Keras' global seed.
         progress: whether to show progress bars.
         output: folder for figures, caches and finished parts. An interrupted call that is
             repeated with the same folder and the same arguments takes up what it finished.
-        cache_features: whether frozen features are kept on disk, in `output`, and not in memory.
+        cache_features: keep frozen features on disk, in `output`, instead of in memory.
         say: is called with a line on the images and classes of each set, when all is checked.
 
     Returns:

@@ -52,7 +52,7 @@ def segmentation_network(
         subject: the network.
         num_classes: background included.
         image_size: side of the images in pixels; need not be that of pretraining.
-        skips: earlier endpoints that are scored too, 0 to 2.
+        skips: number of skip connections from earlier endpoints, 0 to 2.
 
     Returns:
         A model from normalised images `[B, S, S, 3]` to float32 scores `[B, S, S, num_classes]`,
@@ -237,13 +237,13 @@ class Segmentation(Task):
 
     Args:
         voc_dir: folder in VOC's layout with `SegmentationClass/`; see `rfd_tf.data.voc`.
-        train_split, test_split: lists in `ImageSets/Segmentation`; both empty or None split the
-            folder by name.
+        train_split, test_split: image lists in `ImageSets/Segmentation`; both empty or None split
+            the folder by name.
         image_size: side of the squares, pixels.
         epochs: passes over the images.
-        batch_size: images a step.
-        learning_rate: highest rate.
-        skips: earlier endpoints that are scored too, 0 to 2.
+        batch_size: images per step.
+        learning_rate: peak learning rate.
+        skips: number of skip connections from earlier endpoints, 0 to 2.
 
     Raises:
         UserError: no folder, options out of range; and see `check`.

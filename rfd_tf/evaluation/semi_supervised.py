@@ -61,11 +61,11 @@ class SemiSupervised(Task):
     epoch of the one that was running.
 
     Args:
-        per_class: numbers of images of each class. Those that a class does not have are left out.
-        endpoint: name of the layer, with maps, that the classifier stands on.
+        per_class: numbers of images per class; those larger than the smallest class are skipped.
+        endpoint: name of the layer below the classifier; its output must be a map.
         epochs: of the classifier; None for 100. The supervised network has twice as many; both
             schedules are stretched or shortened.
-        epoch_images: images that an epoch counts; None for all images of the train set.
+        epoch_images: number of images in an epoch; None for all images of the train set.
 
     Raises:
         UserError: an option out of range.

@@ -60,20 +60,21 @@ class VocClassification(Task):
 
     Args:
         voc_dir: folder in VOC's layout; see `rfd_tf.data.voc.voc_folder`.
-        train_split, test_split: lists in `ImageSets/Main`; both None split the folder by name.
-        test_dir: folder of the test pictures, where it is another.
-        protocols: of `PROTOCOLS`; by default all that the network has layers for.
-        epochs: of the trained ones, fc8, fc6-8 and all layers.
-        learning_rate: highest of their cosine schedule.
-        batch_size: pictures a step of theirs.
-        weight_decay: coupled, of theirs.
-        test_crops: random crops averaged for each test picture.
-        evaluate_every: epochs between two judgements of the trained ones; the last epoch is
-            always judged.
-        costs: of the support vector machines.
-        rescale: whether the trained ones start from rescaled weights (Krähenbühl et al., ICLR
-            2016: `rfd_tf.applications.rescale_weights`), by the statistics of 32 train pictures;
-            only for networks whose layers form a chain, such as AlexNet.
+        train_split, test_split: image lists in `ImageSets/Main`; both None split the folder by
+            name.
+        test_dir: folder of the test pictures, if it is another.
+        protocols: some of `PROTOCOLS`; by default all that the network has layers for.
+        epochs: epochs of the trained heads: fc8, fc6-8 and all layers.
+        learning_rate: peak rate of their cosine schedule.
+        batch_size: pictures per step of the trained heads.
+        weight_decay: coupled weight decay of the trained heads.
+        test_crops: number of random crops averaged per test picture.
+        evaluate_every: epochs between evaluations of trained heads; the last epoch is always
+            evaluated.
+        costs: cost parameters of the support vector machines.
+        rescale: start the trained heads from weights rescaled by the statistics of 32 train
+            pictures (Krähenbühl et al., ICLR 2016: `rfd_tf.applications.rescale_weights`); only for
+            networks whose layers form a chain, such as AlexNet.
 
     Raises:
         UserError: options out of range, or a folder that cannot be read.

@@ -82,28 +82,29 @@ def export_backbone(
         weights: a run folder, a `.weights.h5` file, or the name of shipped weights.
         output_dir: the folder to write.
         formats: some of `"saved_model"`, `"onnx"`, `"litert"`, `"keras"`.
-        feature: what `embedding` is: `"f"`, the pooled feature, or its half `"f1"` or `"f2"`.
-        endpoints: names of layers whose outputs are given as well.
-        outputs: further outputs, some of `rfd_tf.export.OUTPUTS`: `"f"`, `"f1"`, `"f2"` beside one
-            another, and what the heads trained with the backbone give (`heads.npz` in the run
-            folder): `"rotation_logits"`, `"projection"`. A `.keras` file holds the backbone only.
+        feature: content of the output `embedding`: `"f"`, the pooled feature, or its half `"f1"` or
+            `"f2"`.
+        endpoints: names of layers to add as outputs.
+        outputs: further outputs, some of `rfd_tf.export.OUTPUTS`: `"f"`, `"f1"`, `"f2"`, and of the
+            heads trained with the backbone (`heads.npz` in the run folder): `"rotation_logits"`,
+            `"projection"`. A `.keras` file contains the backbone only.
         image_size: height and width in pixels; by default the one recorded with the weights.
         backbone: the network's name, needed (with `image_size`) where the weights carry no record.
         opset: ONNX operator set, 13 to 18.
         onnx_input: dtype of the ONNX pixels, `"uint8"` or `"float32"`.
         onnx_layout: `"nhwc"` or `"nchw"`.
-        saved_model_version: the SavedModel is written to `saved_model/<version>/`, the layout that
-            TensorFlow Serving watches: of several versions it serves the highest.
-        quantize: smaller files beside `model.onnx` and `model.tflite`: `"int8"` (such as
-            `model.int8.onnx`, static quantisation), `"float16"`. The card reports what they lose.
+        saved_model_version: the SavedModel is written to `saved_model/<version>/`, the layout of
+            TensorFlow Serving, which serves the highest version.
+        quantize: smaller files next to `model.onnx` and `model.tflite`: `"int8"` (such as
+            `model.int8.onnx`, static quantisation), `"float16"`. The card reports their loss of
+            accuracy.
         calibration: images that set the scales of int8, and on which the loss is measured: images
             that were not used for calibration, with kNN where they have labels. Needed for int8.
-        calibration_images: most images that set the scales.
+        calibration_images: largest number of images for the calibration of int8.
         tolerance: largest difference from Keras allowed, as a fraction of the largest value.
-        name: how the card calls the model; by default the name of `output_dir`.
-        licence: terms of use, for the card.
-        overwrite: whether an earlier export in `output_dir` may be replaced. Other files that lie
-            there stay.
+        name: name of the model in the card; by default the name of `output_dir`.
+        licence: terms of use in the card.
+        overwrite: replace an earlier export in `output_dir`. Other files there stay.
 
     Returns:
         The card, as written to `card.json`: among others `inputs`, `outputs`, `preprocessing`,

@@ -69,10 +69,10 @@ def embed_folder(
         directory: the images, see `rfd_tf.data.image_folder`.
         output_dir: where to write.
         formats: `"parquet"`, `"npy"`, or both.
-        batch_size: images a step.
-        part_images: images a part.
+        batch_size: images per step.
+        part_images: images per part.
         max_megapixels: see `rfd_tf.data.image_folder`.
-        overwrite: whether embeddings of something else in `output_dir` may be replaced.
+        overwrite: replace other embeddings in `output_dir`.
         progress: whether to show a bar with images a second.
 
     Returns:

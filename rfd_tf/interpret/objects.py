@@ -52,22 +52,22 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How saliency is made and judged.
+    """Settings of saliency maps and of Q.
 
     Args:
         map: gradient of the outputs by the input; smooth: averaged over noisy copies; grad_cam: a
             layer's map, weighted by gradients; attention: the strength of a layer's activations.
-        group: of several neurons' maps: `maximum` makes one map, `each` keeps them apart.
-        combine: of the Qs of several maps of an image: `mean` or `maximum`.
+        group: for several neurons: `maximum` makes one map, `each` keeps one per neuron.
+        combine: for several maps of an image: `mean` or `maximum` of their Qs.
         quantile: share of each map's pixels that do not count as salient.
-        thresholds: layer -> fixed value from which a pixel counts; judged beside the quantile.
-        neurons: at most so many neurons of the embedding, evenly spread; all if 0.
-        layer: of grad_cam and attention; the last with a map if None.
-        power: of attention: the sum over channels of |activation| ** power.
-        draws: noisy copies of a smooth gradient.
-        noise: standard deviation of the copies' noise, a share of the image's range of values.
-        colors: how the gradients of the three colours become one: maximum or mean.
-        seed: of the random network, noise and random pixels.
+        thresholds: layer -> fixed value from which a pixel counts, in addition to the quantile.
+        neurons: largest number of neurons of the embedding, evenly spread; 0 for all.
+        layer: layer for grad_cam and attention; the last with a map if None.
+        power: for attention: the sum over channels of |activation| ** power.
+        draws: number of noisy copies for smooth.
+        noise: standard deviation of the copies' noise, relative to the image's range of values.
+        colors: how the gradients of the three colours are combined: maximum or mean.
+        seed: seed of the random network, noise and random pixels.
 
     Raises:
         UserError: unknown names, numbers out of range.

@@ -38,9 +38,9 @@ class RotationFeatureDecoupling(MemoryBankMethod):
         num_images: images in the dataset, one row of the memory bank each.
         lambda_rotation, lambda_distance, lambda_instance: weights of the losses; a loss of weight
             0 is not computed, and without the instance loss there is no memory bank.
-        lambda_contrast: weight of a fourth loss, 0 in the paper: the projected f2 of each view
-            tells the other views of its image among those of the batch; see
-            `losses.view_contrast`. It wants a crop of its own for every rotation.
+        lambda_contrast: weight of a fourth loss, 0 in the paper: NT-Xent, where the projected f2 of
+            a view matches the other views of its image in the batch; see
+            `losses.view_contrast`. It needs one crop per rotation.
         decoupled: `False` uses the whole feature for every loss (the paper's ablation).
         split: share of the feature's dimensions that f1 gets, above 0 and below 1.
         instance_views: what must recognise the image's row: `mean`, the mean of f2 over the

@@ -59,14 +59,14 @@ class Estimation:
         mean, std: channel means and standard deviations of the pixels / 255.
         batch_norm_momentum: share that moving statistics keep at a step; the backbone's own when
             None.
-        classifier: a name in `CLASSIFIERS`. With `softmax` and `binary` a view that cannot be told
-            from the upright one gets 1/2, or 1/4 where all four look alike; `non_negative_pu`
-            pushes such views to 1, and its values rank better than they are calibrated.
-        num_folds: folds, each judged by a network trained on all others.
+        classifier: a name in `CLASSIFIERS`. With `softmax` and `binary` a view that looks like the
+            upright one gets 1/2, or 1/4 if all four look alike; `non_negative_pu` pushes such views
+            to 1, and its values are better ranked than calibrated.
+        num_folds: number of folds; each is predicted by a network trained on the others.
         positive_prior: for `non_negative_pu`, the share of rotated views that look upright.
         optimization, augmentation: of each fold's network.
         policy: Keras dtype policy of the backbone, `float32` or `mixed_bfloat16`.
-        seed: of weights, order and augmentation; the folds do not depend on it.
+        seed: seed of weights, order and augmentation; the folds do not depend on it.
 
     Raises:
         UserError: an unknown classifier, fewer than 2 folds, a prior not between 0 and 1.

@@ -1,4 +1,4 @@
-"""What becomes of files that a folder should not hold: the table of docs/data.md, line by line."""
+"""Files and folders of every odd kind are read or refused as docs/guides/data.md lists."""
 
 import io
 import os

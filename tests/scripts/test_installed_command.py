@@ -127,7 +127,7 @@ def test_the_list_of_commands_is_quick_and_imports_no_tensorflow(call):
     )
     done = call("--help", program=("-c", program))
     assert done.returncode == 0 and done.stdout.endswith("[]\n")
-    assert "\n  import-caffe  Turns a Caffe AlexNet" in done.stdout
+    assert "\n  import-caffe  Converts a Caffe AlexNet" in done.stdout
     assert call("--version", program=("-m", "rfd_tf")).stdout.startswith("rfd-tf 0.")
 
 

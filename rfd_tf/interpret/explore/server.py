@@ -64,7 +64,7 @@ class ExploreServer(ThreadingHTTPServer):
 
     Args:
         explorer: what answers.
-        port: of 127.0.0.1; 0 takes a free one.
+        port: port on 127.0.0.1; 0 takes a free one.
         title: of the run, shown on the page.
 
     Attributes:

@@ -31,8 +31,8 @@ class ReportImages:
         test: images to look at; None holds out a fixed fifth of `train` by class.
         count: largest number of test images, chosen by a hash of their index; neighbours are found
             among five times as many training images.
-        batch_size: images a step.
-        seed: of the random-init network, the map and what is drawn.
+        batch_size: images per step.
+        seed: seed of the random-init network, the map and drawn samples.
 
     Attributes:
         train: the source.

@@ -1,4 +1,4 @@
-"""The code in README.md on fine-tuning and deploying runs as it stands."""
+"""The Python code of the documentation on training, fine-tuning and deploying runs as it stands."""
 
 import os
 import re
@@ -26,9 +26,14 @@ exec(sys.stdin.read())
 
 
 def snippet(mark):
-    """The piece of Python in README.md that contains `mark`."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if mark in code]
+    """The block of Python in README.md or docs/ that contains `mark`."""
+    pages = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    blocks = [
+        code
+        for page in pages
+        for code in re.findall(r"(?s)```python\n(.*?)```", page.read_text(encoding="utf-8"))
+    ]
+    (code,) = [code for code in blocks if mark in code]
     return code
 
 
