@@ -33,6 +33,8 @@ COMMAND = re.compile(
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)")
 #: Flags in the text that are those of other programs.
 FOREIGN = {
+    # (\w stops at the hyphen of --ntasks-per-node and --gpus-per-task.)
+    "slurm": {"nodes", "ntasks", "gpus", "signal", "requeue"},
     "absl": {"help", "version"},
     "pytest": {"dist"},
     "ruff": {"check"},
