@@ -12,6 +12,7 @@ COMMANDS = {
         "pretrain",
         "evaluate",
         "embed",
+        "duplicates",
         "export",
         "report",
         "explore",
