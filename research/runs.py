@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from rfd_tf.config import PretrainConfig
+from rfd_tf.data import given
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import TASKS
 from rfd_tf.evaluation.base import Task
@@ -24,7 +25,8 @@ log = logging.getLogger("rfd_tf")
 
 # What may be another at each call.
 _FREE = ("output_dir", "overwrite", "resume", "tfds_dir", "tfds_download")
-_PATHS = ("data_dir", "eval_dir", "pu_weights")
+_PATHS = {"data_dir": given.absolute, "eval_dir": given.absolute}
+_PATHS |= dict.fromkeys(("data_root", "pu_weights"), absolute)
 _FILE = "settings.json"
 
 
@@ -103,7 +105,7 @@ def _json(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in _FREE}
-    return _json({n: absolute(v) if n in _PATHS and v else v for n, v in kept.items()})
+    return _json({n: _PATHS[n](v) if n in _PATHS and v else v for n, v in kept.items()})
 
 
 def effective(

@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import expanded
-from rfd_tf.rules import ABSENT, GIVEN, ON, AllBut, Rule, is_off, moot, refusal
+from rfd_tf.rules import (
+    A_LIST,
+    ABSENT_OR_LIST,
+    GIVEN,
+    ON,
+    AllBut,
+    Rule,
+    is_off,
+    moot,
+    refusal,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -133,13 +143,15 @@ _SOME_IMAGES = 10_000
 #: When settings of images and of the run have an effect. `PretrainConfig.rules` adds the rules of
 #: augmentation, optimisation and methods.
 _RULES = (
-    Rule(("train_split", "eval_split", "tfds_dir", "tfds_download", "tfds_classes"),
-         {"dataset": GIVEN}),
+    Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": GIVEN}),
+    Rule(("train_split",), {"dataset": GIVEN, "data_dir": A_LIST}),
+    Rule(("eval_split",), {"dataset": GIVEN, "data_dir": A_LIST, "eval_dir": A_LIST}),
+    Rule(("data_root",), {"data_dir": A_LIST, "eval_dir": A_LIST}),
     Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": _EMBEDDED},
          "which comes with scikit-learn"),
     Rule(("max_skipped", "max_megapixels"), {"dataset": _EMBEDDED, "eval_dir": GIVEN},
          "which has no files"),
-    Rule(("eval_split",), {"eval_dir": ABSENT}),
+    Rule(("eval_split",), {"eval_dir": ABSENT_OR_LIST}),
     Rule(tuple(f"source_{name}" for name in (
         "crops", "size", "seed", "region", "scale", "area_min", "aspect", "rotation", "shear",
         "vertical_flip", "horizontal_flip", "color_jitter", "hue", "color_probability", "noise")),
@@ -334,9 +346,13 @@ class PretrainConfig:
 
     Args:
         dataset: embedded dataset (digits) or TFDS image dataset by name.
-        data_dir: folder of training images, flat or nested.
-        train_split: split of `dataset` to train on, such as train or train[:60%].
-        tfds_classes: use only images of a TFDS `dataset` that show an object of one of these
+        data_dir: training images: a folder, flat or nested; several with commas between them; or
+            a list of files (.csv, .tsv, .txt, .jsonl), see rfd_tf.data.image_list.
+        data_root: folder that the paths in a list of images are relative to; the list's own if not
+            given.
+        train_split: split of `dataset` to train on, such as train or train[:60%]; of a list with a
+            column split a word in it, or all.
+        tfds_classes: only the images of a TFDS `dataset` that show an object of one of these
             classes, such as cat,dog of coco/2017.
         tfds_dir: folder of the TFDS datasets.
         tfds_download: let TFDS download and prepare the dataset.
@@ -372,16 +388,16 @@ class PretrainConfig:
         method: pretraining method, a name in rfd_tf.methods.METHODS.
         method_option: option of the method's constructor; on the command line name=value,
             repeatable.
-        preset: values of settings that are not given. auto: small_images up to 64 pixels,
-            photographs above. paper: the library's defaults, with a method's options as in its
-            paper. See rfd_tf/recipes.py.
-        fidelity: for method=rfd: train as the published program, with its value for every flag that
-            is not given, its batch normalisation and its initial weights. See
-            rfd_tf/training/fidelity.py.
-        eval_dir: folder of labelled test images, one sub-folder per class.
-        eval_split: split of `dataset` to evaluate on. Default: test, validation, or a part of
-            `train_split`.
-        teacher: for method=distillation: the frozen network to distil: shipped weights such as
+        preset: what is chosen for settings that are not given. auto: small_images up to 64 pixels,
+            photographs above. paper: the defaults of the classes that take them, a method's
+            own being those of its paper. rfd_tf/recipes.py has the values.
+        fidelity: for method=rfd: train as the published program does, with its value for every
+            flag that is not given, its batch normalisation and its initial weights.
+            rfd_tf/training/fidelity.py lists them.
+        eval_dir: labelled test images, in the forms of `data_dir`; sub-folders are classes.
+        eval_split: split of `dataset`, or of a list, to evaluate on. Default: test, validation, or
+            a part of `train_split`.
+        teacher: for method=distillation: the frozen network to learn from: shipped weights such as
             network_in_network.rfd_cifar10, a run folder, a .weights.h5 or .keras file, or
             imagenet:mobilenet_v2 (any network of keras.applications, downloaded by Keras); in
             Python also a Keras model.
@@ -467,6 +483,7 @@ class PretrainConfig:
 
     dataset: str | None = None
     data_dir: Path | None = None
+    data_root: Path | None = None
     train_split: str = "train"
     tfds_classes: list[str] = dataclasses.field(default_factory=list)
     tfds_dir: Path | None = None
@@ -952,8 +969,9 @@ class PretrainConfig:
         """Returns the `rfd_tf.data.run_images.RunImages` that the settings name."""
         from rfd_tf.data.run_images import RunImages, photo_options
 
-        names = ("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_dir")
-        given = {name: getattr(self, name) for name in (*names, "max_skipped", "max_megapixels")}
+        names = ("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split")
+        names += ("tfds_dir", "max_skipped", "max_megapixels")
+        given = {name: getattr(self, name) for name in names}
         if self.source_images:
             options = {name: getattr(self, name) for name in PHOTO_SETTINGS}
             given.update(
@@ -1044,9 +1062,9 @@ PHOTO_SETTINGS = tuple(
 )
 #: Settings of images, augmentation and network, shared by a run and its PU weights.
 IMAGE_SETTINGS = (
-    "dataset", "data_dir", "train_split", "tfds_classes", "tfds_dir", "tfds_download",
-    "max_skipped", "max_megapixels", "image_size", "crop", "crop_area_min", "padding",
-    "horizontal_flip", "color_jitter", "hue", "grayscale", "crops", "mean", "std", "backbone",
-    "backbone_option", "batch_norm_momentum", "batch_size", "mixed_precision", "preset",
+    "dataset", "data_dir", "data_root", "train_split", "tfds_classes", "tfds_dir",
+    "tfds_download", "max_skipped", "max_megapixels", "image_size", "crop", "crop_area_min",
+    "padding", "horizontal_flip", "color_jitter", "hue", "grayscale", "crops", "mean", "std",
+    "backbone", "backbone_option", "batch_norm_momentum", "batch_size", "mixed_precision", "preset",
     *PHOTO_SETTINGS,
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig
 from rfd_tf.errors import UserError, unknown
-from rfd_tf.run import Run, images_of, shown
+from rfd_tf.run import Images, Run, images_of, shown
 
 if TYPE_CHECKING:
     import keras
@@ -29,12 +29,12 @@ TRAINING = {
     },
 }
 # What a run's record says of its images, in whose place others may be given.
-_IMAGES = ("dataset", "data_dir", "train_split", "tfds_classes")
+_IMAGES = ("dataset", "data_dir", "data_root", "train_split", "tfds_classes")
 
 
 def estimate_pu_weights(
     network: str | os.PathLike | Run | keras.Model | None = None,
-    data: str | os.PathLike | Source | np.ndarray | None = None,
+    data: Images | Source | np.ndarray | None = None,
     output: str | os.PathLike | None = None,
     *,
     classifier: str = "softmax",
@@ -54,8 +54,7 @@ def estimate_pu_weights(
             and augmentation), a `.weights.h5` file, a shipped name, or a `keras.Model`. They start
             from random weights: a network that has seen the images of a fold cannot be asked about
             them. None where `settings` name a `backbone`, or for its default.
-        data: images: a folder, a dataset by name, a `rfd_tf.data.Source`, or uint8
-            `[N, H, W, 3]`; those of the run if None.
+        data: images, in the forms of `rfd_tf.pretrain`; those of the run if None.
         output: `.npz` or `.dat` file to write, for `pu_weights` of `rfd_tf.pretrain`. Finished
             folds are kept beside it until all are done: the same call again takes them up.
         classifier, num_folds, positive_prior: see `rfd_tf.training.pu_estimation.Estimation`.

@@ -11,6 +11,9 @@ from pathlib import Path
 from rfd_tf.errors import UserError
 from rfd_tf.text import file_name_from_text, same_name_forms
 
+#: Endings of lists of image files, see `rfd_tf.data.image_list`.
+LISTS = (".csv", ".tsv", ".txt", ".jsonl")
+
 
 def expanded(path: str | os.PathLike) -> Path:
     """Returns a path with `~` and `~name` replaced by the home folder.

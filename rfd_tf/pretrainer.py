@@ -231,7 +231,7 @@ class Pretrainer:
         """
         config, source = self.config, self.source
         test = self._given_val_source
-        if test is None and self._given_source is None:
+        if test is None and (self._given_source is None or config.eval_dir):
             test = self.images.test(config.tfds_download, leave_out=[config.output_dir])
         if test is not None:
             log.info(f"to evaluate: {test.summary()}")

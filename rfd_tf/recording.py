@@ -9,17 +9,19 @@ from typing import Any
 from rfd_tf import methods
 from rfd_tf.applications import custom
 from rfd_tf.config import PHOTO_SETTINGS, PretrainConfig, named_texts, settings_of
+from rfd_tf.data import given
 from rfd_tf.data.photos import SAMPLE
 from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.methods.base import constructor_arguments
 from rfd_tf.training import pretraining
 
-_PATHS = ("data_dir", "eval_dir", "tfds_dir", "pu_weights", "output_dir")
+_IMAGES = ("data_dir", "eval_dir")
+_PATHS = ("data_root", "tfds_dir", "pu_weights", "output_dir")
 # (How tokens are pooled is part of the architecture.)
 _IGNORED = {"resume", "overwrite", "output_dir", "token_pooling"}
 # What a complete run takes of a new call; the other settings were those of its training.
 _NOT_OF_TRAINING = (
-    *("data_dir", "eval_dir", "tfds_dir", "pu_weights", "eval_split"),
+    *("data_dir", "data_root", "eval_dir", "tfds_dir", "pu_weights", "eval_split"),
     *("evaluate", "export", "output_dir", "resume", "overwrite", "tfds_download"),
 )
 
@@ -36,9 +38,11 @@ def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict
         record: of the backbone.
     """
     values = {name: getattr(config, name) for name in settings_of(PretrainConfig)}
+    # Whoever reads the run later may stand in another folder.
     for name in _PATHS:
-        # Whoever reads the run later may stand in another folder.
         values[name] = values[name] and os.path.abspath(values[name])
+    for name in _IMAGES:
+        values[name] = values[name] and given.absolute(values[name])
     values.update(_photographs(config))
     in_use = built(config, session)
     shared = constructor_arguments(RotationFeatureDecoupling)

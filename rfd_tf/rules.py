@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rfd_tf.errors import UserError, shown
+from rfd_tf.paths import LISTS
 
 __all__ = [
-    "ABSENT", "GIVEN", "ON", "AllBut", "Including", "Rule", "is_off", "moot", "refusal",
-    "refuse_moot",
+    "ABSENT", "ABSENT_OR_LIST", "A_LIST", "GIVEN", "ON", "AllBut", "Including", "Rule", "is_off",
+    "moot", "refusal", "refuse_moot",
 ]  # fmt: skip
 
 
@@ -43,8 +44,14 @@ class _State:
 ON = _State(lambda value: value is None or not is_off(value), "{name} other than 0 or false")
 #: Given at all.
 GIVEN = _State(lambda value: not is_off(value), "{name}")
+#: The path of a list of images.
+A_LIST = _State(
+    lambda value: str(value).lower().endswith(LISTS), f"a list ({', '.join(LISTS)}) as {{name}}"
+)
 #: Left out.
 ABSENT = _State(is_off, "no {name}")
+#: Left out, or a list of images.
+ABSENT_OR_LIST = _State(lambda value: value in ABSENT or value in A_LIST, "no {name}")
 
 
 class AllBut(tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import html
 import json
 import logging
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rfd_tf import extras
 from rfd_tf.config import PretrainConfig
@@ -25,21 +26,24 @@ if TYPE_CHECKING:
     import numpy as np
 
     from rfd_tf.data.base import Source
+    from rfd_tf.data.run_images import RunImages
     from rfd_tf.evaluation import Verdict
 
 _log = logging.getLogger("rfd_tf")
+#: What names images: see `data` of `pretrain`.
+Images: TypeAlias = "str | os.PathLike | Sequence[str | os.PathLike]"
 _BASELINES = {"_random_init": "random init", "_starting_weights": "starting weights"}
 # Losses and accuracies of the plot; what is logged beside them is of another kind.
 _NOT_DRAWN = {"epoch", "step", "images_per_second", "learning_rate"}
 
 
 def pretrain(
-    data: str | os.PathLike | Source | np.ndarray | None = None,
+    data: Images | Source | np.ndarray | None = None,
     *,
     backbone: str | os.PathLike | keras.Model | None = None,
     method: str = PretrainConfig.method,
     output_dir: str | os.PathLike | None = None,
-    val_data: str | os.PathLike | Source | np.ndarray | None = None,
+    val_data: Images | Source | np.ndarray | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 1,
     **settings: Any,
@@ -49,9 +53,10 @@ def pretrain(
     It is what the command `pretrain` runs: the same settings train the same weights.
 
     Args:
-        data: images to train on: a folder, an embedded or TFDS dataset by name, a
-            `rfd_tf.data.Source`, or uint8 `[N, H, W, 3]`. None where `settings` name them
-            (`source_images`).
+        data: images to train on: a folder; several, as a list or with commas between them; a list
+            of image files (`.csv`, `.tsv`, `.txt`, `.jsonl`, see `rfd_tf.data.image_list`); an
+            embedded or TFDS dataset by name; a `rfd_tf.data.Source`; or uint8 `[N, H, W, 3]`. None
+            where `settings` name them (`source_images`).
         backbone: name of a network, see `rfd_tf.applications.BACKBONES`; the path of a `.keras`
             file; or a functional Keras model, images `[B, H, W, 3]` in, feature maps
             `[B, H, W, C]`, vectors `[B, C]` or tokens `[B, T, C]` out. A model starts from the
@@ -107,7 +112,7 @@ def _pretrain(
     if "data_dir" in val_named:
         given["eval_dir"] = val_named["data_dir"]
     elif "dataset" in val_named and val_named["dataset"] != given.get("dataset"):
-        val_source = _load(val_named["dataset"], given)
+        val_source = _load(val_named["dataset"], given.get("eval_split") or "test", given)
         if not given.get("dataset"):
             given.pop("eval_split", None)  # of these images, not of those trained on
     given = {name: value for name, value in given.items() if value is not None}
@@ -250,8 +255,9 @@ class Run:
         self,
         tasks: str | Sequence[Any] = ("knn", "linear"),
         *,
-        data: str | os.PathLike | Source | None = None,
-        val_data: str | os.PathLike | Source | None = None,
+        data: Images | Source | None = None,
+        val_data: Images | Source | None = None,
+        data_root: str | os.PathLike | None = None,
         verbose: int = 1,
         **options: Any,
     ) -> dict[str, Any]:
@@ -259,8 +265,9 @@ class Run:
 
         Args:
             tasks: names in `rfd_tf.evaluation.TASKS`, or tasks created with options.
-            data, val_data: labelled images to train and to evaluate probes on; those that the run
-                records if None.
+            data, val_data: labelled images to train and to evaluate probes on, see `pretrain`;
+                those that the run records if None. Of a list alone, its test rows are evaluated on.
+            data_root: the folder that the paths in a list are relative to; the list's own if None.
             verbose: 0 is silent.
             **options: `endpoints`, `batch_size`, `max_train_images`, `seed`, `cache_features`: see
                 `rfd_tf.evaluation.evaluate`.
@@ -272,22 +279,29 @@ class Run:
             UserError: an unknown task, or images without labels.
         """
         return evaluate(
-            self.directory, tasks, data=data, val_data=val_data, verbose=verbose, **options
+            self.directory,
+            tasks,
+            data=data,
+            val_data=val_data,
+            data_root=data_root,
+            verbose=verbose,
+            **options,
         )
 
     def embed(
         self,
-        data: str | os.PathLike | np.ndarray,
+        data: Images | np.ndarray,
         output_dir: str | os.PathLike | None = None,
         features: Sequence[str] = ("f",),
         *,
         verbose: int = 1,
         **options: Any,
     ) -> dict[str, Any]:
-        """Embeds images: a folder to files, or pixels to arrays.
+        """Embeds images: a folder or a list to files, or pixels to arrays.
 
         Args:
-            data: a folder of images, or pixels uint8 `[N, S, S, 3]` of the run's image size.
+            data: a folder of images, several or a list, see `pretrain`; or pixels uint8
+                `[N, S, S, 3]` of the run's image size.
             output_dir: where the files of a folder go; see `rfd_tf.export.embed_folder`.
             features: `f`, `f1`, `f2`, or layers by name.
             verbose: 0 is silent.
@@ -312,7 +326,8 @@ class Run:
         Args:
             formats: `saved_model`, `onnx`, `keras`.
             output_dir: folder to write; `export` in the run folder if None.
-            **options: see `rfd_tf.export.export_backbone`.
+            **options: see `rfd_tf.export.export_backbone`; `data`, `data_root`: see
+                `rfd_tf.export_model`.
 
         Returns:
             The model card, as in `card.json`.
@@ -326,12 +341,21 @@ class Run:
             options.setdefault("overwrite", True)
         return export_model(self.directory, output_dir, formats, **options)
 
-    def report(self, output: str | os.PathLike | None = None, *, images: int = 1000) -> Path:
+    def report(
+        self,
+        output: str | os.PathLike | None = None,
+        *,
+        images: int = 1000,
+        data: Images | Source | None = None,
+        val_data: Images | Source | None = None,
+        data_root: str | os.PathLike | None = None,
+    ) -> Path:
         """Writes the report of the run: one HTML file that loads nothing from anywhere.
 
         Args:
             output: the file; `report.html` in the run folder if None.
             images: look at no more test images; 0 leaves out all that needs images.
+            data, val_data, data_root: see `evaluate`.
 
         Returns:
             The path of the file.
@@ -344,7 +368,10 @@ class Run:
         report.check_output(path)
         shown_images = None
         if images and recorded.has_weights:
-            train, test = RunImages.of_run(self.directory).evaluation()
+            recorded_images = RunImages.of_run(self.directory)
+            train, test = _sources(recorded_images, data, val_data, data_root)
+            if train is None:
+                raise UserError("the run does not record its images; give data, or images=0")
             shown_images = report.ReportImages(recorded, train, test, images, 128, 0)
         report.write(
             path, recorded, shown_images, no_images="the report was asked for without images."
@@ -385,7 +412,8 @@ class Run:
         kept["output_dir"] = self.directory
         data, val_data = (settings.pop(name, None) for name in ("data", "val_data"))
         if data is not None or settings.keys() & {"data_dir", "dataset"}:
-            kept = {n: value for n, value in kept.items() if n not in ("data_dir", "dataset")}
+            for name in ("data_dir", "dataset", "data_root"):
+                kept.pop(name, None)
         configured = kept.keys() - settings.keys()
         return _pretrain(data, val_data, {**kept, **settings}, configured, callbacks, verbose)
 
@@ -437,8 +465,9 @@ def evaluate(
     weights: str | os.PathLike | Run | keras.Model,
     tasks: str | Sequence[Any] = ("knn", "linear"),
     *,
-    data: str | os.PathLike | Source | None = None,
-    val_data: str | os.PathLike | Source | None = None,
+    data: Images | Source | None = None,
+    val_data: Images | Source | None = None,
+    data_root: str | os.PathLike | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     verbose: int = 1,
@@ -449,8 +478,8 @@ def evaluate(
     Args:
         weights: a run, its folder, a `.weights.h5` file, a shipped name, or a `keras.Model` (see
             `backbone` of `pretrain`). The report of a run is written to its folder.
-        tasks, data, val_data, verbose, **options: see `Run.evaluate`. Images must be given where
-            `weights` is no run.
+        tasks, data, val_data, data_root, verbose, **options: see `Run.evaluate`. Images must be
+            given where `weights` is no run.
         mean, std: of a `keras.Model`'s pixels / 255, three numbers each; ImageNet's if None.
 
     Returns:
@@ -463,7 +492,7 @@ def evaluate(
     'knn'
     """
     with _place(weights, mean, std) as place:
-        return _evaluate(place, tasks, data, val_data, verbose, options)
+        return _evaluate(place, tasks, data, val_data, data_root, verbose, options)
 
 
 def _evaluate(
@@ -471,6 +500,7 @@ def _evaluate(
     tasks: str | Sequence[Any],
     data: Any,
     val_data: Any,
+    data_root: str | os.PathLike | None,
     verbose: int,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -488,13 +518,12 @@ def _evaluate(
                 raise unknown("task", task, evaluation.TASKS)
             task = evaluation.TASKS[task]()
         chosen.append(task)
-    train, test = _source(data, "data"), _source(val_data, "val_data")
-    if train is None and any(task.needs_labels for task in chosen):
+    train = test = None
+    if any(task.needs_labels for task in chosen):
         recorded = RunImages() if folder is None else RunImages.of_run(folder)
-        if not recorded.named:
+        train, test = _sources(recorded, data, val_data, data_root)
+        if train is None:
             raise UserError("give data, the labelled images that probes are trained on")
-        train, held_out = recorded.evaluation()
-        test = held_out if test is None else test
     output = None if folder is None else folder / "evaluation.json"
     with shown(verbose), contextlib.nullcontext() if output is None else output_locked(output):
         earlier = None
@@ -519,7 +548,7 @@ def _evaluate(
 
 def embed(
     weights: str | os.PathLike | Run | keras.Model,
-    data: str | os.PathLike | np.ndarray,
+    data: Images | np.ndarray,
     output_dir: str | os.PathLike | None = None,
     features: Sequence[str] = ("f",),
     *,
@@ -547,6 +576,9 @@ def embed(
         return embedder.embed(data)
     if output_dir is None:
         raise UserError("give output_dir, the folder that the embeddings are written to")
+    named, _ = images_of(data, "data")
+    if "dataset" in named:
+        data = _load(named["dataset"], "train", {})
     with shown(verbose):
         return export.embed_folder(embedder, data, output_dir, progress=bool(verbose), **options)
 
@@ -556,6 +588,8 @@ def export_model(
     output_dir: str | os.PathLike,
     formats: str | Sequence[str] = ("saved_model", "onnx"),
     *,
+    data: Images | Source | np.ndarray | None = None,
+    data_root: str | os.PathLike | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     **options: Any,
@@ -565,6 +599,8 @@ def export_model(
     Args:
         weights, mean, std: see `evaluate`.
         output_dir: folder to write.
+        data: images that `quantize` is calibrated on, in the forms of `pretrain`.
+        data_root: the folder that the paths in a list are relative to; the list's own if None.
         formats, **options: see `Run.export`.
 
     >>> import tempfile
@@ -573,7 +609,14 @@ def export_model(
     ['keras']
     """
     from rfd_tf import export
+    from rfd_tf.data.run_images import RunImages
 
+    if data is not None:
+        if options.get("calibration") is not None:
+            raise UserError("data and calibration are the same images; give one of them")
+        if not options.get("quantize"):
+            raise UserError("data goes with quantize=int8 or float16")
+        options["calibration"] = _sources(RunImages(), data, None, data_root)[0]
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     with _place(weights, mean, std) as place:
         return export.export_backbone(place, output_dir, formats, **options)
@@ -604,39 +647,46 @@ def shown(verbose: int) -> Iterator[None]:
 
 def images_of(data: Any, name: str) -> tuple[dict[str, Any], Source | None]:
     """Returns settings that name images, or the images themselves; see `pretrain`."""
-    from rfd_tf.data.run_images import place_of
-
-    if data is None:
-        return {}, None
-    if isinstance(data, str | os.PathLike):
-        return place_of(data), None
-    return {}, _source(data, name)
-
-
-def _source(data: Any, name: str) -> Source | None:
     import numpy as np
 
     from rfd_tf.data.base import ArraySource, Source
-    from rfd_tf.data.run_images import place_of
+    from rfd_tf.data.given import place_of
 
     if data is None or isinstance(data, Source):
-        return data
+        return {}, data
     if isinstance(data, str | os.PathLike):
-        named = place_of(data)
-        return _load(named.get("dataset"), named)
+        return place_of(data), None
+    if isinstance(data, list | tuple) and all(isinstance(one, str | os.PathLike) for one in data):
+        return place_of(data), None
     if hasattr(data, "shape"):
-        return ArraySource(np.asarray(data), name=name)
+        return {}, ArraySource(np.asarray(data), name=name)
     raise UserError(
-        f"{name} of type {type(data).__name__} holds no images; give a folder, a dataset's name, a "
-        "Source or a uint8 array [N, height, width, 3]"
+        f"{name} of type {type(data).__name__} holds no images; give a folder, several, a list of "
+        "image files, a dataset's name, a Source or a uint8 array [N, height, width, 3]"
     )
 
 
-def _load(dataset: str | None, settings: Mapping[str, Any]) -> Source:
+def _load(dataset: str, split: str, settings: Mapping[str, Any]) -> Source:
     from rfd_tf import data
 
     names = ("tfds_dir", "max_skipped", "max_megapixels")
     options = {name: settings[name] for name in names if settings.get(name) is not None}
-    folder = None if dataset else settings["data_dir"]
-    split = {} if dataset is None else {"split": settings.get("eval_split") or "test"}
-    return data.load(dataset, folder, **split, **options)
+    return data.load(dataset=dataset, split=split, **options)
+
+
+def _sources(
+    recorded: RunImages, data: Any, val_data: Any, data_root: str | os.PathLike | None
+) -> tuple[Source | None, Source | None]:
+    """Returns train and test images of an evaluation; what is not given is what a run records."""
+    named, train = images_of(data, "data")
+    val_named, test = images_of(val_data, "val_data")
+    images = recorded.replaced(**named)
+    if "data_dir" in val_named:
+        images = dataclasses.replace(images, eval_dir=val_named["data_dir"])
+    elif val_named and val_named["dataset"] != images.dataset:
+        test = _load(val_named["dataset"], "test", {})
+    images = images.replaced(data_root=data_root and os.fspath(data_root))
+    if train is None and images.named:
+        train, held_out = images.evaluation()
+        return train, held_out if test is None else test
+    return train, images.test() if test is None and val_named else test

@@ -13,7 +13,7 @@ import pytest
 
 import rfd_tf
 from rfd_tf import evaluation, methods
-from rfd_tf.data.run_images import place_of
+from rfd_tf.data.given import place_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(

@@ -1,4 +1,4 @@
-"""--data and --val_data: a folder of images, or a dataset by name."""
+"""--data and --val_data: one flag each for folders and lists of images and for datasets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ flags.disclaim_key_flags()
 
 _IMAGES = ("data", "data_dir", "dataset", "source_images")
 _TEST_IMAGES = ("val_data", "eval_dir", "eval_split")
+# (Export has its own name for it.)
+_FILES = ("data_dir", "calibration_dir")
+
+
+#: What --data takes.
+FORMS = (
+    "a folder, several (a,b), a list of files (.csv, .tsv, .txt, .jsonl), an embedded dataset "
+    "(digits) or a TFDS dataset by name"
+)
 
 
 def DEFINE_data(name: str, default: str | None, help: str) -> None:
     """Defines --data or --val_data.
 
-    A command with --data has --data_dir and, if it takes datasets, --dataset; a command with
-    --val_data has --eval_dir and --eval_split.
+    A command with --data has --data_dir and --dataset; one with --val_data has --eval_dir and
+    --eval_split.
     """
     flags.DEFINE_string(name, default, help)
 
@@ -30,14 +39,15 @@ def resolve() -> None:
     Raises:
         UserError: these flags are given too, or the command does not take such images.
     """
-    from rfd_tf.data.run_images import place_of
+    from rfd_tf.data.given import place_of
     from rfd_tf.errors import UserError
 
     if "data" in FLAGS and (data := FLAGS["data"].value):
         ((name, value),) = place_of(data).items()
-        if name not in FLAGS:
-            raise UserError(f"--data='{data}' is no folder, and this command takes no other images")
-        _give("data", name, value, [one for one in _IMAGES[1:] if one in FLAGS])
+        if name == "data_dir":
+            name = next(flag for flag in _FILES if flag in FLAGS)
+        taken = {*_IMAGES[1:], *_FILES}
+        _give("data", name, value, [one for one in sorted(taken) if one in FLAGS])
     if "val_data" in FLAGS and (data := FLAGS["val_data"].value):
         ((name, value),) = place_of(data).items()
         if name == "data_dir":
@@ -73,7 +83,7 @@ def replaced(name: str, given: Collection[str]) -> bool:
         given: names of the given flags.
     """
     if any(one in given for one in _IMAGES):
-        if name in (*_IMAGES, *_TEST_IMAGES, "train_split", "tfds_classes"):
+        if name in (*_IMAGES, *_TEST_IMAGES, "data_root", "train_split", "tfds_classes"):
             return True
         if name.startswith("source_") and "source_images" not in given:
             return True

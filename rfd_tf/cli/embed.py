@@ -1,4 +1,4 @@
-"""Embeds all images of a folder to Parquet and NPY files.
+"""Embeds all images of a folder or a list: Parquet and NPY files with the names of the images.
 
     rfd-tf embed --weights=runs/x --data_dir=PATH/TO/IMAGES --output_dir=embeddings
     rfd-tf embed --onnx=exported/x/model.onnx --data_dir=PATH/TO/IMAGES --output_dir=OUT
@@ -19,12 +19,12 @@ from rfd_tf.cli.common import run
 path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
-path_flags.DEFINE_path(
-    "onnx", None, "ONNX file of scripts/export.py instead of --weights, run by onnxruntime."
-)
-data_flags.DEFINE_data("data", None, "Folder of images; stands for --data_dir.")
-path_flags.DEFINE_path(
-    "data_dir", None, "Folder of images, flat or nested. Default: the run's training images."
+path_flags.DEFINE_path("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
+data_flags.DEFINE_data(
+    "data",
+    None,
+    f"The images: {data_flags.FORMS}. Stands for --data_dir or --dataset. Default: the run's "
+    "training images.",
 )
 path_flags.DEFINE_path("output_dir", None, "The folder to write.")
 flags.DEFINE_list(
@@ -34,7 +34,12 @@ flags.DEFINE_list(
     "rotation_logits or projection of the trained heads. For an ONNX file, names of its outputs. "
     "Default: f, for an ONNX file embedding.",
 )
-config_flags.DEFINE_images("max_megapixels")
+config_flags.DEFINE_images(
+    *("data_dir", "dataset", "data_root", "train_split", "tfds_dir", "tfds_download"),
+    "max_megapixels",
+    data_dir="images: a folder, flat or nested, several, or a list.",
+    train_split="split of --dataset or of a list; all of a list that is given.",
+)
 _FOLDER = config_flags.DEFINE_arguments(
     "export.embeddings",
     "embed_folder",
@@ -63,15 +68,14 @@ def embedder():
 
 
 def images():
-    """Returns the folder of --data_dir or of the run's training images, with its limits."""
+    """The images that the flags name, or that the run was trained on."""
     from rfd_tf.data.run_images import RunImages
     from rfd_tf.errors import UserError
 
     recorded = RunImages.of_run(FLAGS.weights) if FLAGS.weights else RunImages()
     found = recorded.replaced(**config_flags.images())
-    if not found.data_dir:
-        other = f"; the run was trained on '{recorded.dataset}'" if recorded.dataset else ""
-        raise UserError(f"--data_dir is missing{other}; see scripts/embed.py --help")
+    if not (found.data_dir or found.dataset):
+        raise UserError("--data_dir is missing, the images; see scripts/embed.py --help")
     return found
 
 
@@ -81,17 +85,20 @@ def main() -> None:
     data_flags.resolve()
     if not FLAGS.output_dir:
         raise UserError("--output_dir is missing; see scripts/embed.py --help")
-    folder = images()
+    found = images()
     if bool(FLAGS.weights) == bool(FLAGS.onnx):
         raise UserError("give --weights (a run folder, a file, a shipped name) or --onnx, not both")
 
     from rfd_tf import export
+    from rfd_tf.data.file_list import ALL
 
     report = export.embed_folder(
         embedder(),
-        folder.data_dir,
+        found.data_dir or found.train(FLAGS.tfds_download),
         FLAGS.output_dir,
-        max_megapixels=folder.max_megapixels,
+        data_root=found.data_root,
+        split=found.train_split or ALL,
+        max_megapixels=found.max_megapixels,
         progress=True,
         **config_flags.values(_FOLDER),
     )

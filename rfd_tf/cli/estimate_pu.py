@@ -56,8 +56,8 @@ for _name, _default in TRAINING.items():
 
 
 def check_files() -> None:
-    """Checks the output files before any work."""
-    from rfd_tf.data import pu_weights
+    """Refuses wrong places for the results before any work."""
+    from rfd_tf.data import given, pu_weights
     from rfd_tf.errors import UserError
 
     if not FLAGS.output and not (FLAGS.input and FLAGS.grid):
@@ -70,12 +70,12 @@ def check_files() -> None:
         pu_grid.check_packages()
         if Path(FLAGS.grid).suffix.lower() != ".png":
             raise UserError(f"--grid '{FLAGS.grid}' must end in .png")
-        images = FLAGS.data_dir and Path(FLAGS.data_dir).resolve()
-        if images and images in Path(FLAGS.grid).resolve().parents:
-            raise UserError(
-                f"--grid '{FLAGS.grid}' lies in --data_dir '{FLAGS.data_dir}', where it would be "
-                "one of the images; give it another folder"
-            )
+        for images in given.parts(FLAGS.data_dir) if FLAGS.data_dir else ():
+            if Path(images).resolve() in Path(FLAGS.grid).resolve().parents:
+                raise UserError(
+                    f"--grid '{FLAGS.grid}' lies in --data_dir '{images}', where it would be one "
+                    "of the images; give it another folder"
+                )
         pu_weights.check_output(FLAGS.grid, FLAGS.overwrite, flag="--grid")
 
 

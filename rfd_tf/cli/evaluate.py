@@ -85,15 +85,16 @@ def sources(recorded) -> tuple:
         )
         limits = {"max_skipped": images.max_skipped, "max_megapixels": images.max_megapixels}
         return tuple(
-            image_list(path, FLAGS.list_root, **limits) if path else None for path in lists
+            image_list(path, FLAGS.list_root or FLAGS.data_root, **limits) if path else None
+            for path in lists
         )
     if FLAGS.eval_list:
         raise UserError("--eval_list goes with --train_list")
     images = recorded.replaced(**config_flags.images())
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError(
-            "evaluation needs labelled images: give --dataset (digits, or a TFDS name), "
-            "--data_dir and --eval_dir, or --train_list and --eval_list"
+            "evaluation needs labelled images: give --data a folder, a list of files, digits or a "
+            "TFDS name"
         )
     return images.evaluation(FLAGS.tfds_download)
 

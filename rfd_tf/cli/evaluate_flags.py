@@ -143,28 +143,26 @@ path_flags.DEFINE_path_list(
 data_flags.DEFINE_data(
     "data",
     None,
-    "Labelled images to train probes on: a folder with one sub-folder per class, digits, or a TFDS "
-    "name. Stands for --data_dir or --dataset. Default: the run's.",
+    f"Labelled images to train probes on: {data_flags.FORMS}; sub-folders are classes. Stands for "
+    "--data_dir or --dataset. Default: the run's.",
 )
 data_flags.DEFINE_data(
     "val_data",
     None,
-    "Images to evaluate on: a folder with the same classes, or the dataset of --data for its test "
-    "split. Stands for --eval_dir.",
+    "Images to evaluate on: a folder, several or a list with the same classes, or the dataset of "
+    "--data, for its test images. Stands for --eval_dir.",
 )
 config_flags.DEFINE_images(
-    *("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_classes", "tfds_dir"),
-    *("tfds_download", "max_skipped", "max_megapixels"),
-    data_dir="folder with one sub-folder per class, to train probes on.",
-    eval_dir="folder with the same classes to evaluate on; if not given, a fifth is held out.",
+    *("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split"),
+    *("tfds_classes", "tfds_dir", "tfds_download", "max_skipped", "max_megapixels"),
+    data_dir="folder with one sub-folder a class, to train probes on.",
+    eval_dir="folder with the same classes, to evaluate on; without, a fifth is held out.",
 )
 path_flags.DEFINE_path(
-    "train_list", None, "Text file of train images, one path and label per line."
+    "train_list", None, "List to train on, whatever its name ends in; --data takes lists, too."
 )
-path_flags.DEFINE_path("eval_list", None, "Text file of test images. Default: a held-out fifth.")
-path_flags.DEFINE_path(
-    "list_root", None, "Folder that paths in the lists are relative to. Default: the list's folder."
-)
+path_flags.DEFINE_path("eval_list", None, "List to evaluate on. Without: a held-out fifth.")
+path_flags.DEFINE_path("list_root", None, "Of --train_list and --eval_list, as --data_root.")
 flags.DEFINE_string(
     "voc_tfds", None, "TFDS dataset with boxes, such as voc/2007, to write to --voc_dir."
 )

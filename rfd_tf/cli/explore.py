@@ -14,15 +14,23 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import config_flags, path_flags
+from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path("run", None, "A run folder, or another folder with backbone.weights.h5.")
-config_flags.DEFINE_images(
-    *("data_dir", "dataset", "tfds_classes", "tfds_dir", "max_skipped", "max_megapixels"),
-    data_dir="folder of images; if not given, the run's test or training images.",
+data_flags.DEFINE_data(
+    "data",
+    None,
+    f"The images: {data_flags.FORMS}. Stands for --data_dir or --dataset. Default: those that the "
+    "run was evaluated or trained on.",
 )
-flags.DEFINE_string("split", None, "Split of --dataset. Default: the run's, test.")
+config_flags.DEFINE_images(
+    *("data_dir", "dataset", "data_root", "tfds_classes", "tfds_dir", "max_skipped"),
+    "max_megapixels",
+    data_dir="images: a folder, several, or a list; without, those that the run was evaluated or "
+    "trained on.",
+)
+flags.DEFINE_string("split", None, "Which part of --dataset or a list. Default: the run's, test.")
 _SERVER = config_flags.DEFINE_arguments("interpret.explore.server", "ExploreServer", ("port",))
 flags.DEFINE_integer(
     "max_images", 2000, "Largest number of images, chosen by a hash of their index; 0 for all."
@@ -36,7 +44,8 @@ FLAGS = flags.FLAGS
 
 
 def images_of(folder: Path):
-    """Returns the images of the flags, or the run's test or training images."""
+    """The images that the flags name, or those that the run is evaluated or was trained on."""
+    from rfd_tf.data import given as given_images
     from rfd_tf.data.run_images import RunImages, warn_if_trained_on
     from rfd_tf.errors import UserError
 
@@ -46,7 +55,7 @@ def images_of(folder: Path):
     images = recorded.replaced(**given)
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError("give --data_dir a folder of images, or --dataset a name")
-    if FLAGS.split and not images.dataset:
+    if FLAGS.split and not (images.dataset or given_images.has_splits(images.data_dir)):
         raise UserError("--split goes with --dataset; a folder has no splits")
     images = images.replaced(eval_split=FLAGS.split, tfds_classes=classes)
     source = images.test() or images.train()
@@ -67,6 +76,7 @@ def server():
     from rfd_tf.evaluation.splits import subset
     from rfd_tf.interpret.explore import Explorer, ExploreServer, OnnxNetwork, exported
 
+    data_flags.resolve()
     if not FLAGS.run:
         raise UserError("give --run a run folder")
     if FLAGS.max_images < 0:

@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from rfd_tf.cli import common, config_flags, path_flags
+from rfd_tf.cli import common, config_flags, data_flags, path_flags
 
 MISMATCH = 1
 
@@ -31,13 +31,20 @@ _ARGUMENTS = config_flags.DEFINE_arguments(
     {"formats": "format"},
 )  # fmt: skip
 flags.DEFINE_alias("layout", "onnx_layout")
-path_flags.DEFINE_path(
-    "calibration_dir",
+data_flags.DEFINE_data(
+    "data",
     None,
-    "Folder of images like those in production: some calibrate int8, others measure the loss of "
-    "accuracy, with kNN if sub-folders name classes. Default: the run's training images.",
+    "Images like those the model will see: they set the scales of int8, and the loss is measured "
+    f"on others of them, with kNN where they have classes: {data_flags.FORMS}. Stands for "
+    "--calibration_dir or --dataset. By default the images the run was trained on.",
 )
-config_flags.DEFINE_images("max_skipped", "max_megapixels")
+path_flags.DEFINE_path(
+    "calibration_dir", None, "Those images: a folder, several, or a list of files."
+)
+config_flags.DEFINE_images(
+    *("dataset", "data_root", "train_split", "tfds_dir", "tfds_download", "max_skipped"),
+    "max_megapixels",
+)
 
 FLAGS = flags.FLAGS
 
@@ -45,6 +52,7 @@ FLAGS = flags.FLAGS
 def main() -> None:
     from rfd_tf.errors import UserError
 
+    data_flags.resolve()
     for name in ("weights", "output_dir"):
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing; see scripts/export.py --help")
@@ -70,8 +78,9 @@ def calibration_source():
     from rfd_tf.export.quantize import checked_kinds
 
     if not checked_kinds(FLAGS.quantize):
-        if FLAGS.calibration_dir:
-            raise UserError("--calibration_dir goes with --quantize=int8 or float16")
+        for name in ("calibration_dir", "dataset"):
+            if FLAGS[name].value:
+                raise UserError(f"--{name} goes with --quantize=int8 or float16")
         return None
     from rfd_tf.data.run_images import RunImages
 
@@ -79,7 +88,7 @@ def calibration_source():
     recorded = recorded.replaced(data_dir=FLAGS.calibration_dir, **config_flags.images())
     if not (recorded.dataset or recorded.data_dir or recorded.photos):
         return None
-    return recorded.train()
+    return recorded.train(FLAGS.tfds_download)
 
 
 def summary(card: dict, output_dir: str) -> str:

@@ -29,8 +29,8 @@ path_flags.DEFINE_config(
 data_flags.DEFINE_data(
     "val_data",
     None,
-    "Images to evaluate on: a folder, or the dataset of the training images for its test split. "
-    "Stands for --eval_dir.",
+    "Images to evaluate on: a folder, several or a list, or the training images' dataset, for its "
+    "test images. Stands for --eval_dir.",
 )
 flags.DEFINE_multi_string(
     "callback",

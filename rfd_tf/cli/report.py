@@ -11,13 +11,12 @@ hundred images of the data, scaled down.
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import config_flags, path_flags
+from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 from rfd_tf.config import signature_settings
 
@@ -32,10 +31,21 @@ flags.DEFINE_boolean(
 )
 
 # Images.
+data_flags.DEFINE_data(
+    "data",
+    None,
+    f"The images: {data_flags.FORMS}. Stands for --data_dir or --dataset. Default: the run's.",
+)
+data_flags.DEFINE_data(
+    "val_data",
+    None,
+    "Images to look at: a folder, several or a list, or the dataset of --data, for its test "
+    "images. Stands for --eval_dir.",
+)
 config_flags.DEFINE_images(
-    *("dataset", "data_dir", "eval_dir", "train_split", "eval_split", "tfds_classes", "tfds_dir"),
-    *("tfds_download", "max_skipped", "max_megapixels"),
-    eval_dir="folder of test images; if not given, a fifth of the training images.",
+    *("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split"),
+    *("tfds_classes", "tfds_dir", "tfds_download", "max_skipped", "max_megapixels"),
+    eval_dir="images to look at, in the forms of --data_dir; without, a fifth of the others.",
 )
 _COUNT = signature_settings("interpret.report.images", "ReportImages")["count"]
 config_flags.DEFINE(
@@ -53,7 +63,8 @@ FLAGS = flags.FLAGS
 
 
 def sources(folder: Path) -> tuple:
-    """Returns the train and test source; the test source is None to hold out a part of train."""
+    """Train and test source; the test source is None where a part of train is to be held out."""
+    from rfd_tf.data import given
     from rfd_tf.data.run_images import RunImages
     from rfd_tf.errors import UserError
 
@@ -61,8 +72,9 @@ def sources(folder: Path) -> tuple:
         raise UserError("--dataset does not go with --data_dir and --eval_dir")
     images = RunImages.of_run(folder).replaced(**config_flags.images())
     for name in ("data_dir", "eval_dir"):
-        path = getattr(images, name)
-        if path and not FLAGS[name].value and not os.path.isdir(path):
+        place = getattr(images, name)
+        path = given.missing(place) if place and not FLAGS[name].value else None
+        if path:
             raise UserError(
                 f"the run's images are no longer in '{path}' (--{name}); say where they "
                 f"are by --{name}, or give --images=0 for a report without images"
@@ -79,6 +91,7 @@ def main() -> None:
     from rfd_tf.errors import UserError
     from rfd_tf.interpret import report
 
+    data_flags.resolve()
     if not FLAGS.run:
         raise UserError("--run is missing: the folder of a run, as scripts/pretrain.py writes it")
     record = report.read_run(FLAGS.run)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from rfd_tf.cli import config_flags, path_flags
+from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
@@ -51,12 +51,18 @@ path_flags.DEFINE_path(
 )
 path_flags.DEFINE_path("coco_images", None, "Folder of the pictures of --coco_annotations.")
 flags.DEFINE_list("classes", [], "Classes of objects, for COCO and --voc_tfds. Default: all.")
+data_flags.DEFINE_data(
+    "data",
+    None,
+    f"Images without boxes: maps are drawn, no Q: {data_flags.FORMS}. Stands for --data_dir or "
+    "--dataset.",
+)
 config_flags.DEFINE_images(
-    *("data_dir", "dataset", "eval_split", "tfds_dir", "tfds_download"),
+    *("data_dir", "dataset", "data_root", "eval_split", "tfds_dir", "tfds_download"),
     *("max_skipped", "max_megapixels"),
-    data_dir="folder of images without boxes: draws maps only.",
+    data_dir="images without boxes: a folder, several, or a list.",
     dataset="TFDS image dataset, or digits, without boxes.",
-    eval_split="split of --dataset; test, validation or train if not given.",
+    eval_split="split of --dataset or of a list; test, validation or train if not given.",
 )
 flags.DEFINE_integer("max_images", None, "Largest number of pictures. Default: all.", 1)
 
@@ -88,7 +94,7 @@ _GOES_WITH = {
     "voc_tfds": ("voc_dir",),
     "coco_images": ("coco_annotations",),
     "classes": ("coco_annotations", "voc_tfds"),
-    "eval_split": ("dataset",),
+    "eval_split": ("dataset", "data_dir"),
 }
 
 
@@ -183,6 +189,7 @@ def _annotated():
 def main() -> None:
     from rfd_tf.errors import UserError
 
+    data_flags.resolve()
     how = settings()
     if not FLAGS.weights:
         raise UserError("give --weights a run folder, a .weights.h5 file or a shipped name")

@@ -114,13 +114,13 @@ def about_splits(root: str, siblings: dict[str, list[str]], names: Sequence[str]
 
 
 def labels_of(
-    root: str, names: Sequence[str], good: Sequence[int]
+    roots: Sequence[str], names: Sequence[str], good: Sequence[int]
 ) -> tuple[np.ndarray | None, list[str] | None, str | None]:
     """Returns the labels that the first folder of each name gives, where these are classes.
 
     Args:
-        root: the folder of images, for the remark.
-        names: of all images, relative, with slashes.
+        roots: the folder of images, or several, for the remark.
+        names: of all images, as seen from their own folder, with slashes.
         good: which of them count.
 
     Returns:
@@ -133,7 +133,7 @@ def labels_of(
     class_names = sorted(set(form.values()))
     loose = [name for name, top in zip(names, tops, strict=True) if top is None]
     if len(class_names) < 2 or 2 * len(loose) >= len(names):
-        return None, None, _wrapped(root, names, class_names) if not loose else None
+        return None, None, _wrapped(roots, names, class_names) if not loose else None
     number = {name: label for label, name in enumerate(class_names)}
     by_top = {None: -1, **{top: number[name] for top, name in form.items()}}
     labels = np.array([by_top[tops[i]] for i in good], np.int64)
@@ -142,14 +142,14 @@ def labels_of(
         one = len(loose) == 1
         remark = (
             f"{_count(len(loose), 'image')} {'lies' if one else 'lie'} beside the class folders "
-            f"of '{root}' ({_listed(loose)}) and {'has' if one else 'have'} no class: training "
-            f"uses {'it' if one else 'them'}, evaluation does not; move "
+            f"of {quoted(roots)} ({_listed(loose)}) and {'has' if one else 'have'} no class: "
+            f"training uses {'it' if one else 'them'}, evaluation does not; move "
             f"{'it' if one else 'them'} into a class folder, or away"
         )
     return labels, class_names, remark
 
 
-def _wrapped(root: str, names: Sequence[str], tops: Sequence[str]) -> str | None:
+def _wrapped(roots: Sequence[str], names: Sequence[str], tops: Sequence[str]) -> str | None:
     """One folder around everything says nothing about classes, but those inside it may."""
     if len(tops) != 1:
         return None
@@ -158,10 +158,11 @@ def _wrapped(root: str, names: Sequence[str], tops: Sequence[str]) -> str | None
     if len(folders) < 2 or any(len(parts) < 2 for parts in inside):
         return None
     top = names[0].split("/", 1)[0]
+    inner = ",".join(os.path.join(root, top) for root in roots)
     return (
-        f"all images of '{root}' lie in its folder '{shown(tops[0])}', so that there are no "
-        f"classes; to take the {len(folders)} folders in there for classes, give "
-        f"--data_dir='{shown(os.path.join(root, top))}'"
+        f"all images of {quoted(roots)} lie in its folder '{shown(tops[0])}', so that there are "
+        f"no classes; to take the {len(folders)} folders in there for classes, give "
+        f"--data_dir='{shown(inner)}'"
     )
 
 
@@ -200,3 +201,12 @@ def _count(number: int, one: str, many: str | None = None) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > _NAMED else ""
     return ", ".join(shown(file_name_to_text(name), 80) for name in names[:_NAMED]) + more
+
+
+def quoted(paths: Sequence[str]) -> str:
+    """Returns paths for a message.
+
+    >>> quoted(["a", "b"])
+    "'a', 'b'"
+    """
+    return ", ".join(f"'{path}'" for path in paths[:_NAMED]) + ", ..." * (len(paths) > _NAMED)

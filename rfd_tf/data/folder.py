@@ -23,7 +23,7 @@ from rfd_tf.data import class_folders, image_files, results_folders
 from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint
 from rfd_tf.data.image_files import Header
 from rfd_tf.errors import UserError, shown, unknown
-from rfd_tf.paths import absolute, expanded
+from rfd_tf.paths import LISTS, absolute, expanded
 from rfd_tf.text import file_name_to_text
 
 if TYPE_CHECKING:
@@ -122,14 +122,14 @@ class _FolderPart(PartMixin, FolderSource):
 
 
 def image_folder(
-    directory: str | os.PathLike,
+    directory: str | os.PathLike | Sequence[str | os.PathLike],
     max_skipped: float = 0.01,
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
     leave_out: Iterable[str | os.PathLike] = (),
     max_megapixels: float = image_files.MAX_MEGAPIXELS,
 ) -> Source:
-    """Returns the images in a folder and the folders below it.
+    """Returns the images in a folder and the folders below it; or those of several folders.
 
     Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM (of several frames or pages the
     first), and HEIC where pillow-heif is installed. Formats are detected from the content. Grey,
@@ -150,8 +150,12 @@ def image_folder(
     in the source's `skipped`. Folders that hold results of this package, such as a run's, are left
     out too, with a warning that names them.
 
+    Several folders are one set: the index goes through them in the order given, sub-folders of the
+    same name are the same class, and a name begins with its folder's, as seen from the folder that
+    all have in common.
+
     Args:
-        directory: the folder.
+        directory: the folder, or a sequence of folders.
         max_skipped: the largest fraction of undecodable images to accept, 0 to 1.
         verify: `"full"` decodes every image once beforehand; `"header"` reads only the headers;
             `"auto"` is full for up to 200,000 images: with more, training starts at once, and
@@ -167,26 +171,107 @@ def image_folder(
         An `ArraySource` where the images are kept in memory, else a `FolderSource`.
 
     Raises:
-        UserError: the folder does not exist, is none, cannot be read, holds no images or is to be
-            left out itself, or more than `max_skipped` of the images are undecodable.
+        UserError: a folder does not exist, is none, cannot be read, holds no images, is to be left
+            out itself or lies in another one; or more than `max_skipped` of the images are
+            undecodable.
 
     >>> image_folder("no/such/folder")
     Traceback (most recent call last):
     ...
     rfd_tf.errors.UserError: no such folder: 'no/such/folder'; give data_dir an existing folder
     """
-    root = os.fspath(expanded(directory))
+    given = [directory] if isinstance(directory, str | os.PathLike) else directory
+    paths = [os.fspath(expanded(path)) for path in given]
     _check_options(max_skipped, verify)
-    scan = _scan(root, leave_out)
-    root = os.fspath(absolute(root))
-    source = read_files(root, scan.files, max_skipped, verify, cache_bytes, max_megapixels)
-    for remark in (
-        class_folders.passed_over(root, scan.system_folders, scan.hidden_pictures),
-        class_folders.about_splits(root, scan.splits, source.files[1]),
+    scans = [_scan(path, leave_out) for path in paths]
+    folders = Folders.of(paths, [len(scan.files) for scan in scans])
+    files = scans[0].files
+    if len(scans) > 1:
+        files = [
+            (f"{below}/{name}", size)
+            for below, scan in zip(folders.below, scans, strict=True)
+            for name, size in scan.files
+        ]
+    source = read_files(
+        folders.common, files, max_skipped, verify, cache_bytes, max_megapixels, folders=folders
+    )
+    for root, scan, names in zip(
+        folders.roots(), scans, folders.names_by_folder(source.files[1]), strict=True
     ):
-        if remark:
-            warnings.warn(remark, stacklevel=2)
+        for remark in (
+            class_folders.passed_over(root, scan.system_folders, scan.hidden_pictures),
+            class_folders.about_splits(root, scan.splits, names),
+        ):
+            if remark:
+                warnings.warn(remark, stacklevel=2)
     return source
+
+
+class Folders(NamedTuple):
+    """Folders whose files are one set, and how names below them are written.
+
+    Attributes:
+        common: the folder that names are relative to: a single folder itself, or the one that
+            holds all.
+        below: the name of each folder in `common`; `""` for a single one.
+        counts: files of each folder.
+
+    >>> folders = Folders.of(["/photos/a", "/photos/more/b"], [1, 2])
+    >>> folders.common, folders.below, folders.owners().tolist()
+    ('/photos', ('a', 'more/b'), [0, 1, 1])
+    """
+
+    common: str
+    below: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, paths: Sequence[str], counts: Sequence[int]) -> Folders:
+        """Returns the folders at these paths, in their order.
+
+        Raises:
+            UserError: none, or one that lies in another one, whose images would count twice.
+        """
+        if not paths:
+            raise UserError("no folder was given; give --data_dir an existing folder")
+        roots = [os.fspath(absolute(path)) for path in paths]
+        if len(roots) == 1:
+            return cls(roots[0], ("",), tuple(counts))
+        forms = [
+            (os.path.join(root, ""), os.path.join(os.path.realpath(root), "")) for root in roots
+        ]
+        for (one, inner), (other, outer) in itertools.permutations(
+            zip(paths, forms, strict=True), 2
+        ):
+            if any(map(str.startswith, inner, outer)):
+                raise UserError(
+                    f"the folder '{one}' is '{other}' or lies in it: its images would count twice; "
+                    "give --data_dir each folder once"
+                )
+        common = os.path.commonpath(roots)
+        return cls(common, tuple(os.path.relpath(root, common) for root in roots), tuple(counts))
+
+    def roots(self) -> list[str]:
+        """The folders' paths."""
+        return [os.path.join(self.common, below) if below else self.common for below in self.below]
+
+    def owners(self) -> np.ndarray:
+        """The number of the folder that each file lies in, int64."""
+        return np.repeat(np.arange(len(self.below)), self.counts)
+
+    def inside(self, name: str, owner: int) -> str:
+        """A name as seen from its own folder."""
+        below = self.below[owner]
+        return name[len(below) + 1 :] if below else name
+
+    def names_by_folder(self, names: Sequence[str]) -> list[list[str]]:
+        """The names of each folder's files, as seen from the folder."""
+        if len(self.below) == 1:
+            return [list(names)]
+        return [
+            [name[len(below) + 1 :] for name in names if name.startswith(f"{below}/")]
+            for below in self.below
+        ]
 
 
 def visible_files(directory: str | os.PathLike) -> list[str]:
@@ -200,20 +285,24 @@ def visible_files(directory: str | os.PathLike) -> list[str]:
 
 def read_files(
     root: str,
-    files: Sequence[tuple[str, int]],
+    files: Sequence[tuple[str, int | str]],
     max_skipped: float = 0.01,
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
     max_megapixels: float = image_files.MAX_MEGAPIXELS,
-    listed: bool = False,
+    listed: str | None = None,
+    folders: Folders | None = None,
     **described: Any,
 ) -> Source:
     """Makes a source of named files; the other arguments and the errors are `image_folder`'s.
 
     Args:
         root: the folder that the names are relative to.
-        files: `(name, bytes)` of each file, in the order of the index.
-        listed: whether a file that is no image counts as an unreadable one, or is ignored.
+        files: `(name, bytes)` of each file, in the order of the index; `(name, reason)` of one
+            that is left out, whatever it holds.
+        listed: path of the list that names the files: a file that is no image then counts as an
+            unreadable one. Without a list it is ignored.
+        folders: those that the files come from, where they are several.
         **described: "name" of the source, and "labels" int64 `[len(files)]` with "class_names",
             where these do not follow from the folders.
     """
@@ -221,7 +310,8 @@ def read_files(
     with warnings.catch_warnings():
         # What Pillow finds odd, and reads or refuses, is noise here.
         warnings.filterwarnings("ignore", module=r"PIL\b")
-        found = _Found(root, files, max_megapixels, listed)
+        folders = folders or Folders(root, ("",), (len(files),))
+        found = _Found(folders, files, max_megapixels, listed)
         few = len(found.names) <= _FULL_CHECK_LIMIT
         full = verify == "full" or (verify == "auto" and few)
         pixels = found.check(found.fit(cache_bytes)) if full else None
@@ -260,7 +350,10 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> _Scan:
     if not os.path.exists(root):
         raise UserError(f"no such folder: '{root}'; give --data_dir an existing folder")
     if not os.path.isdir(root):
-        raise UserError(f"not a folder: '{root}'; give --data_dir the folder that holds the images")
+        raise UserError(
+            f"not a folder: '{root}'; give --data_dir the folder that holds the images, or a list "
+            f"of them ({', '.join(f'*{suffix}' for suffix in LISTS)})"
+        )
     files: list[tuple[str, int]] = []
     results = results_folders.identities(root, leave_out)
     left_out: list[str] = []
@@ -341,7 +434,7 @@ def _progress(total: int, what: str) -> Any:
     )
 
 
-def _in_threads(work: Callable, items: Sequence, what: str) -> list:
+def in_threads(work: Callable, items: Sequence, what: str) -> list:
     """Maps `work` over the items in threads, in order, with a progress bar if there are many."""
     results: list = []
     # Slow storage is where threads gain most, hence more of them than cores. What takes but
@@ -374,25 +467,39 @@ class _Found:
     """
 
     def __init__(
-        self, root: str, files: list[tuple[str, int]], max_megapixels: float, listed: bool
+        self,
+        folders: Folders,
+        files: Sequence[tuple[str, int | str]],
+        max_megapixels: float,
+        listed: str | None,
     ):
-        self.root = root
+        self.folders, self.root = folders, folders.common
+        self.where = class_folders.quoted(folders.roots() if listed is None else [listed])
 
-        def read(file: tuple[str, int]) -> Header | str | None:
-            header = image_files.read_header(os.path.join(root, file[0]), max_megapixels)
+        def read(file: tuple[str, int | str]) -> Header | str | None:
+            name, known = file
+            if isinstance(known, str):
+                return known
+            header = image_files.read_header(os.path.join(self.root, name), max_megapixels)
             return f"not a {image_files.formats()} file" if listed and header is None else header
 
-        headers = _in_threads(read, files, "Reading headers")
+        headers = in_threads(read, files, "Reading headers")
         images = [i for i, header in enumerate(headers) if header is not None]
-        if not images:
+        owners = folders.owners()
+        held = np.bincount(owners[images], minlength=len(folders.counts))
+        for number, root in enumerate(folders.roots()):
+            if held[number]:
+                continue
             others = ""
-            if files:
-                name = shown(file_name_to_text(files[0][0]))
-                others = f"; found {len(files)} other files, such as '{name}'"
+            if folders.counts[number]:
+                first = files[int(np.argmax(owners == number))][0]
+                name = shown(file_name_to_text(folders.inside(first, number)))
+                others = f"; found {folders.counts[number]} other files, such as '{name}'"
             raise UserError(
                 f"no images ({image_files.formats()}) in '{root}' or below{others}; give "
                 f"--data_dir the folder that holds the images"
             )
+        self.owners = owners[images]
         self.positions = np.array(images)
         self.names = [files[i][0] for i in images]
         self.lengths = [files[i][1] for i in images]
@@ -460,25 +567,30 @@ class _Found:
             more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
             way_out = f", or raise --max_skipped (now {max_skipped:g})" if good else ""
             raise UserError(
-                f"{len(bad)} of {len(self.names)} images in '{self.root}' cannot be decoded: "
+                f"{len(bad)} of {len(self.names)} images in {self.where} cannot be decoded: "
                 f"{named}{more}; repair, convert or remove them{way_out}"
             )
         if skipped:
-            warnings.warn(_left_out(self.root, skipped, len(self.names)), stacklevel=2)
+            warnings.warn(_left_out(self.where, skipped, len(self.names)), stacklevel=2)
         if "labels" in described_otherwise:
-            labels = described_otherwise.pop("labels")[self.positions[good]]
-            class_names = None
+            labels, class_names = described_otherwise.pop("labels"), None
+            labels = None if labels is None else labels[self.positions[good]]
         else:
-            labels, class_names, remark = class_folders.labels_of(self.root, self.names, good)
+            several = len(self.folders.below) > 1
+            inside = self._inside(range(len(self.names))) if several else self.names
+            labels, class_names, remark = class_folders.labels_of(
+                self.folders.roots(), inside, good
+            )
             if remark:
                 warnings.warn(remark, stacklevel=2)
         described = {
-            "name": file_name_to_text(Path(self.root).resolve().name or self.root),
+            "name": ",".join(
+                file_name_to_text(Path(root).resolve().name or root)
+                for root in self.folders.roots()
+            ),
             "labels": labels,
             "class_names": class_names,
-            "fingerprint": fingerprint(
-                ["folder", *(part for i in good for part in (self.names[i], self.lengths[i]))]
-            ),
+            "fingerprint": self._fingerprint(good),
             "skipped": skipped,
             "names": [file_name_to_text(self.names[i]) for i in good],
             **described_otherwise,
@@ -489,20 +601,45 @@ class _Found:
             paths = [os.fsencode(self.path(i)) for i in good]
             source = FolderSource(self.root, paths, [self.headers[i] for i in good], **described)
         source.lengths = [self.lengths[i] for i in good]
-        source.origins = functools.partial(_file_ids, self.root, [self.names[i] for i in good])
-        source.files = self.root, [self.names[i] for i in good]
+        names = [self.names[i] for i in good]
+        source.origins = functools.partial(_ids, self.folders, names)
+        source.files = self.root, names
         return source
 
+    def _inside(self, indices: Iterable[int]) -> list[str]:
+        """Names as seen from the folder that was given."""
+        return [self.folders.inside(self.names[i], self.owners[i]) for i in indices]
 
-def folder_ids(directory: str | os.PathLike) -> np.ndarray:
-    """Returns the ids of a folder's files, images or not, as `Source.image_ids` has them."""
-    root = os.fspath(directory)
+    def _fingerprint(self, good: Sequence[int]) -> str:
+        """That of the names and lengths: folders may move, or be mounted elsewhere."""
+        if len(self.folders.below) == 1:
+            parts = ((self.names[i], self.lengths[i]) for i in good)
+            return fingerprint(["folder", *itertools.chain.from_iterable(parts)])
+        names = self._inside(good)
+        parts = (
+            (int(self.owners[i]), name, self.lengths[i])
+            for i, name in zip(good, names, strict=True)
+        )
+        return fingerprint(["folders", *itertools.chain.from_iterable(parts)])
+
+
+def folder_ids(paths: Iterable[str | os.PathLike]) -> np.ndarray:
+    """Returns the ids of the files in folders, images or not, as `Source.image_ids` has them."""
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is left out has been named before
-        return _file_ids(root, [name for name, _ in _scan(root).files])
+        for path in paths:
+            root = os.fspath(expanded(path))
+            found.append(file_ids(root, [name for name, _ in _scan(root).files]))
+    return np.concatenate(found)
 
 
-def _file_ids(root: str, names: Sequence[str]) -> np.ndarray:
+def _ids(folders: Folders, names: Sequence[str]) -> np.ndarray:
+    each = zip(folders.roots(), folders.names_by_folder(names), strict=True)
+    return np.concatenate([file_ids(root, inside) for root, inside in each])
+
+
+def file_ids(root: str, names: Sequence[str]) -> np.ndarray:
     """A file is known by its path, a link by that of what it leads to."""
     base = os.path.realpath(root)
     found = np.empty(len(names), np.uint64)
@@ -515,7 +652,7 @@ def _file_ids(root: str, names: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _left_out(root: str, skipped: list[tuple[str, str]], total: int) -> str:
+def _left_out(where: str, skipped: list[tuple[str, str]], total: int) -> str:
     """Returns a line that counts the images left out, by the reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in skipped:
@@ -527,4 +664,4 @@ def _left_out(root: str, skipped: list[tuple[str, str]], total: int) -> str:
     ]
     if len(most) > _REASONS:
         parts.append(f"{sum(len(names) for _, names in most[_REASONS:])} for other reasons")
-    return f"{len(skipped)} of {total} images in '{root}' are left out: {'; '.join(parts)}"
+    return f"{len(skipped)} of {total} images in {where} are left out: {'; '.join(parts)}"

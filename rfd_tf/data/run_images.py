@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rfd_tf.data import given as files
 from rfd_tf.data.base import Source
-from rfd_tf.data.folder import folder_ids
+from rfd_tf.data.file_list import ALL
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings
 from rfd_tf.data.sources import DATASETS, load, splits
@@ -22,6 +23,7 @@ from rfd_tf.paths import expanded
 
 _FILE = "run.json"
 _PLACES = ("dataset", "data_dir")
+_TEST_SPLITS = ("test", "validation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +31,14 @@ class RunImages:
     """Which images a run trains on and is evaluated on; every command takes them from here.
 
     Attributes:
-        dataset, data_dir, tfds_dir, tfds_classes, max_skipped, max_megapixels: as
+        dataset, data_dir, data_root, tfds_dir, tfds_classes, max_skipped, max_megapixels: as
             `rfd_tf.data.load` takes them, the classes as `classes`.
-        train_split: split of `dataset` to train on; "train" where None.
-        eval_split: split of `dataset` to evaluate on. Where None it is "test", or "validation" in
-            datasets without it; a part of the training images is held out where both are missing.
-        eval_dir: folder of images to evaluate on, in place of `eval_split`.
+        train_split: split of `dataset`, or of a list, to train on; "train" where None.
+        eval_split: split of `dataset`, or of a list, to evaluate on. Where None it is "test", or
+            "validation" in those without it; a part of the training images is held out where both
+            are missing.
+        eval_dir: images to evaluate on, in the forms of `data_dir`, in place of those of
+            `eval_split`. Of a list without the splits test and validation every row.
         photos, photo_options: photographs whose crops are trained on, as `load` takes them.
 
     >>> images = RunImages(dataset="digits", train_split="all")
@@ -46,6 +50,7 @@ class RunImages:
 
     dataset: str | None = None
     data_dir: str | None = None
+    data_root: str | None = None
     eval_dir: str | None = None
     train_split: str | None = None
     eval_split: str | None = None
@@ -119,10 +124,16 @@ class RunImages:
         images = dataclasses.replace(base, **given)
         if "eval_split" in given and "eval_dir" not in given:
             images = dataclasses.replace(images, eval_dir=None)
+        lists = {
+            "train_split": [images.data_dir], "eval_split": [images.data_dir, images.eval_dir],
+            "tfds_classes": [],
+        }  # fmt: skip
         if images.dataset is None:
-            for name in ("train_split", "eval_split", "tfds_classes"):
-                if name in given:
+            for name, places in lists.items():
+                if name in given and not any(map(files.has_splits, places)):
                     raise UserError(f"--{name} goes with a --dataset; a folder has no splits")
+        if "data_root" in given and not any(map(files.has_splits, lists["eval_split"])):
+            raise UserError("--data_root goes with a list of images as --data_dir or --eval_dir")
         return images
 
     @property
@@ -141,9 +152,10 @@ class RunImages:
             UserError: they cannot be read, or none or several sets are named.
         """
         return load(
-            self.dataset,
-            self.data_dir,
-            split=self.train_split or "train",
+            dataset=self.dataset,
+            data_dir=self.data_dir,
+            data_root=self.data_root,
+            split=self.train_split,
             tfds_dir=self.tfds_dir,
             download=download,
             max_skipped=self.max_skipped,
@@ -159,16 +171,21 @@ class RunImages:
     ) -> Source | None:
         """Returns the images to evaluate on; None where some of `train` are to be held out.
 
-        Warns where a dataset has no split "test", and says what is done.
+        Warns where a dataset or a list has splits but no "test", and says what is done.
         """
         if self.eval_dir:
+            there = files.splits(self.eval_dir)
+            usual = next((name for name in _TEST_SPLITS if name in there), ALL)
             return load(
                 data_dir=self.eval_dir,
+                data_root=self.data_root,
+                split=self.eval_split or usual,
                 max_skipped=self.max_skipped,
                 max_megapixels=self.max_megapixels,
                 leave_out=leave_out,
             )
-        split = self._eval_split(download) if self.dataset else None
+        has_splits = self.dataset or files.has_splits(self.data_dir)
+        split = self._eval_split(download) if has_splits else None
         if split is None:
             return None
         return dataclasses.replace(self, train_split=split).train(download)
@@ -176,17 +193,27 @@ class RunImages:
     def _eval_split(self, download: bool) -> str | None:
         if self.eval_split and self.eval_split != "test":
             return self.eval_split
-        there = splits(self.dataset, self.tfds_dir, download)
+        if self.dataset:
+            there = splits(self.dataset, self.tfds_dir, download)
+            what, apart = "dataset", "give --train_split=train[:80%] --eval_split=train[80%:]"
+        else:
+            there = files.splits(self.data_dir)
+            what, apart = "list", "write test into the column 'split' of some rows"
+            if not there:
+                return self.eval_split
         if "test" in there:
             return "test"
-        told = f"dataset '{self.dataset}' has no split 'test' (it has: {', '.join(there)})"
+        told = (
+            f"{what} '{self.dataset or self.data_dir}' has no split 'test' (it has: "
+            f"{', '.join(there)})"
+        )
         if "validation" in there:
             warnings.warn(f"{told}; evaluated on 'validation'", stacklevel=1)
             return "validation"
         warnings.warn(
             f"{told}; evaluated on images of '{self.train_split or 'train'}', of which kNN and "
             "probes get four fifths; pretraining sees all of them, without labels. To keep them "
-            "apart, give --train_split=train[:80%] --eval_split=train[80%:]",
+            f"apart, {apart}",
             stacklevel=1,
         )
         return None
@@ -213,7 +240,7 @@ class RunImages:
         """
         try:
             if self.data_dir:
-                return folder_ids(self.data_dir)
+                return files.ids(self.data_dir, self.data_root, self.train_split)
             if not self.dataset:
                 return None
             if self.dataset in DATASETS:
@@ -227,27 +254,6 @@ class RunImages:
             ).image_ids()
         except (UserError, OSError):  # moved, or not prepared here
             return None
-
-
-def place_of(data: str | os.PathLike) -> dict[str, str]:
-    """Returns which field of `RunImages` a folder or the name of a dataset belongs to.
-
-    Args:
-        data: an existing folder comes first. Otherwise a path that begins with `/`, `.` or `~`
-            or ends with `/` is a `data_dir`, and all else a `dataset`: embedded or of TFDS.
-
-    >>> place_of("digits"), place_of("coco/2017"), place_of("./photos")
-    ({'dataset': 'digits'}, {'dataset': 'coco/2017'}, {'data_dir': './photos'})
-    """
-    path = expanded(data)
-    text = os.fspath(data)
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):  # too long for a path, or with a null character
-        exists = False
-    if exists or text.startswith(("/", ".", "~")) or text.endswith(("/", os.sep)):
-        return {"data_dir": text}
-    return {"dataset": text}
 
 
 def photo_options(flags: Mapping[str, Any], image_size: int | None) -> dict[str, Any]:

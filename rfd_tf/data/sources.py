@@ -1,4 +1,4 @@
-"""Sources by name: the embedded digits, a folder, crops of photographs, any TFDS image dataset."""
+"""Sources by one argument: files of any kind, the embedded digits, photographs, TFDS datasets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rfd_tf.data import given
 from rfd_tf.data.base import ArraySource, Source, image_ids
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
@@ -109,9 +110,12 @@ def splits(dataset: str, tfds_dir: str | None = None, download: bool = False) ->
 
 
 def load(
+    data: str | os.PathLike | Sequence[str | os.PathLike] | None = None,
+    *,
     dataset: str | None = None,
     data_dir: str | None = None,
-    split: str = "train",
+    data_root: str | os.PathLike | None = None,
+    split: str | None = None,
     tfds_dir: str | None = None,
     download: bool = False,
     max_skipped: float = 0.01,
@@ -121,36 +125,43 @@ def load(
     classes: Sequence[str] = (),
     leave_out: Sequence[str | os.PathLike] = (),
 ) -> Source:
-    """Returns the source that a name, a folder or photographs stand for.
+    """Returns the source that folders, a list, a name or photographs stand for.
 
     Args:
-        dataset: a name in `DATASETS`, or of a TFDS image dataset, as `tfds.builder` takes it
-            (`"cifar10"`, `"imagenet_resized/64x64"`).
-        data_dir: a folder of images, see `image_folder`.
-        split: which part of the dataset; other sources have no splits and ignore it.
+        data: a folder of images, see `image_folder`; several, as a sequence or with commas between
+            them; a list of images (`.csv`, `.tsv`, `.txt`, `.jsonl`), see `image_list`; a name in
+            `DATASETS`, or of a TFDS image dataset, as `tfds.builder` takes it (`"cifar10"`,
+            `"imagenet_resized/64x64"`).
+        dataset, data_dir: `data`, where it is known to be a name, or to be files.
+        data_root: the folder that the paths in a list are relative to; the list's own if None.
+        split: which part of a dataset, or which rows of a list with a column `split`: `"train"`
+            where None. Folders have no splits and ignore it.
         tfds_dir: where TFDS datasets lie, or None for TFDS' own default.
         download: whether TFDS may download and prepare the dataset.
         max_skipped: see `image_folder`.
-        max_megapixels: of images in a folder and of photographs; see `image_folder`.
-        photos: photographs to be cut into crops, see `photo_crops`. Give this, `dataset` or
-            `data_dir`.
+        max_megapixels: of image files and of photographs; see `image_folder`.
+        photos: photographs to be cut into crops, see `photo_crops`. Give this or `data`.
         photo_options: the other arguments of `photo_crops`, by name.
         classes: of a TFDS dataset with objects, only the images that show one of these classes.
-        leave_out: folders in `data_dir` that hold no images of the set, see `image_folder`.
+        leave_out: folders in `data` that hold no images of the set, see `image_folder`.
 
     Raises:
-        UserError: none or several of `dataset`, `data_dir` and `photos`, an unknown name or
-            split, or what the loader itself finds wrong.
+        UserError: no images or several sets are given, an unknown name or split, or what the
+            loader itself finds wrong.
 
     >>> load("digits").num_images
     1500
     """
     flags = {"--dataset": dataset, "--data_dir": data_dir, "--source_images": photos or None}
-    given = [flag for flag, value in flags.items() if value is not None]
-    if len(given) != 1:
+    named = [flag for flag, value in flags.items() if value is not None]
+    if data is not None:
+        ((name, value),) = given.place_of(data).items()
+        dataset, data_dir = (value, None) if name == "dataset" else (None, value)
+        named.insert(0, f"--{name}")
+    if len(named) != 1:
         raise UserError(
-            f"images come from one of {', '.join(flags)}, and {' and '.join(given) or 'none'} "
-            f"{'were' if given else 'was'} given; embedded datasets: {', '.join(DATASETS)}; any "
+            f"images come from one of {', '.join(flags)}, and {' and '.join(named) or 'none'} "
+            f"{'were' if named else 'was'} given; embedded datasets: {', '.join(DATASETS)}; any "
             "TFDS image dataset works by name"
         )
     if photos:
@@ -158,12 +169,15 @@ def load(
     if classes and (dataset is None or dataset in DATASETS):
         raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
     if data_dir is not None:
-        return image_folder(
-            data_dir,
+        return given.read(
+            os.fspath(data_dir),
+            data_root=data_root,
+            split=split,
             max_skipped=max_skipped,
             max_megapixels=max_megapixels,
             leave_out=leave_out,
         )
+    split = split or "train"
     if dataset in DATASETS:
         return DATASETS[dataset](split)
     return tfds(dataset, split, tfds_dir, download, embedded=DATASETS, classes=classes)

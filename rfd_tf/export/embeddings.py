@@ -9,15 +9,16 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rfd_tf.data.folder import image_folder
+from rfd_tf.data import given
+from rfd_tf.data.base import Source
+from rfd_tf.data.file_list import ALL
 from rfd_tf.data.image_files import MAX_MEGAPIXELS, read_rgb, reason_of
-from rfd_tf.data.sources import FolderSource
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
 from rfd_tf.evaluation.files import write_json, write_text
@@ -37,26 +38,28 @@ PART_IMAGES = 4096
 
 def embed_folder(
     embedder: Embedder,
-    directory: str | os.PathLike,
+    directory: str | os.PathLike | Sequence[str | os.PathLike] | Source,
     output_dir: str | os.PathLike,
     formats: Iterable[str] = FORMATS,
     *,
+    data_root: str | os.PathLike | None = None,
+    split: str = ALL,
     batch_size: int = 64,
     part_images: int = PART_IMAGES,
     max_megapixels: float = MAX_MEGAPIXELS,
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Writes the embeddings of all images in a folder and those below it.
+    """Writes the embeddings of all images in a folder and those below it, or in a list.
 
     Images are decoded and brought to size as the library's evaluation does it; those that cannot be
     decoded are listed, not fatal. Memory holds one part of the embeddings and the names. A call
     that was killed is taken up by the same call: finished parts lie in `parts/` until the end.
 
-    Written are, in the order of the file names, only images that could be decoded:
+    Written are, in the order of the index, only images that could be decoded:
 
-    - `embeddings.parquet`: a row an image: `file` (relative name), and each feature as a list of
-      float32 of fixed size.
+    - `embeddings.parquet`: a row an image: `file` (relative name, or the index where images are no
+      files), and each feature as a list of float32 of fixed size.
     - `FEATURE.npy` for each feature, float32 `[N, D]`, and `file_names.json`: the rows' names.
     - `skipped_files.txt`: a line for each image left out: name, tab, reason.
     - `embeddings.json`: the report that is returned. Where it is, all is complete.
@@ -66,11 +69,12 @@ def embed_folder(
 
     Args:
         embedder: of `rfd_tf.export.keras_embedder` or `onnx_embedder`.
-        directory: the images, see `rfd_tf.data.image_folder`.
+        directory: the images: a folder, several or a list, see `rfd_tf.data.load`; or a source.
         output_dir: where to write.
         formats: `"parquet"`, `"npy"`, or both.
-        batch_size: images per step.
-        part_images: images per part.
+        data_root, split: of a list, see `rfd_tf.data.image_list`.
+        batch_size: images a step.
+        part_images: images a part.
         max_megapixels: see `rfd_tf.data.image_folder`.
         overwrite: replace other embeddings in `output_dir`.
         progress: whether to show a bar with images a second.
@@ -100,15 +104,20 @@ def embed_folder(
             raise UserError(f"{name} must be 1 or more, got {value}")
     output = expanded(output_dir)
     _check_output(output)
-    # (Headers alone: decoding everything twice would double the time.)
-    source = image_folder(
-        directory,
-        max_skipped=1.0,
-        verify="header",
-        cache_bytes=0,
-        max_megapixels=max_megapixels,
-        leave_out=[output],
-    )
+    source = directory
+    if not isinstance(source, Source):
+        (place,) = given.place_of(directory).values()
+        # (Headers alone: decoding everything twice would double the time.)
+        source = given.read(
+            place,
+            data_root=data_root,
+            split=split,
+            max_skipped=1.0,
+            verify="header",
+            cache_bytes=0,
+            max_megapixels=max_megapixels,
+            leave_out=[output],
+        )
     if progress:
         _log.info(source.summary())
     identity = {
@@ -186,7 +195,7 @@ class _Parts:
 
 
 def _embed(
-    embedder: Embedder, source: FolderSource, parts: _Parts, batch_size: int, progress: bool
+    embedder: Embedder, source: Source, parts: _Parts, batch_size: int, progress: bool
 ) -> int:
     """Makes the parts that are missing; returns how many images that took."""
     from rfd_tf.data.pipeline import evaluation_dataset
@@ -226,7 +235,7 @@ def _embed(
 
 def _finish_part(
     embedder: Embedder,
-    source: FolderSource,
+    source: Source,
     parts: _Parts,
     part: int,
     gathered: list[tuple[np.ndarray, dict[str, np.ndarray]]],
@@ -243,18 +252,20 @@ def _finish_part(
     kept = {name: values[inside] for name, values in vectors.items() if values is not None}
     found, rescued, skipped = index[inside], [], []
     for row in np.setdiff1d(rows, found).tolist():
+        if source.files is None:
+            skipped.append([_name(source, row), "cannot be decoded"])
+            continue
         # A second opinion before an image is given up: Pillow reads some that TensorFlow cannot.
         try:
             pixels = _by_pillow(source, row, embedder.image_size)
         except Exception as error:  # Pillow raises many types on broken files
-            name = file_name_to_text(source.files[1][row], one_line=True)
-            skipped.append([name, reason_of(error)])
+            skipped.append([_name(source, row), reason_of(error)])
             continue
         rescued.append((row, embedder.embed(pixels)))
-    for row, given in rescued:
+    for row, embedded in rescued:
         found = np.append(found, row)
         kept = {
-            name: np.concatenate([kept[name], given[name]]) if name in kept else given[name]
+            name: np.concatenate([kept[name], embedded[name]]) if name in kept else embedded[name]
             for name in names
         }
     order = np.argsort(found, kind="stable")
@@ -263,19 +274,27 @@ def _finish_part(
     return [(index[~inside], rest)] if (~inside).any() else [], len(rescued)
 
 
-def _by_pillow(source: FolderSource, row: int, size: int) -> np.ndarray:
+def _name(source: Source, row: int) -> str:
+    """An image's name in one line; its index where it has none."""
+    if source.files is None:
+        return source.names[row] if source.names is not None else str(row)
+    return file_name_to_text(source.files[1][row], one_line=True)
+
+
+def _by_pillow(source: Source, row: int, size: int) -> np.ndarray:
     import tensorflow as tf
 
     from rfd_tf.data.decode import evaluation_transform
 
-    pixels = read_rgb(os.fsdecode(source.paths[row]), math.inf)
+    folder, names = source.files
+    pixels = read_rgb(os.path.join(folder, names[row]), math.inf)
     return evaluation_transform(tf.constant(pixels), size).numpy()[None]
 
 
 def _assemble(
     output: Path,
     parts: _Parts,
-    source: FolderSource,
+    source: Source,
     formats: tuple[str, ...],
     identity: dict[str, Any],
 ) -> dict[str, Any]:
@@ -290,15 +309,17 @@ def _assemble(
             file.write(f"{name}\t{_one_line(reason)}\n")
     if not count:
         raise UserError(
-            f"none of the {source.num_images} images in '{source.directory}' can be decoded; "
+            f"none of the {source.num_images} images in "
+            f"'{source.files[0] if source.files else source.name}' can be decoded; "
             f"reasons are in '{output / SKIPPED_FILE}'"
         )
     files = [SKIPPED_FILE]
+    names = source.names or [str(row) for row in range(source.num_images)]
     if "parquet" in formats:
-        _write_parquet(output / PARQUET_FILE, parts, source.names, dimensions, identity)
+        _write_parquet(output / PARQUET_FILE, parts, names, dimensions, identity)
         files.append(PARQUET_FILE)
     if "npy" in formats:
-        files += _write_npy(output, parts, source.names, dimensions, count)
+        files += _write_npy(output, parts, names, dimensions, count)
     return {
         "images": count,
         "skipped": len(skipped),

@@ -136,7 +136,8 @@ def test_classes_are_the_same_in_either_unicode_form(tmp_path):
     shutil.copytree(tmp_path / "train", tmp_path / "test", dirs_exist_ok=True)
     assert image_folder(tmp_path / "test").class_names == (word, "cup")
     assert load_images(image_folder(tmp_path / "test"), 8).any()
-    names = [f"{unicodedata.normalize('NFC', word)}/0.png {form}" for form in train.class_names]
+    nfc = unicodedata.normalize("NFC", word)
+    names = [f"{nfc}/{i}.png {form}" for i, form in enumerate(train.class_names)]
     names.append(f"cup/1.png {unicodedata.normalize('NFD', word)}")
     (tmp_path / "list.txt").write_text("\n".join(names))
     assert image_list(tmp_path / "list.txt", tmp_path / "train").labels.tolist() == [0, 1, 0]

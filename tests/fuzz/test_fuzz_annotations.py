@@ -2,15 +2,19 @@
 
 import io
 import json
+import warnings
 
 import numpy as np
 import pytest
 from fuzzing import anything, refused
 from hypothesis import example, given
+from hypothesis.strategies import from_regex, sampled_from, text
 from PIL import Image
 
 from rfd_tf.data import digits, image_list, pu_weights
+from rfd_tf.data import given as given_images
 from rfd_tf.data.coco import coco_file
+from rfd_tf.data.file_list import list_splits
 from rfd_tf.data.voc import voc_folder
 from rfd_tf.errors import UserError
 
@@ -117,6 +121,50 @@ def test_lists_of_images(folder, content):
     found = refused(lambda: image_list(folder / "list.txt"))
     if found is not None:
         assert len(found.labels) == found.num_images
+
+
+TABLE = b'path,label,split\nimages/a.png,dog,train\n"images/b.png",,test\n'
+ENTRIES = (
+    b'{"path": "images/a.png", "label": 1, "split": "train"}\n{"file": "images/b.png", "x": []}\n'
+)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_tables_of_images(folder, ending):
+    path = folder / f"list.{ending}"
+    good = {"csv": TABLE, "tsv": TABLE.replace(b",", b"\t"), "jsonl": ENTRIES}[ending]
+
+    @given(content=anything(good), split=sampled_from(["all", "train", "test+train", "x"]))
+    @example(content=good.replace(b"dog", b"9" * 5000), split="all")
+    @example(content=good.replace(b'"label": 1', b'"label": 1e400'), split="all")
+    @example(content=good.replace(b'"label": 1', b'"label": "\\ud800"'), split="all")
+    @example(content=good.replace(b"a.png", b"a.png" + b"x" * 200_000), split="all")
+    @example(content=good.replace(b"images/a.png", b"../secret.txt"), split="train")
+    @example(content=good.replace(b"images/a.png", b"/dev/zero"), split="train")
+    @example(content=b'"' * 1001 + good, split="all")
+    @example(content=b"[" * 100_000 + b"\n" + good, split="all")
+    def check(content, split):
+        path.write_bytes(content)
+        refused(lambda: list_splits(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = refused(lambda: image_list(path, max_skipped=1.0, split=split))
+        if found is not None:
+            assert found.labels is None or len(found.labels) == found.num_images
+            assert not any("\n" in text for pair in found.skipped for text in pair)
+
+    check()
+
+
+@given(text=text(max_size=40) | from_regex(r"[a-c ,{}~./]{0,12}", fullmatch=True))
+@example(text="~nobody/a,b")
+@example(text="a\0,b")
+@example(text="," * 3000)
+def test_what_data_names(folder, text):
+    place = refused(lambda: given_images.place_of(text))
+    if place is not None:
+        assert given_images.parts(text) and set(place.values()) == {text}
+        refused(lambda: given_images.absolute(text))
 
 
 SOURCE = digits("test")

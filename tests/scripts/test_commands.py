@@ -104,8 +104,24 @@ def test_data_is_a_folder_or_the_name_of_a_dataset(tmp_path):
     assert folder[1:3] == [f"{tmp_path}/digits", None] and missing[1:3] == ["./missing", None]
     assert "--data='digits' and --data_dir='x' both name the images" in two
     assert "--val_data='cifar10' is neither a folder nor the dataset" in other
-    ((code, _, error),) = run_many("embed", [["--data=digits", "--output_dir=x"]])
-    assert code == 2 and "--data='digits' is no folder" in error
+
+
+def test_data_is_several_folders_or_a_list(tmp_path):
+    for name in ("a", "b,c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "l.csv").touch()
+    two, comma, listed, remote, both = settled(
+        [f"--data={tmp_path}/a,{tmp_path}/b,c", f"--val_data={tmp_path}/a,{tmp_path}/b,c"],
+        [f"--data={tmp_path}/b,c"],
+        [f"--data={tmp_path}/l.csv", "--val_data=test.txt"],
+        ["--data=gone.jsonl", "--config=quickstart"],
+        ["--data=x.csv", "--data_dir=y"],
+    )
+    assert two[1:4] == [f"{tmp_path}/a,{tmp_path}/b,c", None, f"{tmp_path}/a,{tmp_path}/b,c"]
+    assert comma[1] == f"{tmp_path}/b,c"
+    assert listed[1:4] == [f"{tmp_path}/l.csv", None, "test.txt"]
+    assert remote[1:3] == ["gone.jsonl", None]
+    assert "--data='x.csv' and --data_dir='y' both name the images" in both
 
 
 def test_a_flag_replaces_only_the_images_of_a_configuration():

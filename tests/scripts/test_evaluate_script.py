@@ -115,7 +115,7 @@ def lists(tmp_path):
     texts = {
         "train": "".join(f"dark/{i}.png 0\nlight/{i}.png 1\n" for i in range(9)),
         "test": "dark/9.png 0\nlight/9.png 7\n",
-        "bad": "dark/0.png 0\ndark/1.png\n",
+        "bad": "dark/0.png 0\ndark/gone.png 1\n",
     }
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text)
@@ -207,7 +207,7 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
         "unknown suite 'cifar'": ["--suite=cifar", "--runs=a"],
         "unknown weights 'a'": ["--suite=features", "--runs=a", labelled],
         "--eval_list goes with --train_list": [weights, f"--eval_list={lists[0]}"],
-        "lists/bad.txt', line 2: 'dark/1.png' must be a path and a label": [
+        f"lists/bad.txt', line 2: no file '{pictures / 'labelled' / 'dark' / 'gone.png'}'": [
             weights,
             f"--train_list={lists[2]}",
             f"--list_root={pictures / 'labelled'}",

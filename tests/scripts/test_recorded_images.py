@@ -123,10 +123,13 @@ script.main = lambda: print(script.images_of(pathlib.Path(script.FLAGS.run)).nam
     assert calibration[0] == 0 and calibration[1] == "digits\n", calibration[2]
 
 
-def test_embedding_takes_the_folder_of_the_run_and_names_what_has_none(runs):
+def test_embedding_takes_the_images_of_the_run_but_no_crops(runs):
     folder, _ = runs
-    missing = [f"--weights={folder}/digits", f"--output_dir={folder}/vectors"]
-    check_mistakes("embed", missing, {"--data_dir is missing; the run was trained on 'digits'": []})
+    prelude = "script.main = lambda: print(script.images().train().name)"
+    ((code, out, error),) = run_many("embed", [[f"--weights={folder}/digits"]], prelude)
+    assert code == 0 and out == "digits\n", error
+    crops = [f"--weights={folder}/crops", f"--output_dir={folder}/vectors"]
+    check_mistakes("embed", crops, {"--data_dir is missing": []})
 
 
 def test_damaged_images_are_left_out_by_every_command_as_the_run_did(runs, tmp_path):
