@@ -67,7 +67,7 @@ def _of_slurm() -> tuple[list[str], int]:
     if not tasks.isdigit() or int(tasks) < 2:
         raise UserError(
             f"strategy 'multiworker' needs the environment variable TF_CONFIG, such as {_EXAMPLE}, "
-            "or a SLURM job step of several tasks (srun --ntasks=2)"
+            "or a job step of SLURM with several tasks"
         )
     try:
         # It allots GPUs, too, and fails without any; here SLURM does (srun --gpus-per-task=1).
