@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 _CHUNK = 4096
+_LONG_CHUNK = 1 << 16
 _MOST_NUMBER = 1 << 63
 
 Label = int | str | None
@@ -71,7 +72,7 @@ class Wanted(NamedTuple):
 
 
 class FileBytes:
-    """A file's bytes, read a few thousand at a time.
+    """A file's bytes, read some thousand at a time; more where it is read without gaps.
 
     Attributes:
         size: of the file.
@@ -83,13 +84,24 @@ class FileBytes:
         self.size = os.fstat(self._number).st_size
         self._start, self._chunk = 0, b""
 
+    def around(self, place: int, count: int) -> tuple[bytes, int]:
+        """Returns bytes and where in them those from a place on begin.
+
+        There are `count` of them or more, unless the file ends before.
+        """
+        start = place - self._start
+        held = len(self._chunk)
+        if 0 <= start <= held - count:
+            return self._chunk, start
+        near = 0 <= start <= 2 * held
+        self._chunk = os.pread(self._number, max(count, _LONG_CHUNK if near else _CHUNK), place)
+        self._start = place
+        return self._chunk, 0
+
     def at(self, place: int, count: int) -> bytes:
         """Returns `count` bytes from a place on, fewer at the end of the file."""
-        start = place - self._start
-        if not 0 <= start <= len(self._chunk) - count:
-            self._chunk = os.pread(self._number, max(count, _CHUNK), place)
-            self._start, start = place, 0
-        return self._chunk[start : start + count]
+        chunk, start = self.around(place, count)
+        return chunk[start : start + count]
 
     def close(self) -> None:
         self._file.close()
@@ -100,10 +112,17 @@ class HeldBytes:
 
     def __init__(self, data: memoryview):
         self._data, self.size = data, len(data)
+        self._start, self._chunk = 0, b""
 
-    def at(self, place: int, count: int) -> bytes:
-        """Returns `count` bytes from a place on, fewer at the end."""
-        return bytes(self._data[place : place + count])
+    def around(self, place: int, count: int) -> tuple[bytes, int]:
+        start = place - self._start
+        if 0 <= start <= len(self._chunk) - count:
+            return self._chunk, start
+        self._chunk = bytes(self._data[place : place + max(count, _CHUNK)])
+        self._start = place
+        return self._chunk, 0
+
+    at = FileBytes.at
 
     def close(self) -> None:
         self._data.release()
@@ -115,12 +134,14 @@ def label_of(value: object) -> Label:
     >>> label_of(3), label_of(" cat "), label_of([1, 2]), label_of(b"7")
     (3, 'cat', None, 7)
     """
-    if isinstance(value, bytes | bytearray):
-        value = bytes(value).decode("utf-8", "replace")
+    if isinstance(value, bytes):
+        if value.isdigit() and len(value) < 19:
+            return int(value)
+        value = value.decode("utf-8", "replace")
     if isinstance(value, str):
         text = value.strip()
         if text.isascii() and text.lstrip("+-").isdigit() and len(text) < 19:
-            return int(text)
+            return _whole(text)
         return text or None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -128,3 +149,10 @@ def label_of(value: object) -> Label:
         value = int(value)
         return value if -_MOST_NUMBER <= value < _MOST_NUMBER else str(value)
     return None
+
+
+def _whole(text: str) -> Label:
+    try:
+        return int(text)
+    except ValueError:  # several signs
+        return text

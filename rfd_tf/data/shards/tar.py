@@ -5,6 +5,7 @@ Source: POSIX.1-2017, pax, ustar interchange format; the GNU tar manual, "Basic 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ BLOCK = 512
 _BATCH = 1024
 _MOST_SIDE_BYTES = 1 << 20  # of a label or a name; more is no such thing
 _REGULAR = b"0\0007"
+_SHORT = 256  # bytes of a member that are read with its header: most labels
+_SLASH = 0x2F
+_OCTAL = 8 ** np.arange(5, -1, -1)
 _LABEL_KEYS = ("label", "cls", "class")
 
 
@@ -26,6 +30,7 @@ class _Member(NamedTuple):
     name: bytes
     place: int
     length: int
+    content: bytes | None  # of a short one
 
 
 class _Damaged(Exception):
@@ -45,18 +50,18 @@ def listing(data: FileBytes | HeldBytes, wanted: Wanted) -> Listing:
             the JSON object.
     """
     found = Listing()
-    columns: dict[str, None] = {}
-    sample: dict[str, _Member] = {}
+    columns: dict[bytes, None] = {}
+    sample: dict[bytes, _Member] = {}
     key = None
+    image_name = None if wanted.image is None else os.fsencode(wanted.image.lower().lstrip("."))
+    label_name = None if wanted.label is None else os.fsencode(wanted.label)
 
     def finish() -> None:
-        if not sample:
-            return
-        image = _image_of(sample, wanted.image)
-        labelled = _is_labelled(sample, wanted.label)
+        image = _image_of(sample, image_name)
+        labelled = b"cls" in sample or b"json" in sample or label_name in sample
         if image is None and not labelled:
             return  # a text beside the samples
-        label = _label_of(data, sample, wanted.label) if labelled else None
+        label = _label_of(data, sample, label_name) if labelled else None
         if image is None:
             name = next(iter(sample.values())).name
             found.add(_text(name), 0, 0, label, "no image beside its label")
@@ -66,24 +71,26 @@ def listing(data: FileBytes | HeldBytes, wanted: Wanted) -> Listing:
 
     try:
         for member in _members(data):
-            slash = member.name.rfind(b"/") + 1
-            dot = member.name.find(b".", slash)
-            if dot <= slash:
+            name = member.name
+            dot = name.find(b".", name.rfind(b"/") + 1)
+            if dot < 1 or name[dot - 1] == _SLASH:
                 continue  # hidden, or without an extension
-            if member.name[:dot] != key:
-                finish()
-                key, sample = member.name[:dot], {}
-            extension = os.fsdecode(member.name[dot + 1 :]).lower()
+            if name[:dot] != key:
+                if sample:
+                    finish()
+                key, sample = name[:dot], {}
+            extension = name[dot + 1 :].lower()
             sample.setdefault(extension, member)
             if extension not in columns and len(columns) < 100:
                 columns[extension] = None
-        finish()
+        if sample:
+            finish()
     except _Damaged as error:
         # (The sample before may have lost files that came behind it.)
-        if _image_of(sample, wanted.image):
+        if _image_of(sample, image_name):
             finish()
         found.cut(str(error), error.place, data.size)
-    found.columns = list(columns)
+    found.columns = list(map(_text, columns))
     return found
 
 
@@ -91,36 +98,41 @@ def _text(name: bytes) -> str:
     return os.fsdecode(name.removeprefix(b"./"))
 
 
-def _image_of(sample: dict[str, _Member], wanted: str | None) -> _Member | None:
+def _image_of(sample: dict[bytes, _Member], wanted: bytes | None) -> _Member | None:
     if wanted is not None:
-        return sample.get(wanted.lower().lstrip("."))
+        return sample.get(wanted)
     several = None
     for extension, member in sample.items():
-        if image_files.has_image_extension(f"a.{extension}"):
-            if "." not in extension:
+        if _is_image(extension):
+            if b"." not in extension:
                 return member
             several = several or member
     return several
 
 
-def _is_labelled(sample: dict[str, _Member], wanted: str | None) -> bool:
-    return "cls" in sample or "json" in sample or wanted in sample
+@functools.lru_cache(1000)
+def _is_image(extension: bytes) -> bool:
+    return image_files.has_image_extension(f"a.{os.fsdecode(extension)}")
 
 
-def _label_of(data: FileBytes | HeldBytes, sample: dict[str, _Member], wanted: str | None) -> Label:
-    extension = "cls" if wanted is None else wanted
-    if extension in sample and extension != "json":
+def _label_of(
+    data: FileBytes | HeldBytes, sample: dict[bytes, _Member], wanted: bytes | None
+) -> Label:
+    extension = b"cls" if wanted is None else wanted
+    if extension in sample and extension != b"json":
         return label_of(_content(data, sample[extension]))
-    if "json" not in sample:
+    if b"json" not in sample:
         return None
-    content = _json(_content(data, sample["json"]))
+    content = _json(_content(data, sample[b"json"]))
     if not isinstance(content, dict):
         return label_of(content)
-    keys = _LABEL_KEYS if wanted is None else (wanted,)
+    keys = _LABEL_KEYS if wanted is None else (os.fsdecode(wanted),)
     return next((label_of(content[key]) for key in keys if key in content), None)
 
 
 def _content(data: FileBytes | HeldBytes, member: _Member) -> bytes:
+    if member.content is not None:
+        return member.content
     return data.at(member.place, member.length) if member.length <= _MOST_SIDE_BYTES else b""
 
 
@@ -167,15 +179,22 @@ def _sound(heads: list[bytes]) -> int:
     if not heads:
         return 0
     table = np.frombuffer(b"".join(heads), np.uint8).reshape(-1, BLOCK)
-    stored = [_number(head[148:156]) for head in heads]
+    digits = table[:, 148:154].astype(np.int32) - 48
+    stored = digits @ _OCTAL
+    for row in np.flatnonzero((digits < 0).any(1) | (digits > 7).any(1)):
+        stored[row] = _number(heads[row][148:156])
     # (The checksum itself counts as spaces.)
-    sums = table.sum(1, dtype=np.int64) - table[:, 148:156].sum(1, dtype=np.int64) + 8 * 32
-    wrong = np.flatnonzero(sums != np.array(stored, np.int64))
+    sums = table.sum(1, dtype=np.int32) - table[:, 148:156].sum(1, dtype=np.int32) + 8 * 32
+    wrong = np.flatnonzero(sums != stored)
     return int(wrong[0]) if len(wrong) else len(heads)
 
 
 def _number(field: bytes) -> int:
     """Returns an octal number of a header, or a large one in base 256; -1 if it is none."""
+    try:
+        return int(field[:-1], 8)
+    except ValueError:
+        pass
     try:
         if field[0] & 0x80:
             return int.from_bytes(field[1:], "big")
@@ -190,7 +209,8 @@ def _walk(data: FileBytes | HeldBytes, heads: list[bytes], places: list[int]) ->
     long_name: bytes | None = None
     long_size: int | None = None
     while place < size:
-        head = data.at(place, BLOCK)
+        chunk, i = data.around(place, min(BLOCK + _SHORT, size - place))
+        head = chunk[i : i + BLOCK]
         if len(head) < BLOCK:
             raise _Damaged(place, "cut off")
         if head[0] == 0:
@@ -216,15 +236,18 @@ def _walk(data: FileBytes | HeldBytes, heads: list[bytes], places: list[int]) ->
                 long_name, long_size = _extended(text, long_name)
         elif kind not in b"Kg":
             if kind in _REGULAR:
-                yield _Member(long_name or _name(head), start, length)
+                i += BLOCK
+                content = chunk[i : i + length] if length <= _SHORT else None
+                yield _Member(long_name or _name(head), start, length, content)
             long_name = long_size = None
         place = start + -(-length // BLOCK) * BLOCK
 
 
 def _name(head: bytes) -> bytes:
-    name = head[:100].split(b"\0", 1)[0]
+    end = head.find(b"\0", 0, 100)
+    name = head[: 100 if end < 0 else end]
     # (GNU's own format, "ustar  ", has times where this one has the folder.)
-    if head[257:263] == b"ustar\0" and head[345]:
+    if head[345] and head[257:263] == b"ustar\0":
         return head[345:500].split(b"\0", 1)[0] + b"/" + name
     return name
 

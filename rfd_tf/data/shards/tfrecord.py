@@ -10,23 +10,25 @@ tensorflow/core/example.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
 
 import numpy as np
 
-from rfd_tf.data.shards.listing import FileBytes, HeldBytes, Label, Listing, Wanted, label_of
+from rfd_tf.data.shards.listing import FileBytes, HeldBytes, Listing, Wanted, label_of
 
 _HEAD, _TAIL = 12, 4
 _BATCH = 1024
-_IMAGES = ("image/encoded", "image")
-_LABELS = ("image/class/label", "label")
-_NAME = "image/filename"
+_IMAGES = (b"image/encoded", b"image")
+_LABELS = (b"image/class/label", b"label")
+_NAME = b"image/filename"
 _MOST_SIDE_BYTES = 1 << 16
 _MOST_KEY = 1024
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 _BYTES_LIST, _INT64_LIST = 1, 3
+# Tags of fields 1, 2 and 3 that hold bytes; how much of a feature is looked at in one piece.
+_FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
+_NEAR = 96
 
 
 class _Broken(Exception):
@@ -41,8 +43,8 @@ def listing(data: FileBytes | HeldBytes, wanted: Wanted) -> Listing:
         wanted: names of features.
     """
     found = Listing()
-    images = _IMAGES if wanted.image is None else (wanted.image,)
-    labels = _LABELS if wanted.label is None else (wanted.label,)
+    images = _IMAGES if wanted.image is None else (wanted.image.encode(),)
+    labels = _LABELS if wanted.label is None else (wanted.label.encode(),)
     records: list[tuple[int, int, bytes]] = []
     place, damage = 0, None
     while place < data.size and damage is None:
@@ -70,51 +72,101 @@ def _add(
     data: FileBytes | HeldBytes,
     start: int,
     length: int,
-    images: tuple[str, ...],
-    labels: tuple[str, ...],
+    images: tuple[bytes, ...],
+    labels: tuple[bytes, ...],
 ) -> None:
+    label, name, place = None, "", None
     try:
-        features = dict(_features(data, start, start + length))
-    except _Broken:
+        features = _features(data, start, start + length)
+        for key in images:
+            if key in features:
+                place = _place(data, *features[key])
+                break
+        for key in labels:
+            if key in features:
+                label = label_of(_first(data, *features[key]))
+                break
+        if _NAME in features:
+            value = _first(data, *features[_NAME])
+            name = os.fsdecode(value) if isinstance(value, bytes) else ""
+    except (_Broken, IndexError):
         found.add("", 0, 0, None, "not a tf.train.Example")
         return
     if not found.columns:
-        found.columns = [shown for shown in features if shown.isprintable()]
-    label = next((_label(data, *features[key]) for key in labels if key in features), None)
-    name = ""
-    if _NAME in features:
-        value = _first(data, *features[_NAME])
-        name = os.fsdecode(value) if isinstance(value, bytes) else ""
-    image = next((features[key] for key in images if key in features), None)
-    place = _place(data, *image) if image is not None else None
+        columns = (key.decode("utf-8", "replace") for key in features)
+        found.columns = [column for column in columns if column.isprintable()]
     if place is None:
-        found.add(name, 0, 0, label, f"no bytes in the feature {' or '.join(images)}")
+        tried = b" or ".join(images).decode("utf-8", "replace")
+        found.add(name, 0, 0, label, f"no bytes in the feature {tried}")
     else:
         found.add(name, *place, label, "" if place[1] else "empty file")
 
 
-def _features(
-    data: FileBytes | HeldBytes, start: int, end: int
-) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Yields the name of each feature of an Example, and from where to where it goes."""
-    for number, wire, first, last in _fields(data, start, end):
+def _features(data: FileBytes | HeldBytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
+    """Returns the name of each feature of an Example, and from where to where it goes."""
+    found: dict[bytes, tuple[int, int]] = {}
+    if only := _only(data, start, end, _FIRST):
+        place, last = only
+        while place < last:
+            place = _entry(data, place, last, found)
+        return found
+    for number, wire, place, last in _fields(data, start, end):
         if number != 1 or wire != _BYTES:
             continue
-        for entry, wire, begin, stop in _fields(data, first, last):
-            if entry != 1 or wire != _BYTES:
-                continue
+        while place < last:
+            place = _entry(data, place, last, found)
+    return found
+
+
+def _entry(
+    data: FileBytes | HeldBytes, place: int, last: int, found: dict[bytes, tuple[int, int]]
+) -> int:
+    """Adds the feature of an entry of the map, and returns where the next entry begins."""
+    chunk, i = data.around(place, _NEAR)
+    if chunk[i] == _FIRST:
+        length, j = _varint_in(chunk, i + 1)
+        stop = place + j - i + length
+        if stop <= last and length and chunk[j] == _FIRST and chunk[j + 1] < 64:
+            # As it is written everywhere: the key, then the feature.
+            a = j + 2
+            b = a + chunk[j + 1]
+            if place + b - i < stop and chunk[b] == _SECOND:
+                size, k = _varint_in(chunk, b + 1)
+                first = place + k - i
+                if first + size == stop:
+                    found[chunk[a:b]] = first, stop
+                    return stop
+    for number, wire, begin, stop in _fields(data, place, last):
+        if number == 1 and wire == _BYTES:
             key, feature = None, None
             for part, wire, a, b in _fields(data, begin, stop):
                 if part == 1 and wire == _BYTES and b - a <= _MOST_KEY:
-                    key = data.at(a, b - a).decode("utf-8", "replace")
+                    key = data.at(a, b - a)
                 elif part == 2 and wire == _BYTES:
-                    feature = (a, b)
+                    feature = a, b
             if key is not None and feature is not None:
-                yield key, feature
+                found[key] = feature
+            return stop
+        place = stop
+    return last
+
+
+def _only(data: FileBytes | HeldBytes, start: int, end: int, tag: int) -> tuple[int, int] | None:
+    """Returns where the content of a message's only field is; None where it has another form."""
+    chunk, i = data.around(start, min(12, end - start))
+    if start < end and chunk[i] == tag:
+        length, j = _varint_in(chunk, i + 1)
+        first = start + j - i
+        if first + length == end:
+            return first, end
+    return None
 
 
 def _place(data: FileBytes | HeldBytes, start: int, end: int) -> tuple[int, int] | None:
     """Returns offset and length of the first value of a list of bytes; None if there is none."""
+    if values := _only(data, start, end, _FIRST):
+        if value := _only(data, *values, _FIRST):
+            return value[0], value[1] - value[0]
     for kind, wire, a, b in _fields(data, start, end):
         if kind == _BYTES_LIST and wire == _BYTES:
             for number, wire, first, last in _fields(data, a, b):
@@ -125,6 +177,9 @@ def _place(data: FileBytes | HeldBytes, start: int, end: int) -> tuple[int, int]
 
 def _first(data: FileBytes | HeldBytes, start: int, end: int) -> bytes | int | None:
     """Returns the first value of a feature that holds texts or whole numbers."""
+    if numbers := _only(data, start, end, _THIRD):
+        if (packed := _only(data, *numbers, _FIRST)) and packed[0] < packed[1]:
+            return _signed(_varint(data, *packed)[0])
     if place := _place(data, start, end):
         return data.at(*place) if place[1] <= _MOST_SIDE_BYTES else None
     for kind, wire, a, b in _fields(data, start, end):
@@ -137,15 +192,9 @@ def _first(data: FileBytes | HeldBytes, start: int, end: int) -> bytes | int | N
     return None
 
 
-def _label(data: FileBytes | HeldBytes, start: int, end: int) -> Label:
-    try:
-        return label_of(_first(data, start, end))
-    except _Broken:
-        return None
-
-
 def _signed(value: int) -> int:
-    return struct.unpack("<q", (value & (1 << 64) - 1).to_bytes(8, "little"))[0]
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
 
 
 def _fields(
@@ -177,11 +226,28 @@ def _fields(
 
 def _varint(data: FileBytes | HeldBytes, place: int, end: int) -> tuple[int, int]:
     value = shift = 0
-    for byte in data.at(place, min(10, end - place)):
+    most = min(10, end - place)
+    chunk, i = data.around(place, most)
+    for byte in chunk[i : i + most]:
         value |= (byte & 0x7F) << shift
         place += 1
         if byte < 0x80:
             return value, place
+        shift += 7
+    raise _Broken
+
+
+def _varint_in(chunk: bytes, i: int) -> tuple[int, int]:
+    """Returns a number in bytes, and where it ends."""
+    byte = chunk[i]
+    if byte < 0x80:
+        return byte, i + 1
+    value, shift = byte & 0x7F, 7
+    for place in range(i + 1, i + 10):
+        byte = chunk[place]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place + 1
         shift += 7
     raise _Broken
 
