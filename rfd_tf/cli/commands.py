@@ -19,6 +19,7 @@ COMMANDS = {
         "saliency",
         "import-torch",
         "import-caffe",
+        "shard",
         "info",
     )
 }

@@ -15,6 +15,7 @@ from rfd_tf.data.base import Source
 from rfd_tf.data.folder import folder_ids
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings
+from rfd_tf.data.shards.paths import looks_like_shards
 from rfd_tf.data.sources import DATASETS, load, splits
 from rfd_tf.data.tfds_source import tfds
 from rfd_tf.errors import UserError
@@ -212,6 +213,10 @@ class RunImages:
             uint64, as of `Source.image_ids`; None where it is not known.
         """
         try:
+            if self.data_dir and looks_like_shards(self.data_dir):
+                from rfd_tf.data.shards.source import shard_ids  # which imports Arrow
+
+                return shard_ids(self.data_dir)
             if self.data_dir:
                 return folder_ids(self.data_dir)
             if not self.dataset:
@@ -234,7 +239,8 @@ def place_of(data: str | os.PathLike) -> dict[str, str]:
 
     Args:
         data: an existing folder comes first. Otherwise a path that begins with `/`, `.` or `~`
-            or ends with `/` is a `data_dir`, and all else a `dataset`: embedded or of TFDS.
+            or ends with `/`, and shards (`"photos-*.tar"`) are a `data_dir`, and all else is a
+            `dataset`: embedded or of TFDS.
 
     >>> place_of("digits"), place_of("coco/2017"), place_of("./photos")
     ({'dataset': 'digits'}, {'dataset': 'coco/2017'}, {'data_dir': './photos'})
@@ -245,7 +251,8 @@ def place_of(data: str | os.PathLike) -> dict[str, str]:
         exists = path.exists()
     except (OSError, ValueError):  # too long for a path, or with a null character
         exists = False
-    if exists or text.startswith(("/", ".", "~")) or text.endswith(("/", os.sep)):
+    named = text.startswith(("/", ".", "~")) or text.endswith(("/", os.sep))
+    if exists or named or looks_like_shards(text):
         return {"data_dir": text}
     return {"dataset": text}
 

@@ -14,6 +14,7 @@ from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
+from rfd_tf.data.shards.paths import looks_like_shards
 from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
 from rfd_tf.errors import UserError, unknown
 
@@ -126,7 +127,8 @@ def load(
     Args:
         dataset: a name in `DATASETS`, or of a TFDS image dataset, as `tfds.builder` takes it
             (`"cifar10"`, `"imagenet_resized/64x64"`).
-        data_dir: a folder of images, see `image_folder`.
+        data_dir: a folder of images, see `image_folder`; or shards: a file, a folder or a pattern
+            of `.tar`, `.tfrecord` or `.parquet`, see `rfd_tf.data.shards.shard_source`.
         split: which part of the dataset; other sources have no splits and ignore it.
         tfds_dir: where TFDS datasets lie, or None for TFDS' own default.
         download: whether TFDS may download and prepare the dataset.
@@ -157,6 +159,10 @@ def load(
         return photo_crops(photos, max_megapixels=max_megapixels, **photo_options or {})
     if classes and (dataset is None or dataset in DATASETS):
         raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
+    if data_dir is not None and looks_like_shards(data_dir):
+        from rfd_tf.data.shards.source import shard_source  # which imports Arrow
+
+        return shard_source(data_dir, max_skipped=max_skipped, max_megapixels=max_megapixels)
     if data_dir is not None:
         return image_folder(
             data_dir,

@@ -239,6 +239,17 @@ def shard_source(
     return table.source(max_skipped, max_megapixels, pixels)
 
 
+def shard_ids(data: paths.Shards) -> np.ndarray:
+    """Returns the ids of the images in shards, readable or not, see `Source.image_ids`.
+
+    Raises:
+        UserError: see `shard_source`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is left out has been named before
+        return shard_source(data, max_skipped=1.0, verify="header").image_ids()
+
+
 class _Listed(NamedTuple):
     """A shard, its length in bytes and what it holds."""
 

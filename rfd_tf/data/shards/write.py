@@ -79,22 +79,35 @@ def write_shards(
         raise UserError(f"images_per_shard must be 1 or more, got {images_per_shard}")
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size must be 1 or more pixels, got {image_size}")
-    images = _images(source, image_size)
     output = absolute(output)
+    check_output(output)
+    images = _images(source, image_size)
     with _new_folder(output) as folder:
         _write(source, images, folder, format, images_per_shard, image_size)
     return output
+
+
+def check_output(output: str | os.PathLike) -> None:
+    """Makes sure that a folder to write does not exist, or is empty.
+
+    Raises:
+        UserError: it holds something, is no folder, or cannot be read.
+    """
+    output = absolute(output)
+    try:
+        taken = output.exists() and (not output.is_dir() or any(output.iterdir()))
+    except OSError as error:
+        raise UserError(f"cannot write to --output '{output}': {error.strerror}") from None
+    if taken:
+        raise UserError(
+            f"--output '{output}' exists and is not an empty folder; give another one, or remove it"
+        )
 
 
 @contextlib.contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """Gives a folder to write to, which takes its name when all has been written."""
     try:
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise UserError(
-                f"--output '{output}' exists and is not an empty folder; give another one, or "
-                "remove it"
-            )
         output.parent.mkdir(parents=True, exist_ok=True)
         writing = output.with_name(f".{os.getpid()}.{output.name}")
         writing.mkdir()
