@@ -347,7 +347,8 @@ class PretrainConfig:
     Args:
         dataset: embedded dataset (digits) or TFDS image dataset by name.
         data_dir: training images: a folder, flat or nested; several with commas between them; or
-            a list of files (.csv, .tsv, .txt, .jsonl), see rfd_tf.data.image_list.
+            a list of files (.csv, .tsv, .txt, .jsonl), see rfd_tf.data.image_list; or shards (.tar,
+            .tfrecord, .parquet), see rfd_tf.data.shards.
         data_root: folder that the paths in a list of images are relative to; the list's own if not
             given.
         train_split: split of `dataset` to train on, such as train or train[:60%]; of a list with a

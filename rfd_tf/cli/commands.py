@@ -20,6 +20,7 @@ COMMANDS = {
         "saliency",
         "import-torch",
         "import-caffe",
+        "shard",
         "info",
     )
 }

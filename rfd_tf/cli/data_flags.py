@@ -19,8 +19,9 @@ _FILES = ("data_dir", "calibration_dir")
 
 #: What --data takes.
 FORMS = (
-    "a folder, several (a,b), a list of files (.csv, .tsv, .txt, .jsonl), an embedded dataset "
-    "(digits) or a TFDS dataset by name"
+    "a folder, several (a,b), a list of files (.csv, .tsv, .txt, .jsonl), shards (.tar, .tfrecord, "
+    ".parquet: a file, a folder or a pattern), an embedded dataset (digits) or a TFDS dataset by "
+    "name"
 )
 
 

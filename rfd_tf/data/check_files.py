@@ -31,8 +31,32 @@ _COMPLAINT = re.compile(
 )
 
 
+class Files:
+    """Image files, as `settle` reads them. What else holds images defines the same methods."""
+
+    def __init__(self, paths: Sequence[bytes]):
+        self._paths = paths
+
+    def name(self, row: int) -> str:
+        """Returns what to call an image in messages."""
+        return os.fsdecode(self._paths[row])
+
+    def content(self, row: int) -> str | bytes:
+        """Returns an image's path, or its bytes."""
+        return os.fsdecode(self._paths[row])
+
+    def dataset(self, rows: Sequence[int]) -> tf.data.Dataset:
+        """Returns a dataset of what `read` takes, string scalars, in the order of the rows."""
+        return tf.data.Dataset.from_tensor_slices([self._paths[row] for row in rows])
+
+    def read(self, origin: tf.Tensor) -> tf.Tensor:
+        """Returns the bytes of an image."""
+        return tf.io.read_file(origin)
+
+
 def decode_all(
-    paths: Sequence[bytes],
+    files: Files,
+    rows: Sequence[int],
     kinds: Sequence[int],
     shape: tuple[int, int] | None,
     progress: Callable[[int], object],
@@ -40,8 +64,9 @@ def decode_all(
     """Decodes image files in parallel, to learn which can be decoded.
 
     Args:
-        paths: of the files.
-        kinds: of the images, see `image_files`.
+        files: where the images are.
+        rows: N of the images.
+        kinds: of each, see `image_files`.
         shape: height and width, where all images have the same and the pixels are wanted.
         progress: called with a number of images as they are done.
 
@@ -50,22 +75,24 @@ def decode_all(
         (black where not decodable), else None.
     """
     possible = tuple(sorted({int(kind) for kind in kinds}))
-    decodable = np.zeros(len(paths), bool)
-    pixels = np.zeros((len(paths), *shape, 3), np.uint8) if shape else None
+    decodable = np.zeros(len(rows), bool)
+    pixels = np.zeros((len(rows), *shape, 3), np.uint8) if shape else None
 
     @tf.autograph.experimental.do_not_convert  # nothing branches on a tensor; converting is slow
-    def attempt(index: tf.Tensor, path: tf.Tensor, kind: tf.Tensor):
-        contents = tf.io.read_file(path)
+    def attempt(described: tuple[tf.Tensor, tf.Tensor], origin: tf.Tensor):
+        index, kind = described
+        contents = files.read(origin)
         if shape:
             return index, tf.ensure_shape(decode(contents, kind, possible), [*shape, 3])
         return index, decoded_height(contents, kind, possible)
 
     with tf.device("/CPU:0"):
-        files = tf.data.Dataset.from_tensor_slices(
-            (np.arange(len(paths)), list(paths), np.asarray(kinds, np.int32))
+        described = tf.data.Dataset.from_tensor_slices(
+            (np.arange(len(rows)), np.asarray(kinds, np.int32))
         )
+        images = tf.data.Dataset.zip(described, files.dataset(rows))
         # An image that raises is left out of what comes back: its index is missing then.
-        done = files.map(attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
+        done = images.map(attempt, num_parallel_calls=tf.data.AUTOTUNE, deterministic=False)
         done = done.ignore_errors().batch(_BATCH).prefetch(2)
         for indices, images in done.as_numpy_iterator():
             decodable[indices] = True
@@ -76,7 +103,7 @@ def decode_all(
 
 
 def settle(
-    paths: Sequence[bytes],
+    files: Files,
     headers: Sequence[Header],
     shape: tuple[int, int] | None = None,
     progress: Callable[[int, str], AbstractContextManager] = lambda total, what: _NO_BAR,
@@ -87,8 +114,8 @@ def settle(
     named in one warning and left to Pillow, which does not repeat the complaint at every reading.
 
     Args:
-        paths: N files.
-        headers: of the files.
+        files: where N images are.
+        headers: of the images.
         shape: see `decode_all`.
         progress: called with a number of images and what is done; returns a progress bar, or None.
 
@@ -97,21 +124,23 @@ def settle(
         `[N, H, W, 3]` if `shape` was given (black where not decodable), else None.
     """
     settled: list[Header | str] = list(headers)
-    pixels = np.zeros((len(paths), *shape, 3), np.uint8) if shape else None
+    pixels = np.zeros((len(headers), *shape, 3), np.uint8) if shape else None
 
     def attempt(rows: Sequence[int], what: str) -> np.ndarray:
         """Returns those of the rows that cannot be decoded."""
         kinds = [settled[row].kind for row in rows]
         with progress(len(rows), what) as bar:
             update = bar.update if bar is not None else (lambda count: None)
-            decodable, found = decode_all([paths[row] for row in rows], kinds, shape, update)
+            decodable, found = decode_all(files, rows, kinds, shape, update)
         if pixels is not None:
             pixels[rows] = found
         return np.asarray(rows)[~decodable]
 
     with _held_back() as complaints:
-        failed = attempt(range(len(paths)), "Checking images") if len(paths) else []
-        others = {row: image_files.other_decoder(settled[row], _text(paths[row])) for row in failed}
+        failed = attempt(range(len(headers)), "Checking images") if headers else []
+        others = {
+            row: image_files.other_decoder(settled[row], files.content(row)) for row in failed
+        }
         again = [row for row, other in others.items() if other is not None]
         for row in again:
             settled[row] = others[row]
@@ -119,14 +148,14 @@ def settle(
         if again:
             failed |= set(attempt(again, "Trying again").tolist())
         for row in failed:
-            settled[row] = _why(_text(paths[row]))
+            settled[row] = _why(files.content(row))
         read = [row for row, header in enumerate(settled) if isinstance(header, Header)]
         jpegs = [row for row in read if settled[row].kind == image_files.JPEG]
-        damaged = _complained_of(complaints, paths, jpegs)
+        damaged = _complained_of(complaints, files, jpegs)
     for row in damaged:
-        settled[row] = image_files.other_decoder(settled[row], _text(paths[row]))
+        settled[row] = image_files.other_decoder(settled[row], files.content(row))
     if damaged:
-        named = [f"'{shown(_text(paths[row]))}' ({why})" for row, why in damaged.items()]
+        named = [f"'{shown(files.name(row))}' ({why})" for row, why in damaged.items()]
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         warnings.warn(
             f"damaged but read: {', '.join(named[:_NAMED])}{more}; repair or remove them",
@@ -135,13 +164,9 @@ def settle(
     return settled, pixels
 
 
-def _text(path: bytes) -> str:
-    return os.fsdecode(path)
-
-
-def _why(path: str) -> str:
+def _why(content: str | bytes) -> str:
     try:
-        image_files.read_rgb(path, float("inf"))
+        image_files.read_rgb(content, float("inf"))
     except Exception as error:  # Pillow raises many types on broken files
         return image_files.reason_of(error)
     return "its pixels are not what its header promises"
@@ -183,9 +208,7 @@ def _held_back() -> Iterator[BinaryIO | None]:
             os.write(2, rest)
 
 
-def _complained_of(
-    held: BinaryIO | None, paths: Sequence[bytes], jpegs: Sequence[int]
-) -> dict[int, str]:
+def _complained_of(held: BinaryIO | None, files: Files, jpegs: Sequence[int]) -> dict[int, str]:
     """Returns the rows of the JPEG files that libjpeg complains of, and its words."""
 
     def said_since(place: int) -> list[bytes]:
@@ -198,7 +221,9 @@ def _complained_of(
     for row in jpegs:
         place = os.fstat(held.fileno()).st_size
         with contextlib.suppress(tf.errors.OpError):
-            decoded_height(tf.io.read_file(paths[row]), image_files.JPEG, (image_files.JPEG,))
+            content = files.content(row)
+            content = tf.io.read_file(content) if isinstance(content, str) else tf.constant(content)
+            decoded_height(content, image_files.JPEG, (image_files.JPEG,))
         if os.fstat(held.fileno()).st_size > place and (said := said_since(place)):
             found[row] = said[0].decode("ascii", "replace").strip()
             if len(found) == wanted:

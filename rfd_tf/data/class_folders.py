@@ -53,6 +53,15 @@ def are_splits(names: Sequence[str]) -> bool:
     return bool(tests) and (not words.isdisjoint(_TRAIN) or len(words) > 1 and words == tests)
 
 
+def is_split(name: str) -> bool:
+    """Whether a name is that of a part of a dataset.
+
+    >>> is_split("train"), is_split("cats")
+    (True, False)
+    """
+    return _split_word(name) in (*_TRAIN, *_TEST)
+
+
 def _split_word(name: str) -> str:
     """What a folder's name says of a split: "train" of "Train2017", "train_images", "train set"."""
     word, before = name.casefold(), None

@@ -182,7 +182,7 @@ def image_folder(
     """
     given = [directory] if isinstance(directory, str | os.PathLike) else directory
     paths = [os.fspath(expanded(path)) for path in given]
-    _check_options(max_skipped, verify)
+    check_options(max_skipped, verify)
     scans = [_scan(path, leave_out) for path in paths]
     folders = Folders.of(paths, [len(scan.files) for scan in scans])
     files = scans[0].files
@@ -306,7 +306,7 @@ def read_files(
         **described: "name" of the source, and "labels" int64 `[len(files)]` with "class_names",
             where these do not follow from the folders.
     """
-    _check_options(max_skipped, verify, max_megapixels)
+    check_options(max_skipped, verify, max_megapixels)
     with warnings.catch_warnings():
         # What Pillow finds odd, and reads or refuses, is noise here.
         warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -318,9 +318,10 @@ def read_files(
     return found.source(max_skipped, pixels, **described)
 
 
-def _check_options(
+def check_options(
     max_skipped: float, verify: str, max_megapixels: float = image_files.MAX_MEGAPIXELS
 ) -> None:
+    """Refuses values out of the range of these arguments of `image_folder`."""
     if verify not in ("auto", "full", "header"):
         raise unknown("verify", verify, ("auto", "full", "header"))
     if not 0.0 <= max_skipped <= 1.0:
@@ -421,16 +422,17 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False  # a link to itself
 
 
-def _progress(total: int, what: str) -> Any:
+def progress(total: int, what: str, unit: str = " images", least: int = _PROGRESS_FROM) -> Any:
+    """Returns a progress bar, which is shown from `least` on."""
     from rfd_tf.progress import tqdm
 
     return tqdm(
         total=total,
         desc=what,
-        unit=" images",
+        unit=unit,
         file=sys.stderr,
         leave=False,
-        disable=True if total < _PROGRESS_FROM else None,
+        disable=True if total < least else None,
     )
 
 
@@ -440,7 +442,7 @@ def in_threads(work: Callable, items: Sequence, what: str) -> list:
     # Slow storage is where threads gain most, hence more of them than cores. What takes but
     # microseconds is done sooner without; so each block begins with a trial.
     workers = min(16, 2 * (os.cpu_count() or 1) + 2)
-    with ThreadPoolExecutor(workers) as pool, _progress(len(items), what) as bar:
+    with ThreadPoolExecutor(workers) as pool, progress(len(items), what) as bar:
 
         def some(start: int) -> list:
             return [work(item) for item in items[start : start + _CHUNK]]
@@ -454,6 +456,16 @@ def in_threads(work: Callable, items: Sequence, what: str) -> list:
                 results.extend(chunk)
                 bar.update(len(chunk))
     return results
+
+
+def fit(headers: Sequence[Header], cache_bytes: int) -> bool:
+    """Returns whether images with these headers can be kept in memory as one array."""
+    shapes = {header[1:] for header in headers}
+    if len(shapes) != 1:
+        return False
+    height, width, orientation = shapes.pop()
+    small = len(headers) * height * width * 3 <= cache_bytes
+    return small and max(height, width) <= _CACHED_SIDE and orientation == 1
 
 
 class _Found:
@@ -515,13 +527,7 @@ class _Found:
 
     def fit(self, cache_bytes: int) -> bool:
         """Tells whether the images, by their headers, can be kept in memory as one array."""
-        good = self.good()
-        shapes = {self.headers[i][1:] for i in good}
-        if len(shapes) != 1:
-            return False
-        height, width, orientation = shapes.pop()
-        small = len(good) * height * width * 3 <= cache_bytes
-        return small and max(height, width) <= _CACHED_SIDE and orientation == 1
+        return fit([self.headers[i] for i in self.good()], cache_bytes)
 
     def check(self, keep: bool) -> np.ndarray | None:
         """Decodes all images. Where that fails, the reason takes the header's place.
@@ -537,10 +543,10 @@ class _Found:
             return None
         from rfd_tf.data import check_files
 
-        paths = [os.fsencode(self.path(i)) for i in tried]
+        files = check_files.Files([os.fsencode(self.path(i)) for i in tried])
         headers = [self.headers[i] for i in tried]
         shape = headers[0][1:3] if keep else None
-        settled, pixels = check_files.settle(paths, headers, shape, _progress)
+        settled, pixels = check_files.settle(files, headers, shape, progress)
         for i, header in zip(tried, settled, strict=True):
             self.headers[i] = header
         rows = [row for row, header in enumerate(settled) if isinstance(header, Header)]
@@ -562,16 +568,7 @@ class _Found:
         skipped = [
             (file_name_to_text(self.names[i], one_line=True), str(self.headers[i])) for i in bad
         ]
-        if len(bad) > max_skipped * len(self.names) or not good:
-            named = ", ".join(f"{shown(name)} ({reason})" for name, reason in skipped[:_NAMED])
-            more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-            way_out = f", or raise --max_skipped (now {max_skipped:g})" if good else ""
-            raise UserError(
-                f"{len(bad)} of {len(self.names)} images in {self.where} cannot be decoded: "
-                f"{named}{more}; repair, convert or remove them{way_out}"
-            )
-        if skipped:
-            warnings.warn(_left_out(self.where, skipped, len(self.names)), stacklevel=2)
+        report_skipped(self.where, skipped, len(bad), len(self.names), len(good), max_skipped)
         if "labels" in described_otherwise:
             labels, class_names = described_otherwise.pop("labels"), None
             labels = None if labels is None else labels[self.positions[good]]
@@ -652,7 +649,41 @@ def file_ids(root: str, names: Sequence[str]) -> np.ndarray:
     return found
 
 
-def _left_out(where: str, skipped: list[tuple[str, str]], total: int) -> str:
+def report_skipped(
+    where: str,
+    skipped: list[tuple[str, str]],
+    lost: int,
+    total: int,
+    good: int,
+    max_skipped: float,
+) -> None:
+    """Warns of images that are left out.
+
+    Args:
+        where: where the images are, for the message.
+        skipped: name and reason of each.
+        lost: how many they are; more than the names where a shard stands for its images.
+        total: how many images there are with them.
+        good: how many remain.
+        max_skipped: the largest fraction that may be left out.
+
+    Raises:
+        UserError: they are more than that.
+    """
+    if lost > max_skipped * total or not good:
+        named = ", ".join(f"{shown(name)} ({reason})" for name, reason in skipped[:_NAMED])
+        more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+        way_out = f", or raise --max_skipped (now {max_skipped:g})" if good else ""
+        about = "about " if lost > len(skipped) else ""
+        raise UserError(
+            f"{about}{lost} of {total} images in {where} cannot be decoded: "
+            f"{named}{more}; repair, convert or remove them{way_out}"
+        )
+    if skipped:
+        warnings.warn(_left_out(where, skipped, lost, total), stacklevel=3)
+
+
+def _left_out(where: str, skipped: list[tuple[str, str]], lost: int, total: int) -> str:
     """Returns a line that counts the images left out, by the reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in skipped:
@@ -664,4 +695,5 @@ def _left_out(where: str, skipped: list[tuple[str, str]], total: int) -> str:
     ]
     if len(most) > _REASONS:
         parts.append(f"{sum(len(names) for _, names in most[_REASONS:])} for other reasons")
-    return f"{len(skipped)} of {total} images in {where} are left out: {'; '.join(parts)}"
+    about = "about " if lost > len(skipped) else ""
+    return f"{about}{lost} of {total} images in {where} are left out: {'; '.join(parts)}"

@@ -14,6 +14,7 @@ from rfd_tf import paths
 from rfd_tf.data import file_list
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import folder_ids, image_folder
+from rfd_tf.data.shards.paths import looks_like_shards
 from rfd_tf.errors import UserError, shown
 
 # Several, in text; a comma within braces belongs to a pattern.
@@ -49,16 +50,33 @@ def _list_ids(path: str, data_root: Any = None, split: str | None = None) -> np.
 
 _LIST = Reader(_read_list, file_list.list_splits, _list_ids)
 
+
+def _read_shards(path: str, data_root: Any = None, split: Any = None, **options: Any) -> Source:
+    from rfd_tf.data.shards import source  # which imports Arrow
+
+    return source.shard_source(path, **options)
+
+
+def _shard_ids(path: str, **options: Any) -> np.ndarray:
+    from rfd_tf.data.shards import source
+
+    return source.shard_ids(path)
+
+
+_SHARDS = Reader(_read_shards, ids=_shard_ids)
+
 #: Pattern of a file's name, in lower case -> its reader. What is a folder is never read by these.
 READERS: dict[str, Reader] = {f"*{ending}": _LIST for ending in paths.LISTS}
 
 
 def reader_of(path: str) -> Reader | None:
-    """Returns how a file, or a pattern of files, is read; None for folders and all else.
+    """Returns how a file, a pattern of files or a folder of shards is read; None for all else.
 
     >>> reader_of("photos/train.csv") is reader_of("TRAIN.TSV"), reader_of("photos")
     (True, None)
     """
+    if looks_like_shards(path):
+        return _SHARDS
     if os.path.isdir(paths.expanded(path)) or path.endswith("/"):
         return None
     name = os.path.basename(path).lower()

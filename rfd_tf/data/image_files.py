@@ -267,12 +267,17 @@ def _by_pillow(header: Header) -> Header:
     return Header(PILLOW, *sides, 1)
 
 
-def other_decoder(header: Header, path: str) -> Header | None:
-    """Returns the header for a second opinion, from the decoder that did not fail; None if none."""
+def other_decoder(header: Header, image: str | bytes) -> Header | None:
+    """Returns the header for a second opinion, from the decoder that did not fail; None if none.
+
+    Args:
+        header: by which it failed.
+        image: path of the file, or its content.
+    """
     if header.kind != PILLOW:
         return _by_pillow(header)
     try:
-        with open(path, "rb") as file:
+        with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
             found = sniff(file.read(HEAD_BYTES))
             if found == "JPEG" and (size := file_heads.jpeg_size(file)):
                 return Header(JPEG, *size, 1)

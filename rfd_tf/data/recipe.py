@@ -72,14 +72,19 @@ class Recipe:
         if self.order is not None:
             first = (step - self.order_step) * self.batch_size
             return self.local(tf.slice(self.order, [first], [self.batch_size]))
-        epoch, place = step // self.steps_per_epoch, step % self.steps_per_epoch
-        positions = place * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+        epoch, positions = self.positions(step)
         return tf.raw_ops.RandomIndexShuffle(
-            index=self.local(positions),
+            index=positions,
             seed=tf.stack([tf.constant(_SHUFFLE_KEY, tf.int64), self.seed, epoch]),
             max_index=tf.constant(count - 1, tf.int64),
             rounds=_SHUFFLE_ROUNDS,
         )
+
+    def positions(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the epoch of a step, and this shard's places in it: int64 `[local_size]`."""
+        epoch, place = step // self.steps_per_epoch, step % self.steps_per_epoch
+        positions = place * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+        return epoch, self.local(positions)
 
     def draws(self, step: tf.Tensor) -> Batch:
         """Returns the random numbers of a step, by their use, for this shard's rows.

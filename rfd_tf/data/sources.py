@@ -129,9 +129,10 @@ def load(
 
     Args:
         data: a folder of images, see `image_folder`; several, as a sequence or with commas between
-            them; a list of images (`.csv`, `.tsv`, `.txt`, `.jsonl`), see `image_list`; a name in
-            `DATASETS`, or of a TFDS image dataset, as `tfds.builder` takes it (`"cifar10"`,
-            `"imagenet_resized/64x64"`).
+            them; a list of images (`.csv`, `.tsv`, `.txt`, `.jsonl`), see `image_list`; shards: a
+            file, a folder or a pattern of `.tar`, `.tfrecord` or `.parquet`, see
+            `rfd_tf.data.shards.shard_source`; a name in `DATASETS`, or of a TFDS image dataset, as
+            `tfds.builder` takes it (`"cifar10"`, `"imagenet_resized/64x64"`).
         dataset, data_dir: `data`, where it is known to be a name, or to be files.
         data_root: the folder that the paths in a list are relative to; the list's own if None.
         split: which part of a dataset, or which rows of a list with a column `split`: `"train"`

@@ -5,6 +5,7 @@ For training a stream is a dataset of steps, for evaluation a dataset of the ind
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # the sources import this module to read themselves
     from rfd_tf.data.base import ArraySource, Source
     from rfd_tf.data.folder import FolderSource
     from rfd_tf.data.photos import PhotoSource
+    from rfd_tf.data.shards.source import ShardSource
     from rfd_tf.data.tfds_source import RecordSource
 
 _STEPS_AT_ONCE = 2
@@ -226,7 +228,7 @@ def evaluate_photos(
     return batches.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-# Files -------------------------------------------------------------------------------------------
+# Files and shards --------------------------------------------------------------------------------
 
 
 def _by_image(rows: tf.Tensor, recipe: Recipe) -> tf.Tensor:
@@ -267,37 +269,54 @@ def _crops(images: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     return tf.reshape(images, [-1, *images.shape[2:]])
 
 
-class _Files:
-    """The tensors that describe a folder's files."""
+class _Encoded:
+    """Encoded images, and what is known of each without decoding it.
 
-    def __init__(self, source: FolderSource):
-        self.paths = tf.constant(source.paths)
-        self.kinds = tf.constant(source.kinds)
-        self.possible = tuple(sorted({int(kind) for kind in source.kinds}))
-        self.sizes = tf.constant(source.sizes)
-        self.turned = source.orientations is not None
-        self.orientations = tf.constant(source.orientations) if self.turned else None
+    A header is a row of int32: kind, height, width, EXIF orientation, as in `image_files.Header`.
 
-    def windows(self, index: tf.Tensor, draws: Batch, recipe: Recipe) -> list[tf.Tensor]:
+    Attributes:
+        possible: the kinds that can occur.
+        turned: whether any orientation may be other than 1.
+    """
+
+    possible: tuple[int, ...]
+    turned: bool
+
+    def examples(self, step: tf.Tensor, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images of a step and the views, see `Recipe.examples`."""
+        raise NotImplementedError
+
+    def look_up(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what `read` takes of each image, string `[n]`, and headers `[n, 4]`."""
+        raise NotImplementedError
+
+    def headers(self, index: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
+
+    def read(self, origin: tf.Tensor) -> tf.Tensor:
+        """Returns the bytes of an image."""
+        raise NotImplementedError
+
+    def windows(self, headers: tf.Tensor, draws: Batch, recipe: Recipe) -> list[tf.Tensor]:
         """Chooses windows of images as they are seen, in the pixels as they are stored.
 
         Returns:
             int32 `[n, 4]`, and bool `[n, 2]`, see `_mirrored`; `[n, crops, ...]` where there
             are several crops.
         """
-        each = self._windows(recipe.each_crop(index), draws, recipe)
+        each = self._windows(recipe.each_crop(headers), draws, recipe)
         return [_by_image(rows, recipe) for rows in each]
 
     def _windows(
-        self, index: tf.Tensor, draws: Batch, recipe: Recipe
+        self, headers: tf.Tensor, draws: Batch, recipe: Recipe
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        sizes = tf.gather(self.sizes, index)
+        sizes = headers[:, 1:3]
         if not self.turned:
             windows = recipe.windows(draws["window"], sizes[:, 0], sizes[:, 1])
             return windows, _mirrored(draws)
         # From orientation 5 on height and width change places. The other turns need no thought: a
         # window is as likely as its mirror image.
-        lying = tf.gather(self.orientations, index) >= 5
+        lying = headers[:, 3] >= 5
         seen = tf.where(lying[:, None], sizes[:, ::-1], sizes)
         windows = recipe.windows(draws["window"], seen[:, 0], seen[:, 1])
         windows = tf.where(lying[:, None], tf.gather(windows, [1, 0, 3, 2], axis=1), windows)
@@ -307,44 +326,115 @@ class _Files:
         """Rotates windows of images, square, `[n, S, S, 3]`, to how they are seen."""
         if not self.turned:
             return images
-        return augment.upright(images, tf.gather(self.orientations, index))
+        return augment.upright(images, self.headers(index)[:, 3])
 
     def load(
         self,
         image_size: int,
-        index: tf.Tensor,
+        origin: tf.Tensor,
+        header: tf.Tensor,
         window: tf.Tensor | None = None,
         mirrored: tf.Tensor | None = None,
         transform: Transform = evaluation_transform,
     ) -> tf.Tensor:
-        """Reads a window of an image, as stored, or without one transforms all of it, upright."""
-        contents = tf.io.read_file(tf.gather(self.paths, index))
-        kind = tf.gather(self.kinds, index)
+        """Decodes a window of an image, as stored, or without one transforms all of it, upright."""
+        contents, kind = self.read(origin), header[0]
         if window is not None:
             return _decode_windows(contents, kind, window, mirrored, image_size, self.possible)
-        orientation = tf.gather(self.orientations, index) if self.turned else None
+        orientation = header[3] if self.turned else None
         return transform(decode(contents, kind, self.possible), image_size, orientation)
 
 
+class _Files(_Encoded):
+    """The files of a folder."""
+
+    def __init__(self, source: FolderSource):
+        self.possible = tuple(sorted({int(kind) for kind in source.kinds}))
+        self.turned = source.orientations is not None
+        turned = source.orientations if self.turned else np.ones_like(source.kinds)
+        with tf.device("/CPU:0"):
+            self._paths = tf.constant(source.paths)
+            self._headers = tf.constant(np.column_stack([source.kinds, source.sizes, turned]))
+        self._count = source.num_images
+
+    def examples(self, step: tf.Tensor, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
+        return recipe.examples(step, self._count)
+
+    def look_up(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(self._paths, index), self.headers(index)
+
+    def headers(self, index: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self._headers, index)
+
+    def read(self, origin: tf.Tensor) -> tf.Tensor:
+        return tf.io.read_file(origin)
+
+
+class _Shards(_Encoded):
+    """Images inside larger files, read by Python for a whole batch at a time."""
+
+    def __init__(self, source: ShardSource):
+        self._source = source
+        self.possible, self.turned = source.occurring()
+
+    def examples(self, step: tf.Tensor, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
+        order = self._source.order
+        if order is None or recipe.order is not None:
+            return recipe.examples(step, self._source.num_images)
+
+        def numbers(epoch: np.ndarray, positions: np.ndarray) -> np.ndarray:
+            return order.numbers(recipe.seed, int(epoch), positions, recipe.views)
+
+        found = tf.numpy_function(numbers, recipe.positions(step), tf.int64, stateful=False)
+        return recipe.split(tf.ensure_shape(found, [recipe.local_size]))
+
+    def look_up(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        contents, headers = tf.numpy_function(
+            self._source.fetch, [index], (tf.string, tf.int32), stateful=False
+        )
+        count = index.shape[0]
+        return tf.ensure_shape(contents, [count]), tf.ensure_shape(headers, [count, 4])
+
+    def headers(self, index: tf.Tensor) -> tf.Tensor:
+        found = tf.numpy_function(self._source.headers_of, [index], tf.int32, stateful=False)
+        return tf.ensure_shape(found, [index.shape[0], 4])
+
+    def read(self, origin: tf.Tensor) -> tf.Tensor:
+        return origin
+
+
 def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
+    return _train_on(source, _Files(source), recipe)
+
+
+def train_on_shards(source: ShardSource, recipe: Recipe) -> tf.data.Dataset:
+    if source.order is not None and recipe.order is not None:
+        # Images of one block at a time: a block is unpacked for all of them at once.
+        order = source.order.sorted(recipe.seed, recipe.order_step, recipe.order.numpy())
+        with tf.device("/CPU:0"):
+            recipe = dataclasses.replace(recipe, order=tf.constant(order))
+    return _train_on(source, _Shards(source), recipe)
+
+
+def _train_on(source: Source, encoded: _Encoded, recipe: Recipe) -> tf.data.Dataset:
     with tf.device("/CPU:0"):
-        files, failures = _Files(source), Failures(source)
+        failures = Failures(source)
 
     def make(step: tf.Tensor) -> tf.data.Dataset:
-        index, view = recipe.examples(step, source.num_images)
+        index, view = encoded.examples(step, recipe)
         draws = recipe.draws(step)
-        rows = (index,)
+        rows = origin, headers = encoded.look_up(index)
         if "window" in draws:
-            rows = (index, *files.windows(index, draws, recipe))
+            rows = (origin, headers, *encoded.windows(headers, draws, recipe))
 
         def finish(images: tf.Tensor, index: tf.Tensor) -> Batch:
             images = _crops(images, recipe)
             if "window" in draws:
-                images = files.upright(images, recipe.each_crop(index))
+                images = encoded.upright(images, recipe.each_crop(index))
             images = recipe.finish(images, draws, mirrored="window" in draws)
             return recipe.batch(images, index, view)
 
-        load = functools.partial(files.load, recipe.image_size, transform=recipe.whole)
+        load = functools.partial(encoded.load, recipe.image_size, transform=recipe.whole)
         return _one_step(step, index, rows, load, finish, failures)
 
     return _parallel(_steps(recipe), make, recipe.deterministic)
@@ -357,19 +447,40 @@ def evaluate_files(
     indices: np.ndarray | None = None,
     transform: Transform = evaluation_transform,
 ) -> tf.data.Dataset:
+    return _evaluate(source, _Files(source), image_size, batch_size, indices, transform)
+
+
+def evaluate_shards(
+    source: ShardSource,
+    image_size: int,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    transform: Transform = evaluation_transform,
+) -> tf.data.Dataset:
+    return _evaluate(source, _Shards(source), image_size, batch_size, indices, transform)
+
+
+def _evaluate(
+    source: Source,
+    encoded: _Encoded,
+    image_size: int,
+    batch_size: int,
+    indices: np.ndarray | None,
+    transform: Transform,
+) -> tf.data.Dataset:
     with tf.device("/CPU:0"):
-        files, failures = _Files(source), Failures(source)
+        failures = Failures(source)
 
     def make(index: tf.Tensor) -> tf.data.Dataset:
         def finish(read: tf.Tensor, images: tf.Tensor) -> Batch:
             failures.note(index, read)
             return {"image": images, "index": read}
 
-        images = tf.data.Dataset.from_tensor_slices(index).map(
-            lambda one: (one, files.load(image_size, one, transform=transform)),
-            num_parallel_calls=_calls(),
-            deterministic=True,
-        )
+        def load(one: tf.Tensor, *row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return one, encoded.load(image_size, *row, transform=transform)
+
+        images = tf.data.Dataset.from_tensor_slices((index, *encoded.look_up(index)))
+        images = images.map(load, num_parallel_calls=_calls(), deterministic=True)
         return images.ignore_errors().batch(batch_size).map(finish)
 
     return _parallel(_in_order(source, indices).batch(batch_size), make, True)

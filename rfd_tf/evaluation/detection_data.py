@@ -25,12 +25,12 @@ def check_pictures(images: Sequence[VocImage]) -> np.ndarray:
     Raises:
         UserError: a picture that cannot be decoded, or whose size is not the annotated one.
     """
-    from rfd_tf.data.check_files import settle
+    from rfd_tf.data.check_files import Files, settle
 
     for image in images:
         upright(image)  # for the check of its size
     headers = [image_files.read_header(str(image.image)) for image in images]
-    headers, _ = settle([os.fsencode(image.image) for image in images], headers)
+    headers, _ = settle(Files([os.fsencode(image.image) for image in images]), headers)
     for image, header in zip(images, headers, strict=True):
         if not isinstance(header, image_files.Header):
             raise UserError(f"'{image.image}' cannot be decoded: {header or 'no image'}")

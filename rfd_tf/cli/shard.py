@@ -1,0 +1,66 @@
+"""Writes images into shards: WebDataset tar, TFRecord or Parquet files.
+
+    rfd-tf shard --data=photos/ --output=shards/photos
+    rfd-tf shard --data=photos/ --output=shards/small --format=parquet --image_size=256
+    rfd-tf shard --dataset=cifar10 --split=test --output=shards/cifar10_test
+
+A few large files are faster to copy and to read than many small ones. The other commands read the
+same images, labels and names from --data=shards/photos. Files are copied byte for byte unless they
+are resized. The folder appears when all is written; one that holds anything is not overwritten.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from rfd_tf.cli import config_flags, data_flags, path_flags
+from rfd_tf.cli.common import run
+
+data_flags.DEFINE_data(
+    "data",
+    None,
+    "The images: a folder, shards, an embedded dataset (digits) or a TFDS dataset by name. Stands "
+    "for --data_dir or --dataset.",
+)
+_IMAGES = (
+    *("dataset", "data_dir", "tfds_classes", "tfds_dir", "tfds_download"),
+    *("max_skipped", "max_megapixels"),
+)
+config_flags.DEFINE_settings(_IMAGES)
+flags.DEFINE_string("split", None, "Which part of --dataset; train if not given.")
+path_flags.DEFINE_path("output", None, "The folder to write.")
+_WRITER = config_flags.DEFINE_arguments(
+    "data.shards.write",
+    "write_shards",
+    ("format", "images_per_shard", "image_size"),
+    bounds={"images_per_shard": (1, None), "image_size": (1, None)},
+)
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+    from rfd_tf.errors import UserError
+
+    data_flags.resolve()
+    if not FLAGS.output:
+        raise UserError("--output is missing; see rfd-tf shard --help")
+
+    from rfd_tf.data import shards
+    from rfd_tf.data.run_images import RunImages
+    from rfd_tf.data.shards.write import check_output
+
+    check_output(FLAGS.output)  # before the images are read
+    given = config_flags.given(_IMAGES)
+    download = given.pop("tfds_download", False)
+    images = RunImages().replaced(train_split=FLAGS.split, **given)
+    source = images.train(download, leave_out=[FLAGS.output])
+    folder = shards.write_shards(source, FLAGS.output, **config_flags.values(_WRITER))
+    files = sorted(path for path in folder.iterdir() if shards.looks_like_shards(path))
+    size = sum(path.stat().st_size for path in files)
+    print(source.summary())
+    print(f"written: {len(files)} shards, {size / 1e6:,.1f} MB, in {FLAGS.output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,551 @@
+"""Shards as a source: listed, checked, and read at random or block by block."""
+
+from __future__ import annotations
+
+import collections
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rfd_tf.data import folder, image_files
+from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint, image_ids
+from rfd_tf.data.image_files import Header
+from rfd_tf.data.shards import parquet, paths, tar, tfrecord
+from rfd_tf.data.shards.listing import FileBytes, HeldBytes, Listing, Wanted
+from rfd_tf.data.shards.names import Labels, Names, class_names_beside
+from rfd_tf.data.shards.order import BlockOrder
+from rfd_tf.data.shards.store import Block, Store, unpack_gzip
+from rfd_tf.errors import UserError, shown
+from rfd_tf.text import file_name_to_text
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from rfd_tf.data.recipe import Recipe
+
+_FULL_CHECK_LIMIT = 200_000
+_READ_AT_ONCE = 64
+_UNKNOWN = -1
+# Of an image whose header is broken: its bytes are withheld, so that decoding fails.
+_UNREADABLE = (image_files.PILLOW, 1, 1, 1)
+_ALL_KINDS = (
+    image_files.JPEG,
+    image_files.PNG,
+    image_files.TRANSPARENT_PNG,
+    image_files.BMP,
+    image_files.WEBP,
+    image_files.PILLOW,
+)
+
+
+class ShardSource(Source):
+    """Images in shards that are read and decoded while training. Made by `shard_source`.
+
+    The index counts the images shard by shard, in the order of the shards' sorted names.
+
+    Attributes:
+        shards: paths of the shards.
+        order: None where any image can be read at its offset; else what the order of training
+            follows from, see `rfd_tf.data.shards.order`.
+
+    >>> import tempfile
+    >>> from rfd_tf import data
+    >>> from rfd_tf.data import shards
+    >>> written = shards.write_shards(data.digits("test"), tempfile.mkdtemp() + "/digits")
+    >>> source = shards.shard_source(written, cache_bytes=0)
+    >>> source.num_images, len(source.shards), source.labels[:3].tolist()
+    (297, 1, [1, 7, 4])
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        store: Store,
+        blocks: np.ndarray,
+        offsets: np.ndarray,
+        lengths: np.ndarray,
+        headers: np.ndarray,
+        max_megapixels: float,
+        **described: Any,
+    ):
+        super().__init__(num_images=len(blocks), **described)
+        self.shards = tuple(shards)
+        self._store, self._max_megapixels = store, max_megapixels
+        self._blocks, self._offsets, self._lengths = blocks, offsets, lengths
+        self._headers = headers
+        self.order = BlockOrder(blocks, store) if any(b.packed for b in store.blocks) else None
+
+    def fetch(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the encoded images and their headers.
+
+        Args:
+            index: int64 `[n]`.
+
+        Returns:
+            bytes `[n]`, as an array of objects, empty where an image cannot be read; and int32
+            `[n, 4]`: kind, height, width, orientation, see `rfd_tf.data.image_files.Header`.
+        """
+        rows = (part[index].tolist() for part in (self._blocks, self._offsets, self._lengths))
+        contents = self._store.read_many(*rows)
+        headers = self._headers[index]
+        for place in np.flatnonzero(headers[:, 0] == _UNKNOWN):
+            header = image_files.header_of_bytes(contents[place], self._max_megapixels)
+            if isinstance(header, Header):
+                headers[place] = self._headers[index[place]] = header
+            else:
+                headers[place], contents[place] = _UNREADABLE, b""
+        return _objects(contents), headers
+
+    def headers_of(self, index: np.ndarray) -> np.ndarray:
+        """Returns the headers of images that have been fetched: int32 `[n, 4]`."""
+        headers = self._headers[index]
+        headers[headers[:, 0] == _UNKNOWN] = _UNREADABLE
+        return headers
+
+    def occurring(self) -> tuple[tuple[int, ...], bool]:
+        """Returns which kinds can occur, and whether an orientation may be other than 1."""
+        if (self._headers[:, 0] == _UNKNOWN).any():
+            return _ALL_KINDS, True
+        kinds = tuple(np.unique(self._headers[:, 0]).tolist())
+        return kinds, bool((self._headers[:, 3] != 1).any())
+
+    def encoded(self, index: int) -> bytes:
+        """Returns the bytes of an image as its shard has them.
+
+        Raises:
+            OSError: the shard cannot be read, or has changed.
+        """
+        row = (self._blocks[index], self._offsets[index], self._lengths[index])
+        return self._store.read(*map(int, row))
+
+    def _why(self, index: int) -> str:
+        try:
+            image_files.read_rgb(self.encoded(index), self._max_megapixels)
+        except Exception as error:  # Pillow raises many types on broken files
+            return image_files.reason_of(error)
+        return "could not be read at the time"
+
+    def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.train_on_shards(self, recipe)
+
+    def evaluation_pass(
+        self,
+        image_size: int,
+        batch_size: int,
+        indices: np.ndarray | None,
+        transform: Callable[..., tf.Tensor],
+    ) -> tf.data.Dataset:
+        from rfd_tf.data import streams
+
+        return streams.evaluate_shards(self, image_size, batch_size, indices, transform)
+
+    def _part(self, indices: np.ndarray, **described: Any) -> ShardSource:
+        return _ShardPart(self, indices, labels=self._labels_at(indices), **described)
+
+
+class _ShardPart(PartMixin, ShardSource):
+    def __init__(self, whole: ShardSource, indices: np.ndarray, **described: Any):
+        super().__init__(
+            whole.shards,
+            whole._store,
+            whole._blocks[indices],
+            whole._offsets[indices],
+            whole._lengths[indices],
+            whole._headers[indices],
+            whole._max_megapixels,
+            **described,
+        )
+        self.whole, self.indices = whole, indices
+
+
+def shard_source(
+    data: paths.Shards,
+    *,
+    max_skipped: float = 0.01,
+    max_megapixels: float = image_files.MAX_MEGAPIXELS,
+    image_feature: str | None = None,
+    label_feature: str | None = None,
+    verify: str = "auto",
+    cache_bytes: int = 1 << 30,
+) -> Source:
+    """Returns the images in shards: WebDataset tar files, TFRecord or Parquet files.
+
+    - `.tar`: neighbouring files of one key are a sample: an image (`.jpg`, `.png`, `.webp` ...) and
+      its label, `.cls` or "label" in `.json`.
+    - `.tfrecord`: `tf.train.Example` with the image in `image/encoded` or `image`, the label in
+      `image/class/label` or `label`.
+    - `.parquet`: a column of bytes, or of Hugging Face's structs of bytes and path, and a label: a
+      number, a name, or Hugging Face's `ClassLabel`.
+
+    `.tar.gz`, `.tgz` and `.tfrecord.gz` are read, too. Images are of any format that `image_folder`
+    reads, and give the same pixels. A file `labels.txt` beside the shards, lines of "NUMBER:NAME",
+    names the classes where shards do not.
+
+    Any image of a tar or TFRecord file is read at its offset: an epoch is one random permutation,
+    as of a folder. Row groups of Parquet and compressed files are unpacked as a whole; an epoch
+    goes through them in random order, several at a time (256 MiB, or four), and shuffles their
+    images with one another.
+
+    Damaged, empty or missing images are left out and listed in the source's `skipped`. A shard that
+    is damaged loses what lies behind the damage; `skipped` names it, and about as many images
+    as are lost count towards `max_skipped`.
+
+    Args:
+        data: a shard, a folder of shards, a pattern (`"train-*.tar"`), a range
+            (`"train-{000..099}.tar"`), or several of these.
+        max_skipped: the largest fraction of unreadable images to accept, 0 to 1.
+        max_megapixels: larger images are left out.
+        image_feature: the feature or column of the image; of tar files the extension.
+        label_feature: the feature or column of the label; of tar files an extension, or a key of
+            the JSON object.
+        verify: `"full"` decodes every image once beforehand; `"header"` lists the shards only;
+            `"auto"` is full for up to 200,000 images. With more, what turns out undecodable while
+            training is left out on the way.
+        cache_bytes: images of one common size, no side above 256, that are all decoded
+            beforehand are kept in memory if they take no more than this. 0 turns it off.
+
+    Returns:
+        An `ArraySource` where the images are kept in memory, else a `ShardSource`.
+
+    Raises:
+        UserError: no such shards, shards of several formats, no images in them, no such feature, or
+            more than `max_skipped` of the images are unreadable.
+
+    >>> shard_source("no-such-{00..01}.tar")
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: no such shards: '...no-such-00.tar', '...no-such-01.tar' (2 of 2); ...
+    """
+    folder.check_options(max_skipped, verify, max_megapixels)
+    format, found = paths.find(data)
+    place = paths.place_of(data, found)
+    paths.warn_of_splits(place, found)
+    table = _Table(format, found, place, Wanted(image_feature, label_feature))
+    few = len(table) <= _FULL_CHECK_LIMIT
+    pixels = None
+    if verify == "full" or (verify == "auto" and few):
+        with warnings.catch_warnings():
+            # What Pillow finds odd, and reads or refuses, is noise here.
+            warnings.filterwarnings("ignore", module=r"PIL\b")
+            pixels = table.check(max_megapixels, cache_bytes)
+    return table.source(max_skipped, max_megapixels, pixels)
+
+
+def shard_ids(data: paths.Shards) -> np.ndarray:
+    """Returns the ids of the images in shards, readable or not, see `Source.image_ids`.
+
+    Raises:
+        UserError: see `shard_source`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is left out has been named before
+        return shard_source(data, max_skipped=1.0, verify="header").image_ids()
+
+
+class _Listed(NamedTuple):
+    """A shard, its length in bytes and what it holds."""
+
+    path: str
+    file_bytes: int
+    listing: Listing
+
+
+def _list(path: str, format: str, wanted: Wanted) -> _Listed:
+    try:
+        size = os.stat(path).st_size
+        if not size:
+            return _Listed(path, 0, Listing(damage="empty file", lost=1))
+        if format == "parquet":
+            return _Listed(path, size, parquet.listing(path, wanted))
+        damage = None
+        if _is_compressed(path):
+            unpacked = unpack_gzip(path)
+            damage, data = unpacked.damage, HeldBytes(unpacked.content())
+        else:
+            data = FileBytes(path)
+        try:
+            listing = {"tar": tar, "tfrecord": tfrecord}[format].listing(data, wanted)
+            listing.bytes_of_groups = [data.size]
+        finally:
+            data.close()
+        if damage and not listing.damage:
+            listing.cut(damage, data.size, data.size + 1)
+    except OSError as error:
+        return _Listed(path, 0, Listing(damage=image_files.reason_of(error), lost=1))
+    return _Listed(path, size, listing)
+
+
+def _is_compressed(path: str) -> bool:
+    return path.lower().endswith(("gz", ".tgz"))
+
+
+def _list_all(found: Sequence[str], format: str, wanted: Wanted) -> list[_Listed]:
+    """Lists shards, in threads where the time goes into waiting for the storage."""
+    listed: list[_Listed] = []
+    with folder.progress(len(found), "Listing shards", " shards", 100) as bar:
+        began, busy = time.perf_counter(), time.thread_time()
+        listed.append(_list(found[0], format, wanted))
+        waiting = time.perf_counter() - began > 2 * (time.thread_time() - busy) + 1e-3
+        rest = found[1:]
+        with ThreadPoolExecutor(16) as pool:
+            for one in (pool.map if waiting else map)(lambda p: _list(p, format, wanted), rest):
+                listed.append(one)
+                bar.update(1)
+    return listed
+
+
+class _Table:
+    """All samples of some shards, while they are being checked.
+
+    Attributes:
+        headers: int32 `[N, 4]` of each sample; `_UNKNOWN` where it has not been read.
+        reasons: sample -> why it is left out.
+    """
+
+    def __init__(self, format: str, found: Sequence[str], place: str, wanted: Wanted):
+        self.place, self.paths = place, found
+        listed = _list_all(found, format, wanted)
+        listings = [one.listing for one in listed]
+        self.listings = listings
+        counts = np.array([len(one) for one in listings])
+        self.shards = np.repeat(np.arange(len(listed), dtype=np.int32), counts)
+        self.rows = _joined([np.arange(count) for count in counts], np.int64)
+        self.offsets = _joined([one.offsets for one in listings], np.int64)
+        self.lengths = _joined([one.lengths for one in listings], np.int64)
+        self.names = [name for one in listings for name in one.names]
+        blocks: list[Block] = []
+        numbers = []
+        for one in listed:
+            if one.listing.groups is None:
+                numbers.append(np.full(len(one.listing), len(blocks), np.int32))
+                packed = "gzip" if _is_compressed(one.path) else ""
+            else:
+                numbers.append(one.listing.groups + np.int32(len(blocks)))
+                packed = "parquet"
+            blocks += [
+                Block(one.path, one.file_bytes, packed, group, size)
+                for group, size in enumerate(one.listing.bytes_of_groups)
+            ]
+        self.blocks = _joined(numbers, np.int32)
+        self.store = Store(blocks, wanted.image)
+        labels = Labels()
+        for one in listings:
+            labels.add(one.labels)
+            one.names, one.labels = [], []
+        class_names = next((one.class_names for one in listings if one.class_names), None)
+        self.labels, self.class_names = labels.numbered(
+            class_names or class_names_beside(found[0]), place
+        )
+        self.headers = np.full((len(self), 4), _UNKNOWN, np.int32)
+        firsts = np.cumsum(counts) - counts
+        self.reasons = {
+            int(first) + row: reason
+            for first, one in zip(firsts, listings, strict=True)
+            for row, reason in one.missing.items()
+        }
+        if len(self.reasons) == len(self):
+            raise self._no_images()
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def _no_images(self) -> UserError:
+        damaged = [
+            f"{shown(Path(path).name)} ({one.damage})"
+            for path, one in zip(self.paths, self.listings, strict=True)
+            if one.damage
+        ]
+        reasons = collections.Counter(self.reasons.values())
+        columns = list(dict.fromkeys(name for one in self.listings for name in one.columns))
+        parts = [f"all {count} samples: {reason}" for reason, count in reasons.most_common(3)]
+        if damaged:
+            parts.append(f"damaged: {', '.join(damaged[:5])}")
+        if columns:
+            parts.append(f"samples have: {shown(', '.join(columns), 1000)}")
+        why = f": {'; '.join(parts)}" if parts else ""
+        return UserError(
+            f"no images in the {len(self.paths)} shards of '{shown(self.place)}'{why}; name the "
+            "image by image_feature"
+        )
+
+    def good(self) -> np.ndarray:
+        """Returns which samples are not left out, int64."""
+        kept = np.ones(len(self), bool)
+        kept[list(self.reasons)] = False
+        return np.flatnonzero(kept)
+
+    def check(self, max_megapixels: float, cache_bytes: int) -> np.ndarray | None:
+        """Decodes all images; what cannot be decoded is left out, with the reason.
+
+        Returns:
+            uint8 `[N, H, W, 3]` of the good images where they fit into memory, else None.
+        """
+        rows = self.good()
+        with folder.progress(len(rows), "Reading headers") as bar:
+            for start in range(0, len(rows), _READ_AT_ONCE):
+                some = rows[start : start + _READ_AT_ONCE]
+                for row, content in zip(some.tolist(), self.contents(some), strict=True):
+                    header = image_files.header_of_bytes(content, max_megapixels)
+                    if isinstance(header, Header):
+                        self.headers[row] = header
+                    else:
+                        self.reasons[row] = header if content else self._why_empty(row)
+                bar.update(len(some))
+        rows = self.good()
+        if not len(rows):
+            return None
+        from rfd_tf.data import check_files
+
+        headers = [Header(*header) for header in self.headers[rows].tolist()]
+        shape = headers[0][1:3] if folder.fit(headers, cache_bytes) else None
+        files = _Samples(self, rows)
+        settled, pixels = check_files.settle(files, headers, shape, folder.progress)
+        good = []
+        for place, (row, header) in enumerate(zip(rows.tolist(), settled, strict=True)):
+            if isinstance(header, Header):
+                self.headers[row] = header
+                good.append(place)
+            else:
+                self.reasons[row] = header
+        return pixels if pixels is None or len(good) == len(rows) else pixels[good]
+
+    def contents(self, rows: np.ndarray) -> list[bytes]:
+        """Returns the bytes of samples, b"" where they cannot be read."""
+        columns = (part[rows].tolist() for part in (self.blocks, self.offsets, self.lengths))
+        return self.store.read_many(*columns)
+
+    def _why_empty(self, row: int) -> str:
+        try:
+            self.content(row)
+        except OSError as error:
+            return image_files.reason_of(error)
+        return "empty file"
+
+    def content(self, row: int) -> bytes:
+        """Returns the bytes of a sample; raises OSError where they cannot be read."""
+        columns = (part[row] for part in (self.blocks, self.offsets, self.lengths))
+        return self.store.read(*map(int, columns))
+
+    def names_of(self, rows: np.ndarray) -> Names:
+        """Returns the display names of some samples."""
+        names = [self.names[row] for row in rows.tolist()]
+        shard_names = [Path(path).name for path in self.paths]
+        return Names(names, self.shards[rows], self.rows[rows], shard_names)
+
+    def source(
+        self, max_skipped: float, max_megapixels: float, pixels: np.ndarray | None
+    ) -> Source:
+        """Makes the source of the good images, unless too many are not."""
+        good = self.good()
+        bad = np.array(sorted(self.reasons), np.int64)
+        reasons = [self.reasons[row] for row in bad.tolist()]
+        skipped = list(zip(self.names_of(bad), reasons, strict=True))
+        lost = 0
+        for path, one in zip(self.paths, self.listings, strict=True):
+            if one.damage:
+                skipped.append((file_name_to_text(Path(path).name, one_line=True), one.damage))
+                lost += one.lost
+        folder.report_skipped(
+            f"'{self.place}'", skipped, len(bad) + lost, len(self) + lost, len(good), max_skipped
+        )
+        keys = [
+            (os.path.basename(path), self.store.blocks[block].file_bytes)
+            for path, block in self._first_blocks()
+        ]
+        described = {
+            "name": file_name_to_text(os.path.basename(self.place.rstrip("/")) or self.place),
+            "labels": None if self.labels is None else self.labels[good],
+            "class_names": self.class_names,
+            "fingerprint": fingerprint(
+                [
+                    "shards",
+                    *(part for key in keys for part in key),
+                    self.shards[good].tobytes(),
+                    self.rows[good].tobytes(),
+                ]
+            ),
+            "skipped": skipped,
+            "names": self.names_of(good),
+        }
+        if pixels is not None:
+            source = ArraySource(pixels, **described)
+        else:
+            source = ShardSource(
+                self.paths,
+                self.store,
+                self.blocks[good],
+                self.offsets[good],
+                self.lengths[good],
+                self.headers[good],
+                max_megapixels,
+                **described,
+            )
+        shards, rows, found = self.shards[good], self.rows[good], self.paths
+        source.origins = lambda: _ids(found, shards, rows)
+        return source
+
+    def _first_blocks(self) -> list[tuple[str, int]]:
+        firsts: dict[str, int] = {}
+        for number, block in enumerate(self.store.blocks):
+            firsts.setdefault(block.path, number)
+        return [(path, firsts[path]) for path in self.paths if path in firsts]
+
+
+class _Samples:
+    """Images of shards, as `check_files.settle` reads them."""
+
+    def __init__(self, table: _Table, rows: np.ndarray):
+        self._table, self._rows = table, rows
+
+    def name(self, row: int) -> str:
+        return self._table.names_of(self._rows[[row]])[0]
+
+    def content(self, row: int) -> bytes:
+        return self._table.contents(self._rows[[row]])[0]
+
+    def dataset(self, rows: Sequence[int]) -> tf.data.Dataset:
+        import tensorflow as tf
+
+        chosen = self._rows[np.asarray(rows, np.int64)]
+
+        def read(rows: tf.Tensor) -> tf.Tensor:
+            contents = tf.numpy_function(
+                lambda rows: _objects(self._table.contents(rows)), [rows], tf.string, stateful=False
+            )
+            return tf.ensure_shape(contents, [None])
+
+        batches = tf.data.Dataset.from_tensor_slices(chosen).batch(_READ_AT_ONCE)
+        return batches.map(read).prefetch(1).unbatch()
+
+    def read(self, origin: tf.Tensor) -> tf.Tensor:
+        return origin
+
+
+def _objects(contents: list[bytes]) -> np.ndarray:
+    """Returns bytes as NumPy holds them whole: its own strings lose zeros at the end."""
+    found = np.empty(len(contents), object)
+    found[:] = contents
+    return found
+
+
+def _joined(parts: Sequence, dtype: type) -> np.ndarray:
+    return np.concatenate([np.asarray(part, dtype) for part in parts])
+
+
+def _ids(found: Sequence[str], shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """An image is known by the path of its shard and its number there."""
+    ids = np.empty(len(rows), np.uint64)
+    for number, path in enumerate(found):
+        here = shards == number
+        if here.any():
+            every = image_ids(os.path.realpath(path), 0, int(rows[here].max()) + 1)
+            ids[here] = every[rows[here]]
+    return ids
