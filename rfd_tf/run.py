@@ -290,7 +290,7 @@ class Run:
 
     def embed(
         self,
-        data: Images | np.ndarray,
+        data: Images | Source | np.ndarray,
         output_dir: str | os.PathLike | None = None,
         features: Sequence[str] = ("f",),
         *,
@@ -300,8 +300,9 @@ class Run:
         """Embeds images: a folder or a list to files, or pixels to arrays.
 
         Args:
-            data: a folder of images, several or a list, see `pretrain`; or pixels uint8
-                `[N, S, S, 3]` of the run's image size.
+            data: a folder of images, several, a list, the name of a dataset (its images for
+                training) or a `Source`, see `pretrain`; or pixels uint8 `[N, S, S, 3]` of the run's
+                image size.
             output_dir: where the files of a folder go; see `rfd_tf.export.embed_folder`.
             features: `f`, `f1`, `f2`, or layers by name.
             verbose: 0 is silent.
@@ -548,7 +549,7 @@ def _evaluate(
 
 def embed(
     weights: str | os.PathLike | Run | keras.Model,
-    data: Images | np.ndarray,
+    data: Images | Source | np.ndarray,
     output_dir: str | os.PathLike | None = None,
     features: Sequence[str] = ("f",),
     *,

@@ -129,7 +129,7 @@ def labels_of(
 
     Args:
         roots: the folder of images, or several, for the remark.
-        names: of all images, as seen from their own folder, with slashes.
+        names: of all images, relative to their own folder, with slashes.
         good: which of them count.
 
     Returns:

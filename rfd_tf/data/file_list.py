@@ -382,8 +382,8 @@ def _of_split(rows: list[_Row], has_splits: bool, split: str, path: Path) -> lis
         return list(range(len(rows)))
     if not has_splits:
         raise UserError(
-            f"the image list '{path}' has no column 'split' that could say which images are "
-            f"'{shown(split)}'; add one, or leave the split out"
+            f"the image list '{path}' has no column 'split' to choose '{shown(split)}' by; add "
+            "one, or leave the split out"
         )
     wanted = set(map(_split_word, split.split("+")))
     there = dict.fromkeys(row.split for row in rows if row.split)

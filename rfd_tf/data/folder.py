@@ -150,9 +150,8 @@ def image_folder(
     in the source's `skipped`. Folders that hold results of this package, such as a run's, are left
     out too, with a warning that names them.
 
-    Several folders are one set: the index goes through them in the order given, sub-folders of the
-    same name are the same class, and a name begins with its folder's, as seen from the folder that
-    all have in common.
+    Several folders are one set: the index follows their order, sub-folders of the same name are the
+    same class, and image names are relative to the folders' common parent.
 
     Args:
         directory: the folder, or a sequence of folders.
@@ -208,13 +207,13 @@ def image_folder(
 
 
 class Folders(NamedTuple):
-    """Folders whose files are one set, and how names below them are written.
+    """Folders whose files are one set.
 
     Attributes:
-        common: the folder that names are relative to: a single folder itself, or the one that
-            holds all.
-        below: the name of each folder in `common`; `""` for a single one.
-        counts: files of each folder.
+        common: the folder that names are relative to: a single folder itself, or the common parent
+            of several.
+        below: the path of each folder relative to `common`; `""` for a single one.
+        counts: number of files in each folder.
 
     >>> folders = Folders.of(["/photos/a", "/photos/more/b"], [1, 2])
     >>> folders.common, folders.below, folders.owners().tolist()
@@ -260,12 +259,12 @@ class Folders(NamedTuple):
         return np.repeat(np.arange(len(self.below)), self.counts)
 
     def inside(self, name: str, owner: int) -> str:
-        """A name as seen from its own folder."""
+        """A name relative to its own folder."""
         below = self.below[owner]
         return name[len(below) + 1 :] if below else name
 
     def names_by_folder(self, names: Sequence[str]) -> list[list[str]]:
-        """The names of each folder's files, as seen from the folder."""
+        """The names of each folder's files, relative to the folder."""
         if len(self.below) == 1:
             return [list(names)]
         return [
@@ -604,7 +603,7 @@ class _Found:
         return source
 
     def _inside(self, indices: Iterable[int]) -> list[str]:
-        """Names as seen from the folder that was given."""
+        """Names relative to the folder that was given."""
         return [self.folders.inside(self.names[i], self.owners[i]) for i in indices]
 
     def _fingerprint(self, good: Sequence[int]) -> str:

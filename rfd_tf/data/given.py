@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rfd_tf import paths
-from rfd_tf.data import file_list
+from rfd_tf.data import class_folders, file_list
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import folder_ids, image_folder
 from rfd_tf.data.shards.paths import looks_like_shards
@@ -24,77 +23,97 @@ _MOST_COMMAS = 8  # in the name of a folder
 
 
 class Reader(NamedTuple):
-    """How files of a kind are read.
+    """How one kind of files is read.
 
     Attributes:
-        read: called with the path and, by name, `data_root`, `split`, `max_skipped`,
-            `max_megapixels`, `verify` and `cache_bytes` as far as they were given; returns the
-            source. A split of None is the usual one of training images.
-        splits: returns the splits that the file names; None for files that have none.
-        ids: returns what `Source.image_ids` has, or None, without reading images; called with the
-            path, `data_root` and `split`.
+        takes: whether a path is of this kind: by its name or, of a folder, by what it holds.
+        read: called with the paths, one or several of this kind, and by name with `data_root`,
+            `split`, `leave_out` and what else `read` was given; returns the source. A split of None
+            is the usual one of training images.
+        ids: called with the paths, `data_root` and `split`; returns what `Source.image_ids` has
+            without decoding images, or None.
+        splits: returns the splits that a path has; None where files of this kind have none.
     """
 
+    takes: Callable[[str], bool]
     read: Callable[..., Source]
+    ids: Callable[..., np.ndarray | None]
     splits: Callable[[str], list[str]] | None = None
-    ids: Callable[..., np.ndarray | None] = lambda path, **options: None
 
 
-def _read_list(path: str, data_root: Any = None, **options: Any) -> Source:
-    return file_list.image_list(path, data_root, **options)
+def _is_list(path: str) -> bool:
+    return path.lower().endswith(paths.LISTS) and not os.path.isdir(paths.expanded(path))
 
 
-def _list_ids(path: str, data_root: Any = None, split: str | None = None) -> np.ndarray:
-    return file_list.list_ids(path, data_root, split)
+def _read_list(found: Sequence[str], data_root: Any, leave_out: Any, **options: Any) -> Source:
+    del leave_out  # what a list names is asked for
+    return file_list.image_list(_one_list(found), data_root, **options)
 
 
-_LIST = Reader(_read_list, file_list.list_splits, _list_ids)
+def _list_ids(found: Sequence[str], data_root: Any, split: str | None) -> np.ndarray:
+    return file_list.list_ids(_one_list(found), data_root, split)
 
 
-def _read_shards(path: str, data_root: Any = None, split: Any = None, **options: Any) -> Source:
+def _one_list(found: Sequence[str]) -> str:
+    if len(found) > 1:
+        raise UserError(
+            f"{class_folders.quoted(found)} are several lists of images; put their rows into one"
+        )
+    return found[0]
+
+
+def _read_folders(found: Sequence[str], data_root: Any, split: Any, **options: Any) -> Source:
+    del data_root, split  # which may be of other images of the same run
+    return image_folder(found, **options)
+
+
+_FOLDERS = Reader(lambda path: True, _read_folders, lambda found, **_: folder_ids(found))
+
+
+def _read_shards(
+    found: Sequence[str], data_root: Any, split: Any, leave_out: Any, **options: Any
+) -> Source:
+    del data_root, split, leave_out
     from rfd_tf.data.shards import source  # which imports Arrow
 
-    return source.shard_source(path, **options)
+    return source.shard_source(found, **options)
 
 
-def _shard_ids(path: str, **options: Any) -> np.ndarray:
+def _shard_ids(found: Sequence[str], **_: Any) -> np.ndarray:
     from rfd_tf.data.shards import source
 
-    return source.shard_ids(path)
+    return source.shard_ids(found)
 
 
-_SHARDS = Reader(_read_shards, ids=_shard_ids)
+#: The first that takes a path reads it.
+READERS = [
+    Reader(_is_list, _read_list, _list_ids, file_list.list_splits),
+    Reader(looks_like_shards, _read_shards, _shard_ids),
+    _FOLDERS,
+]
 
-#: Pattern of a file's name, in lower case -> its reader. What is a folder is never read by these.
-READERS: dict[str, Reader] = {f"*{ending}": _LIST for ending in paths.LISTS}
 
+def reader_of(path: str) -> Reader:
+    """Returns how a path is read; what is of no other kind is read as a folder.
 
-def reader_of(path: str) -> Reader | None:
-    """Returns how a file, a pattern of files or a folder of shards is read; None for all else.
-
-    >>> reader_of("photos/train.csv") is reader_of("TRAIN.TSV"), reader_of("photos")
-    (True, None)
+    >>> reader_of("photos/train.csv") is reader_of("TRAIN.TSV") is not reader_of("photos")
+    True
     """
-    if looks_like_shards(path):
-        return _SHARDS
-    if os.path.isdir(paths.expanded(path)) or path.endswith("/"):
-        return None
-    name = os.path.basename(path).lower()
-    return next((reader for kind, reader in READERS.items() if fnmatch.fnmatch(name, kind)), None)
+    return next(reader for reader in READERS if reader.takes(path))
 
 
 def place_of(data: str | os.PathLike | Sequence[str | os.PathLike]) -> dict[str, str]:
     """Returns which setting stands for `data`: `data_dir` for files, `dataset` for a name.
 
     What exists comes first. Otherwise a path that begins with `/`, `.` or `~` or ends with `/`,
-    a name of a kind in `READERS`, and several of anything with commas between them are files, and
-    all else is a dataset: embedded or of TFDS.
+    the name of a kind of file in `READERS`, and several of anything with commas between them are
+    files, and all else is a dataset: embedded or of TFDS.
 
     Args:
         data: as text, several folders with commas between them; or a sequence of folders.
 
     Raises:
-        UserError: an empty sequence, or paths whose commas leave open where one ends.
+        UserError: an empty sequence, or paths that cannot be told apart by their commas.
 
     >>> place_of("digits"), place_of("coco/2017"), place_of("./photos")
     ({'dataset': 'digits'}, {'dataset': 'coco/2017'}, {'data_dir': './photos'})
@@ -115,7 +134,7 @@ def place_of(data: str | os.PathLike | Sequence[str | os.PathLike]) -> dict[str,
 
 def _is_path(text: str) -> bool:
     marked = text.startswith(("/", ".", "~")) or text.endswith(("/", os.sep))
-    return marked or _exists(text) or reader_of(text) is not None
+    return marked or _exists(text) or reader_of(text) is not _FOLDERS
 
 
 def _exists(text: str) -> bool:
@@ -156,7 +175,7 @@ def joined(data: Iterable[str | os.PathLike]) -> str:
     """Returns absolute paths with commas between them, which `parts` takes apart again.
 
     Raises:
-        UserError: there are none, or their own commas leave open where one ends.
+        UserError: there are none, or they cannot be told apart by their commas.
     """
     found = [os.fspath(paths.absolute(path)) for path in data]
     if not found:
@@ -167,8 +186,8 @@ def joined(data: Iterable[str | os.PathLike]) -> str:
         if missing:
             raise UserError(f"no such folder: '{missing}'; give --data_dir existing folders")
         raise UserError(
-            f"'{shown(text)}' does not say where a folder's name ends, for names with commas are "
-            "among them; rename these folders"
+            f"'{shown(text)}' is ambiguous: names of folders contain commas, and another folder "
+            "has the name of two of them; rename it"
         )
     return text
 
@@ -193,7 +212,7 @@ def read(
     leave_out: Sequence[str | os.PathLike] = (),
     **options: Any,
 ) -> Source:
-    """Returns the images of a folder, of several, or of a file of a kind in `READERS`.
+    """Returns the images of a folder, of several, or of files of another kind in `READERS`.
 
     Args:
         data: the path, or several with commas between them.
@@ -203,20 +222,18 @@ def read(
         **options: `max_skipped`, `max_megapixels`, `verify`, `cache_bytes` of `image_folder`.
 
     Raises:
-        UserError: something is not there, several that are not all folders, or what the reader
-            finds wrong.
+        UserError: something is not there, several of different kinds, or what the reader finds
+            wrong.
     """
     found = parts(data)
-    kinds = [reader_of(path) for path in found]
-    if len(found) == 1 and kinds[0] is not None:
-        return kinds[0].read(found[0], data_root=data_root, split=split, **options)
-    for path, kind in zip(found, kinds, strict=True):
-        if kind is not None:
-            raise UserError(
-                f"'{shown(path)}' is no folder: where --data_dir names several, all must be "
-                "folders; put the rows of several lists into one"
-            )
-    return image_folder(found[0] if len(found) == 1 else found, leave_out=leave_out, **options)
+    kind, *others = dict.fromkeys(map(reader_of, found))
+    if others:
+        other = next(path for path in found if reader_of(path) is others[0])
+        raise UserError(
+            f"'{shown(found[0])}' and '{shown(other)}' are of different kinds: where --data_dir "
+            "names several, all must be folders"
+        )
+    return kind.read(found, data_root=data_root, split=split, leave_out=leave_out, **options)
 
 
 def has_splits(data: str | None) -> bool:
@@ -225,14 +242,13 @@ def has_splits(data: str | None) -> bool:
     >>> has_splits("photos.csv"), has_splits("photos")
     (True, False)
     """
-    found = parts(data) if data else ()
-    kind = reader_of(found[0]) if len(found) == 1 else None
-    return kind is not None and kind.splits is not None
+    return bool(data) and all(reader_of(path).splits is not None for path in parts(data))
 
 
 def splits(data: str) -> list[str]:
     """Returns the splits that the images have; none of a folder or a list without that column."""
-    return reader_of(data).splits(data) if has_splits(data) else []
+    named = parts(data) if has_splits(data) else ()
+    return list(dict.fromkeys(name for path in named for name in reader_of(path).splits(path)))
 
 
 def ids(
@@ -244,7 +260,4 @@ def ids(
         data, data_root, split: as of `read`.
     """
     found = parts(data)
-    kind = reader_of(found[0]) if len(found) == 1 else None
-    if kind is not None:
-        return kind.ids(found[0], data_root=data_root, split=split)
-    return folder_ids(found)
+    return reader_of(found[0]).ids(found, data_root=data_root, split=split)

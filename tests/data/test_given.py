@@ -156,12 +156,16 @@ def test_a_sequence_of_paths_is_as_good_as_commas(folders):
     with pytest.raises(UserError, match="empty list"):
         load([])
     (folders / "l.txt").write_text("a/cat/1.png\n")
-    with pytest.raises(UserError, match="'l.txt' is no folder: .* all must be folders"):
+    with pytest.raises(
+        UserError, match="'a' and 'l.txt' are of different kinds: .* must be folders"
+    ):
         load("a,l.txt")
+    with pytest.raises(UserError, match="'l.txt', 'm.csv' are several lists of images"):
+        load("l.txt,m.csv")
     # As text, two folders may have the name of a third one.
     for path in (folders / "p", folders / "q", Path(f"{folders}/p,{folders}/q")):
         fill(path, "1.png")
-    with pytest.raises(UserError, match="does not say where a folder's name ends"):
+    with pytest.raises(UserError, match="is ambiguous: names of folders contain commas"):
         given.place_of(["p", "q"])
 
 
@@ -223,7 +227,7 @@ def test_a_list_without_a_split_column_is_all_for_training(folders):
     images = RunImages(data_dir=str(path), train_split="train")
     assert images.train().num_images == 5 and images.test() is None
     assert images.train().fingerprint == image_list(path).fingerprint
-    with pytest.raises(UserError, match="no column 'split' that could say which images are 'x'"):
+    with pytest.raises(UserError, match="no column 'split' to choose 'x' by"):
         RunImages(data_dir=str(path), train_split="x").train()
 
 

@@ -239,8 +239,9 @@ def test_python_takes_what_the_commands_take(place, monkeypatch):
     folders = ["photos", "more_photos"]
     report = rfd_tf.embed("six_layer.rfd_cifar10", folders, place / "vectors", verbose=0)
     assert report["images"] == 22 and report["skipped"] == 1
-    report = rfd_tf.embed("six_layer.rfd_cifar10", "digits", place / "digits", verbose=0)
-    assert report["images"] == 1500
+    digits = rfd_tf.data.digits("test")
+    report = rfd_tf.embed("six_layer.rfd_cifar10", digits, place / "digits", verbose=0)
+    assert report["images"] == 297
     assert json.loads((place / "digits" / "file_names.json").read_text())[3] == "3"
     with pytest.raises(rfd_tf.errors.UserError, match="data goes with quantize"):
         rfd_tf.export_model("six_layer.rfd_cifar10", place / "exported", data="digits")
