@@ -169,7 +169,8 @@ def warn_of_splits(place: str, paths: Sequence[str]) -> None:
         example = os.path.join(os.path.dirname(paths[0]), f"{one}*")
         warnings.warn(
             f"the shards of '{shown(place)}' belong to several splits ({named}): all are read as "
-            f"one set, those for testing too; give those of one split, such as --data='{shown(example)}'",
+            "one set, those for testing too; give those of one split, such as "
+            f"--data='{shown(example)}'",
             stacklevel=2,
         )
 
