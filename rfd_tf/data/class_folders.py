@@ -53,13 +53,14 @@ def are_splits(names: Sequence[str]) -> bool:
     return bool(tests) and (not words.isdisjoint(_TRAIN) or len(words) > 1 and words == tests)
 
 
-def is_split(name: str) -> bool:
-    """Whether a name is that of a part of a dataset.
+def split_of(name: str) -> str | None:
+    """Returns which part of a dataset a name stands for: "train", "test" or None.
 
-    >>> is_split("train"), is_split("cats")
-    (True, False)
+    >>> [split_of(name) for name in ("training", "val", "cats")]
+    ['train', 'test', None]
     """
-    return _split_word(name) in (*_TRAIN, *_TEST)
+    word = _split_word(name)
+    return "train" if word in _TRAIN else "test" if word in _TEST else None
 
 
 def _split_word(name: str) -> str:

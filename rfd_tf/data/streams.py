@@ -409,7 +409,7 @@ def train_on_files(source: FolderSource, recipe: Recipe) -> tf.data.Dataset:
 
 def train_on_shards(source: ShardSource, recipe: Recipe) -> tf.data.Dataset:
     if source.order is not None and recipe.order is not None:
-        # Images of one block at a time: a block is unpacked for all of them at once.
+        # As an epoch comes to them: a block is unpacked once for all of its images.
         order = source.order.sorted(recipe.seed, recipe.order_step, recipe.order.numpy())
         with tf.device("/CPU:0"):
             recipe = dataclasses.replace(recipe, order=tf.constant(order))

@@ -30,7 +30,8 @@ class Listing:
         columns: what the samples have: features, columns, extensions.
         class_names: that the shard itself gives, or None.
         damage: what is wrong with the shard from a place on, or None.
-        lost: about how many samples lie behind that place.
+        lost: how many samples are known to lie behind that place.
+        lost_bytes: of the shard behind that place.
     """
 
     names: list[str] = dataclasses.field(default_factory=list)
@@ -44,6 +45,7 @@ class Listing:
     class_names: list[str] | None = None
     damage: str | None = None
     lost: int = 0
+    lost_bytes: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -60,8 +62,7 @@ class Listing:
     def cut(self, damage: str, place: int, size: int) -> None:
         """Notes that a shard of `size` bytes cannot be read from `place` on."""
         self.damage = f"{damage} after {len(self):,} images"
-        each = place / len(self) if len(self) else size
-        self.lost = max(1, round((size - place) / max(1.0, each)))
+        self.lost_bytes = size - place
 
 
 class Wanted(NamedTuple):

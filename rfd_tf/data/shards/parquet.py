@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,8 @@ def listing(path: str, wanted: Wanted) -> Listing:
     try:
         file = pq.ParquetFile(path)
     except _KNOWN_BY as error:
-        found.damage, found.lost = f"no Parquet file ({_reason(error)})", 1
+        found.damage = f"no Parquet file ({_reason(error)})"
+        found.lost_bytes = os.stat(path).st_size
         return found
     with file:
         schema = file.schema_arrow

@@ -95,14 +95,12 @@ def find(data: Shards) -> tuple[str, list[str]]:
 
 def _matching(path: str) -> Iterator[str]:
     try:
-        if os.path.isdir(path):
-            yield from _in_folder(path)
-            return
-        if os.path.exists(path):
-            yield path
-            return
-    except ValueError:
+        is_folder, exists = os.path.isdir(path), os.path.exists(path)
+    except ValueError:  # with a zero byte
         raise UserError(f"'{shown(path)}' is no path of shards") from None
+    if exists:
+        yield from _in_folder(path) if is_folder else [path]
+        return
     named = list(_unfolded(path))
     missing = []
     for one in named:
@@ -161,15 +159,18 @@ def warn_of_splits(place: str, paths: Sequence[str]) -> None:
     for path in paths:
         name = Path(path).name
         for word in re.split(r"[\W\d_]+", name):
-            if class_folders.is_split(word):
+            if class_folders.split_of(word):
                 by_word.setdefault(word, name)
                 break
     if class_folders.are_splits(list(by_word)):
         named = ", ".join(shown(name) for name in list(by_word.values())[:_NAMED])
+        train = [name for word, name in by_word.items() if class_folders.split_of(word) == "train"]
+        one = re.split(r"\d", (train or list(by_word.values()))[0])[0]
+        example = os.path.join(os.path.dirname(paths[0]), f"{one}*")
         warnings.warn(
             f"the shards of '{shown(place)}' belong to several splits ({named}): all are read as "
             "one set, those for testing too; give those of one split, such as "
-            f"--data='{shown(place)}/{next(iter(by_word))}*'",
+            f"--data='{shown(example)}'",
             stacklevel=2,
         )
 

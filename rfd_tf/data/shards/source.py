@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import collections
 import os
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rfd_tf.data import folder, image_files
 from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint, image_ids
 from rfd_tf.data.image_files import Header
-from rfd_tf.data.shards import parquet, paths, tar, tfrecord
-from rfd_tf.data.shards.listing import FileBytes, HeldBytes, Listing, Wanted
+from rfd_tf.data.shards import lister, paths
+from rfd_tf.data.shards.listing import Wanted
 from rfd_tf.data.shards.names import Labels, Names, class_names_beside
 from rfd_tf.data.shards.order import BlockOrder
-from rfd_tf.data.shards.store import Block, Store, unpack_gzip
+from rfd_tf.data.shards.store import Block, Store
 from rfd_tf.errors import UserError, shown
-from rfd_tf.text import file_name_to_text
+from rfd_tf.text import file_name_from_text, file_name_to_text
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -250,56 +248,23 @@ def shard_ids(data: paths.Shards) -> np.ndarray:
         return shard_source(data, max_skipped=1.0, verify="header").image_ids()
 
 
-class _Listed(NamedTuple):
-    """A shard, its length in bytes and what it holds."""
+def _damaged(listed: Sequence[lister.Listed]) -> list[tuple[str, str, int]]:
+    """Returns of each damaged shard its name, what is wrong, and about how many images are lost.
 
-    path: str
-    file_bytes: int
-    listing: Listing
-
-
-def _list(path: str, format: str, wanted: Wanted) -> _Listed:
-    try:
-        size = os.stat(path).st_size
-        if not size:
-            return _Listed(path, 0, Listing(damage="empty file", lost=1))
-        if format == "parquet":
-            return _Listed(path, size, parquet.listing(path, wanted))
-        damage = None
-        if _is_compressed(path):
-            unpacked = unpack_gzip(path)
-            damage, data = unpacked.damage, HeldBytes(unpacked.content())
-        else:
-            data = FileBytes(path)
-        try:
-            listing = {"tar": tar, "tfrecord": tfrecord}[format].listing(data, wanted)
-            listing.bytes_of_groups = [data.size]
-        finally:
-            data.close()
-        if damage and not listing.damage:
-            listing.cut(damage, data.size, data.size + 1)
-    except OSError as error:
-        return _Listed(path, 0, Listing(damage=image_files.reason_of(error), lost=1))
-    return _Listed(path, size, listing)
-
-
-def _is_compressed(path: str) -> bool:
-    return path.lower().endswith(("gz", ".tgz"))
-
-
-def _list_all(found: Sequence[str], format: str, wanted: Wanted) -> list[_Listed]:
-    """Lists shards, in threads where the time goes into waiting for the storage."""
-    listed: list[_Listed] = []
-    with folder.progress(len(found), "Listing shards", " shards", 100) as bar:
-        began, busy = time.perf_counter(), time.thread_time()
-        listed.append(_list(found[0], format, wanted))
-        waiting = time.perf_counter() - began > 2 * (time.thread_time() - busy) + 1e-3
-        rest = found[1:]
-        with ThreadPoolExecutor(16) as pool:
-            for one in (pool.map if waiting else map)(lambda p: _list(p, format, wanted), rest):
-                listed.append(one)
-                bar.update(1)
-    return listed
+    What is left of the file tells it, or what other shards hold.
+    """
+    whole = [one for one in listed if not one.listing.damage]
+    usual = int(np.median([len(one.listing) for one in whole])) if whole else 0
+    images = sum(len(one.listing) for one in listed)
+    read = sum(one.file_bytes - one.listing.lost_bytes for one in listed)
+    rate = images / max(1, read)
+    found = []
+    for path, _, listing in listed:
+        if listing.damage:
+            by_bytes = round(listing.lost_bytes * rate)
+            lost = max(1, listing.lost, by_bytes, usual - len(listing))
+            found.append((file_name_to_text(Path(path).name, one_line=True), listing.damage, lost))
+    return found
 
 
 class _Table:
@@ -312,9 +277,9 @@ class _Table:
 
     def __init__(self, format: str, found: Sequence[str], place: str, wanted: Wanted):
         self.place, self.paths = place, found
-        listed = _list_all(found, format, wanted)
+        listed = lister.list_all(found, format, wanted)
         listings = [one.listing for one in listed]
-        self.listings = listings
+        self.damaged = _damaged(listed)
         counts = np.array([len(one) for one in listings])
         self.shards = np.repeat(np.arange(len(listed), dtype=np.int32), counts)
         self.rows = _joined([np.arange(count) for count in counts], np.int64)
@@ -326,7 +291,7 @@ class _Table:
         for one in listed:
             if one.listing.groups is None:
                 numbers.append(np.full(len(one.listing), len(blocks), np.int32))
-                packed = "gzip" if _is_compressed(one.path) else ""
+                packed = "gzip" if lister.is_compressed(one.path) else ""
             else:
                 numbers.append(one.listing.groups + np.int32(len(blocks)))
                 packed = "parquet"
@@ -352,24 +317,19 @@ class _Table:
             for row, reason in one.missing.items()
         }
         if len(self.reasons) == len(self):
-            raise self._no_images()
+            raise self._no_images([name for one in listings for name in one.columns])
 
     def __len__(self) -> int:
         return len(self.offsets)
 
-    def _no_images(self) -> UserError:
-        damaged = [
-            f"{shown(Path(path).name)} ({one.damage})"
-            for path, one in zip(self.paths, self.listings, strict=True)
-            if one.damage
-        ]
+    def _no_images(self, columns: Sequence[str]) -> UserError:
+        damaged = [f"{shown(name)} ({why})" for name, why, _ in self.damaged]
         reasons = collections.Counter(self.reasons.values())
-        columns = list(dict.fromkeys(name for one in self.listings for name in one.columns))
         parts = [f"all {count} samples: {reason}" for reason, count in reasons.most_common(3)]
         if damaged:
             parts.append(f"damaged: {', '.join(damaged[:5])}")
         if columns:
-            parts.append(f"samples have: {shown(', '.join(columns), 1000)}")
+            parts.append(f"samples have: {shown(', '.join(dict.fromkeys(columns)), 1000)}")
         why = f": {'; '.join(parts)}" if parts else ""
         return UserError(
             f"no images in the {len(self.paths)} shards of '{shown(self.place)}'{why}; name the "
@@ -446,13 +406,13 @@ class _Table:
         """Makes the source of the good images, unless too many are not."""
         good = self.good()
         bad = np.array(sorted(self.reasons), np.int64)
-        reasons = [self.reasons[row] for row in bad.tolist()]
-        skipped = list(zip(self.names_of(bad), reasons, strict=True))
-        lost = 0
-        for path, one in zip(self.paths, self.listings, strict=True):
-            if one.damage:
-                skipped.append((file_name_to_text(Path(path).name, one_line=True), one.damage))
-                lost += one.lost
+        names = (file_name_from_text(name) for name in self.names_of(bad))
+        skipped = [
+            (file_name_to_text(name, one_line=True), self.reasons[row])
+            for name, row in zip(names, bad.tolist(), strict=True)
+        ]
+        skipped += [(name, damage) for name, damage, _ in self.damaged]
+        lost = sum(count for *_, count in self.damaged)
         folder.report_skipped(
             f"'{self.place}'", skipped, len(bad) + lost, len(self) + lost, len(good), max_skipped
         )

@@ -139,8 +139,8 @@ class Store:
             self._unpacked[block] = future
             kept = sum(self.blocks[one].bytes for one in self._unpacked)
             while kept > self.most_kept and len(self._unpacked) > 1:
-                oldest, unused = self._unpacked.popitem(last=False)
-                unused.cancel()
+                # (Not cancelled: another thread may be waiting for it.)
+                oldest, _ = self._unpacked.popitem(last=False)
                 kept -= self.blocks[oldest].bytes
         else:
             self._unpacked.move_to_end(block)

@@ -1,0 +1,162 @@
+"""Lists shards: in this process, in threads that wait for the storage, or in several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rfd_tf.data import folder, image_files
+from rfd_tf.data.shards import parquet, tar, tfrecord
+from rfd_tf.data.shards.listing import FileBytes, HeldBytes, Listing, Wanted
+from rfd_tf.data.shards.store import unpack_gzip
+from rfd_tf.errors import UserError
+
+_MOST_THREADS = 16
+# Processes take a second or two to start.
+_LEAST_SECONDS = 6.0
+_SECONDS_EACH = 2.0
+_PROGRAM = "from rfd_tf.data.shards import lister; lister.main()"
+
+
+class Listed(NamedTuple):
+    """A shard, its length in bytes and what it holds."""
+
+    path: str
+    file_bytes: int
+    listing: Listing
+
+
+def is_compressed(path: str) -> bool:
+    """Returns whether a file is a gzip file, by its name."""
+    return path.lower().endswith((".gz", ".tgz"))
+
+
+def list_shard(path: str, format: str, wanted: Wanted) -> Listed:
+    """Lists a shard; what is wrong with it stands in the listing.
+
+    Raises:
+        UserError: a Parquet file has no column of images, or not the columns that are wanted.
+    """
+    try:
+        size = os.stat(path).st_size
+        if not size:
+            return Listed(path, 0, Listing(damage="empty file"))
+        if format == "parquet":
+            return Listed(path, size, parquet.listing(path, wanted))
+        damage = None
+        if is_compressed(path):
+            unpacked = unpack_gzip(path)
+            damage, data = unpacked.damage, HeldBytes(unpacked.content())
+        else:
+            data = FileBytes(path)
+        try:
+            listing = {"tar": tar, "tfrecord": tfrecord}[format].listing(data, wanted)
+            listing.bytes_of_groups = [data.size]
+        finally:
+            data.close()
+        if damage and not listing.damage:
+            listing.cut(damage, size, size)
+    except OSError as error:
+        return Listed(path, 0, Listing(damage=image_files.reason_of(error)))
+    return Listed(path, size, listing)
+
+
+def list_all(paths: Sequence[str], format: str, wanted: Wanted) -> list[Listed]:
+    """Lists shards, in order. How is chosen by how long the first one takes.
+
+    Raises:
+        UserError: see `list_shard`.
+    """
+
+    def one(path: str) -> Listed:
+        return list_shard(path, format, wanted)
+
+    listed: list[Listed] = []
+    with folder.progress(len(paths), "Listing shards", " shards", 100) as bar:
+        began, busy = time.perf_counter(), time.thread_time()
+        listed.append(one(paths[0]))
+        took, busy = time.perf_counter() - began, time.thread_time() - busy
+        rest = paths[1:]
+        processes = min(_cores(), len(rest), int(busy * len(rest) / _SECONDS_EACH))
+        with contextlib.ExitStack() as stack:
+            if busy * len(rest) > _LEAST_SECONDS and processes > 1 and sys.executable:
+                found = stack.enter_context(_in_processes(rest, format, wanted, processes))
+            elif took > 2 * busy + 1e-3:
+                found = stack.enter_context(ThreadPoolExecutor(_MOST_THREADS)).map(one, rest)
+            else:
+                found = map(one, rest)
+            for each in found:
+                listed.append(each)
+                bar.update(1)
+    return listed
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _in_processes(
+    paths: Sequence[str], format: str, wanted: Wanted, count: int
+) -> Iterator[Iterator[Listed]]:
+    """Gives the listings of shards, in order, made by processes in turn."""
+    package = str(Path(folder.__file__).parents[2])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+    }
+    children: list[Any] = []
+
+    def listed() -> Iterator[Listed]:
+        for number, path in enumerate(paths):
+            child = children[number % count]
+            try:
+                found = pickle.load(child.stdout)
+            except (EOFError, OSError, pickle.UnpicklingError):  # it was killed, or did not start
+                found = list_shard(path, format, wanted)
+            if isinstance(found, UserError):
+                raise found
+            yield found
+
+    try:
+        for number in range(count):
+            child = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,  # Ctrl-C ends this process, which ends them
+            )
+            children.append(child)
+            with contextlib.suppress(OSError), child.stdin:
+                pickle.dump((paths[number::count], format, wanted), child.stdin)
+        yield listed()
+    finally:
+        for child in children:
+            child.kill()
+            child.stdout.close()
+            child.wait()
+
+
+def main() -> None:
+    """Runs such a process: lists the shards that standard input names, and writes the listings."""
+    paths, format, wanted = pickle.load(sys.stdin.buffer)
+    for path in paths:
+        try:
+            found = list_shard(path, format, wanted)
+        except UserError as error:
+            found = error
+        pickle.dump(found, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
