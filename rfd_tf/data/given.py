@@ -231,7 +231,7 @@ def read(
         other = next(path for path in found if reader_of(path) is others[0])
         raise UserError(
             f"'{shown(found[0])}' and '{shown(other)}' are of different kinds: where --data_dir "
-            "names several, all must be folders"
+            "names several, all must be folders, or all shards"
         )
     return kind.read(found, data_root=data_root, split=split, leave_out=leave_out, **options)
 

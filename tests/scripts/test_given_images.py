@@ -31,7 +31,9 @@ TINY = {
 
 def documented():
     """The commands in the first block of the page on images, by command: lists of arguments."""
-    block = re.search(r"```bash\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.S)[1]
+    block = re.search(
+        r"```bash\n(.*?)```", (ROOT / "docs" / "guides" / "data.md").read_text(), re.S
+    )[1]
     found = {}
     for line in block.splitlines():
         program, command, *arguments = shlex.split(line)
