@@ -128,7 +128,7 @@ def described(text: str | None) -> dict[str, str]:
     return {name: " ".join(parts) for name, parts in found.items() if parts}
 
 
-_EMBEDDED = AllBut(("digits",))
+_EMBEDDED = AllBut(("clothing", "digits"))
 _SOME_IMAGES = 10_000
 #: When settings of images and of the run have an effect. `PretrainConfig.rules` adds the rules of
 #: augmentation, optimisation and methods.
@@ -136,7 +136,7 @@ _RULES = (
     Rule(("train_split", "eval_split", "tfds_dir", "tfds_download", "tfds_classes"),
          {"dataset": GIVEN}),
     Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": _EMBEDDED},
-         "which comes with scikit-learn"),
+         "which is embedded"),
     Rule(("max_skipped", "max_megapixels"), {"dataset": _EMBEDDED, "eval_dir": GIVEN},
          "which has no files"),
     Rule(("eval_split",), {"eval_dir": ABSENT}),
@@ -333,7 +333,7 @@ class PretrainConfig:
     Settings of optimisation and augmentation that are None are chosen by `choose`.
 
     Args:
-        dataset: embedded dataset (digits) or TFDS image dataset by name.
+        dataset: embedded dataset (clothing, digits) or TFDS image dataset by name.
         data_dir: folder of training images, flat or nested.
         train_split: split of `dataset` to train on, such as train or train[:60%].
         tfds_classes: use only images of a TFDS `dataset` that show an object of one of these

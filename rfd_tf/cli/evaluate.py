@@ -92,7 +92,7 @@ def sources(recorded) -> tuple:
     images = recorded.replaced(**config_flags.images())
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError(
-            "evaluation needs labelled images: give --dataset (digits, or a TFDS name), "
+            "evaluation needs labelled images: give --dataset (clothing, digits, or a TFDS name), "
             "--data_dir and --eval_dir, or --train_list and --eval_list"
         )
     return images.evaluation(FLAGS.tfds_download)

@@ -55,7 +55,7 @@ config_flags.DEFINE_images(
     *("data_dir", "dataset", "eval_split", "tfds_dir", "tfds_download"),
     *("max_skipped", "max_megapixels"),
     data_dir="folder of images without boxes: draws maps only.",
-    dataset="TFDS image dataset, or digits, without boxes.",
+    dataset="TFDS image dataset, clothing or digits, without boxes.",
     eval_split="split of --dataset; test, validation or train if not given.",
 )
 flags.DEFINE_integer("max_images", None, "Largest number of pictures. Default: all.", 1)
