@@ -143,8 +143,8 @@ path_flags.DEFINE_path_list(
 data_flags.DEFINE_data(
     "data",
     None,
-    "Labelled images to train probes on: a folder with one sub-folder per class, clothing, digits, or "
-    "a TFDS name. Stands for --data_dir or --dataset. Default: the run's.",
+    "Labelled images to train probes on: a folder with one sub-folder per class, clothing, digits, "
+    "or a TFDS name. Stands for --data_dir or --dataset. Default: the run's.",
 )
 data_flags.DEFINE_data(
     "val_data",

@@ -25,8 +25,8 @@ FLAGS = flags.FLAGS
 data_flags.DEFINE_data(
     "data",
     None,
-    "Images to train on: a folder, an embedded dataset (clothing, digits) or a TFDS dataset by name. "
-    "Stands for --data_dir or --dataset.",
+    "Images to train on: a folder, an embedded dataset (clothing, digits) or a TFDS dataset by "
+    "name. Stands for --data_dir or --dataset.",
 )
 config_flags.DEFINE_settings(IMAGE_SETTINGS)
 
