@@ -20,6 +20,7 @@ from rfd_tf.data import (
     ArraySource,
     FolderSource,
     digits,
+    given,
     image_folder,
     load,
     load_images,
@@ -530,7 +531,7 @@ def test_shards_are_told_from_folders_and_names(written, tmp_path):
     tars = written["tar"]
     assert looks_like_shards(tars) and looks_like_shards(str(tars / "shard-0000[01].tar"))
     assert looks_like_shards([tars / "shard-00000.tar"]) and not looks_like_shards([])
-    assert run_images.place_of("x-{00..09}.tar") == {"data_dir": "x-{00..09}.tar"}
+    assert given.place_of("x-{00..09}.tar") == {"data_dir": "x-{00..09}.tar"}
     assert not looks_like_shards(tmp_path) and not looks_like_shards("a\0b")
     shutil.copy(tars / "shard-00000.tar", tmp_path)
     (tmp_path / "a.jpg").write_bytes(_encoded(1))
