@@ -134,7 +134,7 @@ def check_classes(train: Source, test: Source | None) -> int:
         if source is not None and (source.labels is None or (source.labels < 0).all()):
             raise UserError(
                 f"'{source.name}' has no labels, which evaluation needs: use a folder with one "
-                "sub-folder a class, or a dataset with labels"
+                "sub-folder a class, a list with a column label, or a dataset with labels"
             )
     present = np.unique(train.labels[_with_class(train)])
     if len(present) < 2:
