@@ -33,11 +33,12 @@ def listing(path: str, wanted: Wanted) -> Listing:
         UserError: it has no column of images, or not the columns that are wanted.
     """
     found = Listing(groups=np.zeros(0, np.int32))
+    file_bytes = os.stat(path).st_size
     try:
         file = pq.ParquetFile(path)
     except _KNOWN_BY as error:
         found.damage = f"no Parquet file ({_reason(error)})"
-        found.lost_bytes = os.stat(path).st_size
+        found.lost_bytes = file_bytes
         return found
     with file:
         schema = file.schema_arrow
@@ -49,11 +50,14 @@ def listing(path: str, wanted: Wanted) -> Listing:
         named = f"{image}.path" if leaf != image and _has_path(schema.field(image).type) else None
         groups, sizes = [], []
         for number in range(file.num_row_groups):
-            described = file.metadata.row_group(number)
-            columns = (described.column(i) for i in range(described.num_columns))
-            size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == leaf)
-            rows = described.num_rows
+            rows = 0
             try:
+                described = file.metadata.row_group(number)
+                rows = described.num_rows
+                chunks = (described.column(i) for i in range(described.num_columns))
+                size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == leaf)
+                if not 0 <= rows <= file_bytes or size < 0:
+                    raise ValueError("an impossible number of rows")
                 columns = [name for name in (label, named) if name]
                 table = file.read_row_group(number, columns=columns) if columns else None
                 labels = table[label].to_pylist() if label else [None] * rows
@@ -65,7 +69,7 @@ def listing(path: str, wanted: Wanted) -> Listing:
                     raise ValueError("columns of different lengths")
             except _KNOWN_BY as error:
                 found.damage = f"row group {number} is damaged ({_reason(error)})"
-                found.lost += max(1, rows)
+                found.lost += min(max(1, rows), file_bytes)
                 continue
             found.names += names
             found.labels += map(label_of, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 import warnings
@@ -19,9 +20,9 @@ FORMATS = {
     "tfrecord": re.compile(r"\.tfrec(ord)?s?(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE),
     "parquet": re.compile(r"\.parquet$", re.IGNORECASE),
 }
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
-_MOST_SHARDS = 1_000_000
+_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST_SHARDS = 100_000
 _NAMED = 5
 
 Shards = str | os.PathLike | Sequence[str | os.PathLike]
@@ -128,29 +129,32 @@ def _in_folder(folder: str) -> Iterator[str]:
 
 def _unfolded(path: str) -> Iterator[str]:
     """Yields what a path with `{000..099}` and `{a,b}` stands for."""
-    pending, count = [path], 0
-    while pending:
-        text = pending.pop()
-        if found := _RANGE.search(text):
-            first, last = found.groups()
-            if len(first) > 12 or len(last) > 12 or int(last) - int(first) >= _MOST_SHARDS:
-                raise UserError(
-                    f"'{shown(path)}' stands for more than {_MOST_SHARDS:,} shards; give a folder"
-                )
-            if int(last) < int(first):
-                raise UserError(f"'{shown(path)}': the range {found[0]} is empty; write it upwards")
-            parts = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        elif found := _CHOICE.search(text):
-            parts = found[1].split(",")
-        else:
-            yield text
-            count += 1
-            continue
-        if count + len(pending) + len(parts) > _MOST_SHARDS:
-            raise UserError(
-                f"'{shown(path)}' stands for more than {_MOST_SHARDS:,} shards; give a folder"
-            )
-        pending += [text[: found.start()] + part + text[found.end() :] for part in reversed(parts)]
+    parts: list[list[str]] = []
+    for number, text in enumerate(_BRACES.split(path)):
+        parts.append(_choices(text, path) if number % 2 else [text])
+    count = 1
+    for choices in parts:
+        count *= len(choices)
+        if count > _MOST_SHARDS:
+            raise _too_many(path)
+    return map("".join, itertools.product(*parts))
+
+
+def _choices(text: str, path: str) -> list[str]:
+    """Returns what the inside of braces stands for."""
+    found = _RANGE.fullmatch(text)
+    if not found:
+        return text.split(",")
+    first, last = found.groups()
+    if len(first) > 12 or len(last) > 12 or int(last) - int(first) >= _MOST_SHARDS:
+        raise _too_many(path)
+    if int(last) < int(first):
+        raise UserError(f"'{shown(path)}': the range {{{text}}} is empty; write it upwards")
+    return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+
+
+def _too_many(path: str) -> UserError:
+    return UserError(f"'{shown(path)}' stands for more than {_MOST_SHARDS:,} shards; give a folder")
 
 
 def warn_of_splits(place: str, paths: Sequence[str]) -> None:
