@@ -138,7 +138,7 @@ def described(text: str | None) -> dict[str, str]:
     return {name: " ".join(parts) for name, parts in found.items() if parts}
 
 
-_EMBEDDED = AllBut(("digits",))
+_EMBEDDED = AllBut(("clothing", "digits"))
 _SOME_IMAGES = 10_000
 #: When settings of images and of the run have an effect. `PretrainConfig.rules` adds the rules of
 #: augmentation, optimisation and methods.
@@ -148,7 +148,7 @@ _RULES = (
     Rule(("eval_split",), {"dataset": GIVEN, "data_dir": A_LIST, "eval_dir": A_LIST}),
     Rule(("data_root",), {"data_dir": A_LIST, "eval_dir": A_LIST}),
     Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": _EMBEDDED},
-         "which comes with scikit-learn"),
+         "which is embedded"),
     Rule(("max_skipped", "max_megapixels"), {"dataset": _EMBEDDED, "eval_dir": GIVEN},
          "which has no files"),
     Rule(("eval_split",), {"eval_dir": ABSENT_OR_LIST}),
@@ -345,7 +345,7 @@ class PretrainConfig:
     Settings of optimisation and augmentation that are None are chosen by `choose`.
 
     Args:
-        dataset: embedded dataset (digits) or TFDS image dataset by name.
+        dataset: embedded dataset (clothing, digits) or TFDS image dataset by name.
         data_dir: training images: a folder, flat or nested; several with commas between them; or
             a list of files (.csv, .tsv, .txt, .jsonl), see rfd_tf.data.image_list; or shards (.tar,
             .tfrecord, .parquet), see rfd_tf.data.shards.

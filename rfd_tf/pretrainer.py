@@ -32,6 +32,7 @@ from rfd_tf.evaluation import FeatureHealth, health
 from rfd_tf.evaluation.heads import save_heads
 from rfd_tf.evaluation.runner import output_locked
 from rfd_tf.evaluation.splits import check_classes
+from rfd_tf.evaluation.table import summary
 from rfd_tf.interpret.report import read_run
 from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.paths import absolute
@@ -633,10 +634,16 @@ class Pretrainer:
                     output=folder.path("evaluation_files"),
                 )
                 write_json(folder.path("evaluation.json"), report)
+            short = summary(report, applications.endpoints(network))
             log.info(
                 "\nin percent, on upright and on randomly rotated test images:\n"
-                f"{evaluation.table(report)}\n"
+                f"{evaluation.table(short)}\n"
             )
+            if more := len(report["results"]) - len(short["results"]):
+                log.info(
+                    f"{more} more scores, of earlier layers and of best epochs: "
+                    f"{folder.path('evaluation.json')}"
+                )
         if config.export:
             path = folder.path("export")
             export.export_backbone(folder.directory, path, tuple(config.export), overwrite=True)

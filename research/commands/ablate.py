@@ -1,6 +1,6 @@
 """Trains and probes the paper's ablations of RFD on one dataset, and writes the table.
 
-    python scripts/ablate.py --config=quickstart --output_dir=runs/ablations
+    python scripts/ablate.py --config=digits --output_dir=runs/ablations
     python scripts/ablate.py --config=cifar10_rfd_six_layer --data_dir=PATH/train \\
         --eval_dir=PATH/test --seeds=0,1,2 --task=knn,linear --output_dir=runs/ablations
 

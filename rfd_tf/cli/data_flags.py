@@ -20,8 +20,8 @@ _FILES = ("data_dir", "calibration_dir")
 #: What --data takes.
 FORMS = (
     "a folder, several (a,b), a list of files (.csv, .tsv, .txt, .jsonl), shards (.tar, .tfrecord, "
-    ".parquet: a file, a folder or a pattern), an embedded dataset (digits) or a TFDS dataset by "
-    "name"
+    ".parquet: a file, a folder or a pattern), an embedded dataset (clothing, digits) or a TFDS "
+    "dataset by name"
 )
 
 

@@ -1,7 +1,7 @@
 """Estimates PU weights: the probability that each rotated view of an image looks upright.
 
-    rfd-tf estimate-pu --config=quickstart --output=pu.npz
-    rfd-tf pretrain --config=quickstart --pu_weights=pu.npz ...
+    rfd-tf estimate-pu --config=digits --output=pu.npz
+    rfd-tf pretrain --config=digits --pu_weights=pu.npz ...
     rfd-tf estimate-pu --data_dir=photos --backbone=resnet18 --output=photos_pu.npz
 
 For each fold of the images, a rotation network is trained on the other folds and predicts the

@@ -93,8 +93,8 @@ def sources(recorded) -> tuple:
     images = recorded.replaced(**config_flags.images())
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError(
-            "evaluation needs labelled images: give --data a folder, a list of files, digits or a "
-            "TFDS name"
+            "evaluation needs labelled images: give --data a folder, a list of files, clothing, "
+            "digits or a TFDS name"
         )
     return images.evaluation(FLAGS.tfds_download)
 

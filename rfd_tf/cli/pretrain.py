@@ -1,6 +1,6 @@
 """Pretrains a backbone on unlabelled images.
 
-    rfd-tf pretrain --config=quickstart --output_dir=runs/digits
+    rfd-tf pretrain --config=quickstart --output_dir=runs/quickstart
     rfd-tf pretrain --data_dir=photos --backbone=mobilenet_v2 --output_dir=runs/photos
 
 Running the same command again resumes the run. SIGTERM and SIGINT (Ctrl-C) save and end it after

@@ -61,7 +61,7 @@ config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "eval_split", "tfds_dir", "tfds_download"),
     *("max_skipped", "max_megapixels"),
     data_dir="images without boxes: a folder, several, or a list.",
-    dataset="TFDS image dataset, or digits, without boxes.",
+    dataset="TFDS image dataset, clothing or digits, without boxes.",
     eval_split="split of --dataset or of a list; test, validation or train if not given.",
 )
 flags.DEFINE_integer("max_images", None, "Largest number of pictures. Default: all.", 1)

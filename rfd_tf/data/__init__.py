@@ -16,6 +16,7 @@ _NAMES = {
     "PhotoSource": "sources",
     "Source": "sources",
     "TfdsSource": "sources",
+    "clothing": "sources",
     "digits": "sources",
     "image_folder": "sources",
     "image_list": "sources",

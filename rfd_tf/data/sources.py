@@ -1,4 +1,4 @@
-"""Sources by one argument: files of any kind, the embedded digits, photographs, TFDS datasets."""
+"""Sources by one argument: files of any kind, embedded datasets, photographs, TFDS datasets."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from rfd_tf.data import given
-from rfd_tf.data.base import ArraySource, Source, image_ids
+from rfd_tf.data.base import ArraySource, Source
+from rfd_tf.data.embedded import SPLITS, clothing, digits
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
 from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
-from rfd_tf.errors import UserError, unknown
+from rfd_tf.errors import UserError
 
 __all__ = [
     "DATASETS",
@@ -26,6 +24,7 @@ __all__ = [
     "PhotoSource",
     "Source",
     "TfdsSource",
+    "clothing",
     "digits",
     "image_folder",
     "image_list",
@@ -34,62 +33,8 @@ __all__ = [
     "tfds",
 ]
 
-_NUM_DIGITS = 1797
-_DIGITS_SPLITS = {
-    "train": slice(0, 1500),
-    "test": slice(1500, _NUM_DIGITS),
-    "all": slice(0, _NUM_DIGITS),
-}
-_DIGITS_SIZE = 32
-
-
-def digits(split: str = "train") -> ArraySource:
-    """Returns scikit-learn's handwritten digits as 32x32 colour images. Needs no network.
-
-    The 8x8 images with values 0 to 16 are enlarged by bicubic interpolation, scaled to 0-255 and
-    repeated over three equal channels.
-
-    Args:
-        split: `"train"` (the first 1,500), `"test"` (the last 297) or `"all"` (1,797).
-
-    Returns:
-        A source with uint8 images `[N, 32, 32, 3]`, labels 0 to 9 and class names "0" to "9".
-
-    Raises:
-        UserError: there is no such split.
-
-    Source: the test set of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
-    1998), as `sklearn.datasets.load_digits` gives it.
-
-    >>> digits("test").images.shape
-    (297, 32, 32, 3)
-    """
-    if split not in _DIGITS_SPLITS:
-        raise unknown("split of digits", split, _DIGITS_SPLITS)
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    part = _DIGITS_SPLITS[split]
-    size = (_DIGITS_SIZE, _DIGITS_SIZE)
-    enlarged = np.stack(
-        [
-            np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-            for image in data.images[part].astype(np.float32)
-        ]
-    )
-    grey = np.clip(np.rint(enlarged * (255.0 / 16.0)), 0, 255).astype(np.uint8)
-    source = ArraySource(
-        np.repeat(grey[..., None], 3, axis=-1),
-        labels=data.target[part],
-        class_names=[str(name) for name in data.target_names],
-        name="digits" if split == "all" else f"digits/{split}",
-    )
-    source.origins = lambda: image_ids("digits", part.start, source.num_images)
-    return source
-
-
 # Embedded datasets: name -> loader of a split. Every other name is looked up in TFDS.
-DATASETS: dict[str, Callable[[str], Source]] = {"digits": digits}
+DATASETS: dict[str, Callable[[str], Source]] = {"clothing": clothing, "digits": digits}
 
 
 def splits(dataset: str, tfds_dir: str | None = None, download: bool = False) -> list[str]:
@@ -104,8 +49,8 @@ def splits(dataset: str, tfds_dir: str | None = None, download: bool = False) ->
     >>> splits("digits")
     ['train', 'test', 'all']
     """
-    if dataset == "digits":
-        return list(_DIGITS_SPLITS)
+    if dataset in DATASETS:
+        return list(SPLITS)
     return list(open_builder(dataset, tfds_dir, download, DATASETS).info.splits)
 
 

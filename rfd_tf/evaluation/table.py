@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from rfd_tf.evaluation.base import BEST_EPOCH
 
 # Metrics that are no shares and are therefore not shown in percent.
 _PLAIN = ("distance", "ratio", "learning rate")
@@ -46,6 +49,33 @@ def table(report: dict[str, Any]) -> str:
     knn   f           50.0         25.0
     """
     return "\n\n".join(_aligned(*block) for block in tables(report))
+
+
+def summary(report: dict[str, Any], endpoints: Sequence[str]) -> dict[str, Any]:
+    """Returns a report without the rows of earlier layers and of best epochs, for a short table.
+
+    Only tasks with a row for the feature `f` are shortened: the last endpoint, `f`, its halves and
+    the projection remain, after the last epoch.
+
+    Args:
+        report: of `rfd_tf.evaluation.evaluate`.
+        endpoints: of the backbone, first to last.
+
+    >>> row = {"task": "linear", "images": "upright", "value": 0.5, "when": ""}
+    >>> rows = [{**row, "name": name} for name in ("block1", "block2", "f")]
+    >>> [row["name"] for row in summary({"results": rows}, ["block1", "block2"])["results"]]
+    ['block2', 'f']
+    """
+    # ("pooled" is the mean of the last endpoint.)
+    left_out = {*endpoints[:-1], "pooled"}
+    shortened = {row["task"] for row in report["results"] if row["name"] == "f"}
+    results = []
+    for row in report["results"]:
+        if row["task"] not in shortened:
+            results.append(row)
+        elif row["name"] not in left_out and row["when"] != BEST_EPOCH:
+            results.append({**row, "when": ""})  # they are all of the last epoch
+    return {**report, "results": results}
 
 
 def tables(report: dict[str, Any]) -> list[tuple[list[str], list[list[str]], int]]:

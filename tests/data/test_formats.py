@@ -141,17 +141,28 @@ if features.check("avif"):
 NAMES = [pytest.param(name, marks=AVIF if name == "avif" else ()) for name in FILES]
 
 
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Name -> the format's pixels: files verified whole, by their headers, and read from disk."""
+    folder = tmp_path_factory.mktemp("formats")
+    names = [name for name in FILES if FILES[name][0]]
+    for number, name in enumerate(names):
+        # The content counts, not the name.
+        (folder / f"{number:02}.jpg").write_bytes(FILES[name][0])
+    pixels = [
+        load_images(image_folder(folder, max_skipped=0, **options), SIDE)
+        for options in ({"verify": "full"}, {"verify": "header"}, {"cache_bytes": 0})
+    ]
+    return dict(zip(names, zip(*pixels, strict=True), strict=True))
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_format_gives_its_pixels_in_memory_and_from_disk(tmp_path, name):
+def test_a_format_gives_its_pixels_in_memory_and_from_disk(loaded, name):
     content, picture, off = FILES[name]
-    (tmp_path / "picture.jpg").write_bytes(content)  # the content counts, not the name
     expected = np.asarray(picture.convert("RGB")).astype(int)
-    first = None
-    for options in ({"verify": "full"}, {"verify": "header"}, {"cache_bytes": 0}):
-        source = image_folder(tmp_path, max_skipped=0, **options)
-        (pixels,) = load_images(source, SIDE)
-        assert np.abs(pixels.astype(int) - expected).max() <= off
-        first = pixels if first is None else first
+    first, *others = loaded[name]
+    assert np.abs(first.astype(int) - expected).max() <= off
+    for pixels in others:
         np.testing.assert_array_equal(pixels, first)
     np.testing.assert_array_equal(decode_bytes(tf.constant(content)), first)
     np.testing.assert_allclose(image_files.read_rgb(content), first, atol=1)

@@ -1,4 +1,4 @@
-from rfd_tf.evaluation.table import table
+from rfd_tf.evaluation.table import summary, table
 
 
 def row(task, name, images, value, random, metric="accuracy", when="", spread=None):
@@ -23,3 +23,21 @@ def test_columns_of_images_and_rows_of_epochs():
         "task        feature  distances  random init",
         "invariance  f2           1.235            2",
     ]
+
+
+def test_a_summary_leaves_out_earlier_layers_and_best_epochs_of_tasks_that_have_f():
+    names = ["block1", "block6", "pooled", "f", "f1", "f2"]
+    linear = [
+        row("linear", name, images, 0.5, 0.25, when=when)
+        for name in names
+        for images in ("upright", "rotated")
+        for when in ("last epoch", "best epoch")
+    ]
+    retrained = [row("retrain", name, "upright", 0.5, 0.25) for name in names[:2]]
+    short = summary({"results": [*linear, *retrained], "epoch": 3}, ["block1", "block6"])
+    lines = table(short).splitlines()
+    assert lines[0].split() == "task feature upright random init rotated random init".split()
+    found = [line.split()[:2] for line in lines[1:5]]
+    assert found == [["linear", name] for name in ("block6", "f", "f1", "f2")]
+    assert [one["name"] for one in short["results"] if one["task"] == "retrain"] == names[:2]
+    assert short["epoch"] == 3 and len(linear) == 24

@@ -110,14 +110,14 @@ def run_here(code, folder):
 
 def test_pretraining_by_one_call(tmp_path):
     short = "steps_per_epoch=2, image_size=16, tensorboard=False, epochs=2"
-    code = snippet('rfd_tf.pretrain("digits"').replace("epochs=2", short)
+    code = snippet('rfd_tf.pretrain("clothing"').replace("epochs=2", short)
     check = """
 history = rfd_tf.Run.open("runs/python").history
 assert len(history) == 3 and history[-1]["knn_accuracy"] > 0
 assert backbone.output_shape[-1] == 128
 """
     output = run_here(code + check, tmp_path)
-    assert "1500 images of digits/train" in output and "resuming after epoch 2" in output
+    assert "3409 images of clothing/train" in output and "resuming after epoch 2" in output
     assert (tmp_path / "runs/python/export/model.onnx").is_file()
 
 

@@ -37,12 +37,12 @@ def run_pretraining(*arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A run of the quickstart, tiny: two epochs, PU weights, evaluation and export."""
+    """A run of the configuration digits, tiny: two epochs, PU weights, evaluation and export."""
     root = tmp_path_factory.mktemp("runs")
     digits = data.digits()
     probability = np.random.default_rng(0).random((digits.num_images, 4), np.float32)
     pu_weights.write(root / "pu.npz", probability, digits, classifier="softmax")
-    config = Path(__file__).parents[2] / "configs" / "quickstart.cfg"
+    config = Path(__file__).parents[2] / "configs" / "digits.cfg"
     run_pretraining(
         f"--flagfile={config}",
         "--backbone_option=filters=[4,4,4,4,4,8]",

@@ -240,7 +240,7 @@ def planned(settings, output, *arguments, **options):
     return real(settings, output, *arguments, **options)
 real, ablation.ablate = ablation.ablate, planned
 """
-    asked = ["--config=quickstart", "--epochs=7", "--variants=jigsaw"]
+    asked = ["--config=digits", "--epochs=7", "--variants=jigsaw"]
     asked += ["--evaluate_option=max_train_images=25", "--evaluate_option=linear.epochs=6"]
     *found, (_, out, _) = run_many(
         "ablate", [*([*line, output] for line in lines.values()), [*asked, output]], prelude

@@ -69,7 +69,7 @@ def test_flags_win_over_the_configuration_wherever_they_stand(tmp_path):
         "--dataset=digits\n--train_split=all\n--epochs=7\n--eval_dir=test\n"
         "--method_option=a=1\n--nohorizontal_flip\n"
     )
-    (tmp_path / "config.cfg").write_text("--config=quickstart\n")
+    (tmp_path / "config.cfg").write_text("--config=digits\n")
     (tmp_path / "images").mkdir()
     plain, before, after, images, data, folder, nested = settled(
         [f"--config={config}"],
@@ -149,8 +149,8 @@ script.estimation.run = run
     named, folder, wrong = run_many(
         "estimate_pu",
         [
-            ["--config=quickstart", *rest],
-            ["--config=quickstart", f"--data={images}", *rest],
+            ["--config=digits", *rest],
+            ["--config=digits", f"--data={images}", *rest],
             ["--config=quikstart", *rest],
         ],
         report,
@@ -163,7 +163,7 @@ def main():
     print(script.pretrain.given())
 script.main = main
 """
-    ((code, out, _),) = run_many("ablate", [["--config=quickstart", "--data_dir=x"]], prelude)
+    ((code, out, _),) = run_many("ablate", [["--config=digits", "--data_dir=x"]], prelude)
     assert code == 0 and "'batch_size': 50" in out and "'dataset'" not in out
 
 
