@@ -162,8 +162,6 @@ def test_the_readme_has_at_most_180_lines_and_1500_words():
 def test_prose_lines_have_fewer_than_100_characters():
     wrong = []
     for page in guides():
-        if page.name == "data.md":  # not wrapped yet
-            continue
         text = re.sub(r"(?s)```.*?```", "", page.read_text(encoding="utf-8"))
         long = [line for line in text.splitlines() if len(line) > 99 and not line.startswith("|")]
         # (A command in the text is not broken.)
@@ -180,7 +178,7 @@ def test_the_table_of_contents_links_to_every_page():
 
 def test_a_guide_has_a_command_its_python_twin_and_what_to_do_when_it_goes_wrong():
     for page in (ROOT / "docs" / "guides").glob("*.md"):
-        if page.stem in ("data", "troubleshooting"):  # tables of what is read, and of messages
+        if page.stem == "troubleshooting":  # tables of messages
             continue
         assert {"bash", "python"} <= {language for language, _ in blocks(page)}, page.name
         headings = re.findall(r"(?m)^#+ (.*)$", page.read_text(encoding="utf-8"))
