@@ -84,7 +84,7 @@ def choose(
     """Tries every rate on four fifths of the images and evaluates it on the rest.
 
     Args:
-        build: returns the network to train, freshly initialised.
+        build: returns the network to train, freshly initialised. It is compiled once for all rates.
         training: the training that the rate is for.
         subject: the network, for its normalisation and its identity.
         data: whose classes the images have; its test images are not used.
@@ -103,17 +103,18 @@ def choose(
     trial = copy.copy(data)
     trial.train = images.some(np.flatnonzero(~held))
     trial.test = images.some(np.flatnonzero(held))
-    accuracies = {}
+    accuracies, trials = {}, None
     for rate in RATES:
         tried = dataclasses.replace(short(training), learning_rate=rate)
         named = f"{title}, rate {rate:g}"
         key = [subject.sha256, subject.title, data.identity(), tried.describe(), named]
         key += [settings.seed if seed is None else seed, int(images.rows.sum())]
         if partial.get(key) is None:
+            trials = trials or supervised.Trials(build())
             try:
                 found = list(
                     supervised.train(
-                        build(),
+                        trials,
                         ["all layers"],
                         tried,
                         subject,

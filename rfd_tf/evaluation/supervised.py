@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -74,8 +75,59 @@ def freeze_before(model: keras.Model, prefix: str) -> None:
         layer.trainable = False
 
 
+class Trials:
+    """A network that is trained several times, each time from the same start at another rate.
+
+    It is compiled once: compiling takes longer than a short training.
+
+    Args:
+        model: as of `train`, which takes this in its place. Between trainings everything but the
+            highest rate of the cosine schedule must stay.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._model, self._compiled, self._start = model, None, []
+
+    def compiled(self, training: Training, *arguments: Any) -> _Compiled:
+        """Returns the network with the values that it had at first, and the training's rate."""
+        if self._compiled is None:
+            self._compiled = _Compiled(self._model, training, *arguments)
+            self._start = [ops.convert_to_numpy(each) for each in self._compiled.variables]
+        else:
+            for variable, value in zip(self._compiled.variables, self._start, strict=True):
+                variable.assign(value)
+            self._compiled.rate.assign(training.learning_rate)
+        return self._compiled
+
+
+class _Compiled:
+    """A network with its optimizer, and what evaluates it."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        training: Training,
+        steps: int,
+        subject: Subject,
+        test: ImageSet,
+        images: Sequence[str],
+    ):
+        self.model, schedule = model, training.learning_rate
+        if isinstance(schedule, float):
+            self.rate = keras.Variable(schedule, trainable=False, dtype="float32")
+            schedule = schedules.cosine(self.rate, training.epochs * steps)
+        else:
+            schedule = schedules.from_lookup_table(schedule, steps)
+        optimizer = SGD(schedule, training.momentum, training.nesterov, training.weight_decay)
+        self.network = _with_pixels(model, subject)
+        self.network.compile(optimizer=optimizer, loss=_joint_cross_entropy, jit_compile=False)
+        optimizer.build(self.network.trainable_variables)
+        self.variables = [*self.network.variables, *optimizer.variables]
+        self.judge = _Judge(model, subject, test, images)
+
+
 def train(
-    model: keras.Model,
+    model: keras.Model | Trials,
     names: Sequence[str],
     training: Training,
     subject: Subject,
@@ -97,7 +149,7 @@ def train(
 
     Args:
         model: normalised images `[B, S, S, 3]` to logits `[B, len(names), classes]`. Its trainable
-            variables are trained.
+            variables are trained. Trials of one model at several rates share a `Trials` of it.
         names: what to call the classifiers.
         training: schedule, optimizer and augmentation.
         subject: the network, for its normalisation and its identity.
@@ -119,14 +171,8 @@ def train(
     seed = settings.seed if seed is None else seed
     batch_size = min(training.batch_size, len(train_set))
     steps = training.steps_per_epoch or len(train_set) // batch_size
-    optimizer = SGD(
-        _schedule(training, steps),
-        training.momentum,
-        training.nesterov,
-        training.weight_decay,
-    )
-    trained = _with_pixels(model, subject)
-    trained.compile(optimizer=optimizer, loss=_joint_cross_entropy, jit_compile=False)
+    make = model.compiled if isinstance(model, Trials) else functools.partial(_Compiled, model)
+    compiled = make(training, steps, subject, data.test, images)
     identity = {
         "training": training.describe(),
         "names": list(names),
@@ -139,17 +185,16 @@ def train(
         "seed": seed,
     }
     state = TrainingState(settings.output, f"{title} {subject.title}", identity)
-    judge = _Judge(model, subject, data.test, images)
 
     def after_epoch(epoch: int, history: dict) -> None:
-        for kind, accuracies in judge().items():
+        for kind, accuracies in compiled.judge().items():
             history.setdefault(kind, []).append(accuracies)
 
     def stream(done: int):
         return _stream(train_set, training, batch_size, seed, done * steps, train_rotated)
 
     history = fit(
-        trained,
+        compiled.network,
         stream,
         title,
         state,
@@ -157,7 +202,7 @@ def train(
         epochs=training.epochs,
         steps=steps,
         # Weights that do not change (the frozen trunk's) need not be kept.
-        changing=_changing(trained),
+        changing=_changing(compiled.network),
         progress=f"{subject.title}, {title}" if settings.progress else None,
     )
     for kind in images:
@@ -166,7 +211,7 @@ def train(
             yield Result(name, accuracies[-1], kind, when=LAST_EPOCH)
             yield Result(name, max(accuracies), kind, when=BEST_EPOCH)
     if ten_crops:
-        accuracies = _ten_crop_accuracies(model, subject, data.test, settings, title)
+        accuracies = _ten_crop_accuracies(compiled.model, subject, data.test, settings, title)
         for name, accuracy in zip(names, accuracies, strict=True):
             yield Result(name, float(accuracy), "10 crops", when=LAST_EPOCH)
     state.remove()
@@ -190,12 +235,6 @@ def _changing(model: keras.Model) -> list[Any]:
 
     visit(model)
     return [variable for variable in model.weights if id(variable) in changing]
-
-
-def _schedule(training: Training, steps: int):
-    if isinstance(training.learning_rate, float):
-        return schedules.cosine(training.learning_rate, training.epochs * steps)
-    return schedules.from_lookup_table(training.learning_rate, steps)
 
 
 def _joint_cross_entropy(labels, logits):

@@ -1,7 +1,9 @@
 """The sweep of learning rates: what it chooses, and what it may not look at."""
 
 import copy
+import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -38,10 +40,16 @@ def choose(subject, digits, settings=None):
 
 
 def test_the_better_rate_is_chosen_whatever_the_test_labels_say(
-    rfd_subject, small_digits, two_rates
+    rfd_subject, small_digits, two_rates, monkeypatch
 ):
+    compiled, compile_one = [], keras.Model.compile
+    monkeypatch.setattr(
+        keras.Model,
+        "compile",
+        lambda *args, **options: compiled.append(compile_one(*args, **options)),
+    )
     choice = choose(rfd_subject, small_digits)
-    assert choice.rate == HIGH
+    assert choice.rate == HIGH and len(compiled) == 1
     assert choice.accuracies[HIGH] > choice.accuracies[LOW] + 0.2
     images = small_digits.test.source
     poisoned = copy.copy(small_digits)
@@ -49,6 +57,18 @@ def test_the_better_rate_is_chosen_whatever_the_test_labels_say(
     source = ArraySource(np.zeros((len(wrong), 16, 16, 3), "uint8"), labels=wrong, name="wrong")
     poisoned.test = ImageSet(source, image_size=16)
     assert choose(rfd_subject, poisoned) == choice
+    # The second trial is that of a network of its own.
+    held = held_out(small_digits.train.labels)
+    alone = copy.copy(small_digits)
+    alone.train, alone.test = (
+        small_digits.train.some(np.flatnonzero(part)) for part in (~held, held)
+    )
+    training = dataclasses.replace(rate_sweep.short(TRAINING), learning_rate=HIGH)
+    network = classifier(rfd_subject, 10)
+    (last, _) = supervised.train(
+        network, ["x"], training, rfd_subject, alone, Settings(), "alone", images=("upright",)
+    )
+    assert last.value == choice.accuracies[HIGH]
 
 
 def test_the_report_states_the_rates_and_the_one_chosen(rfd_subject, small_digits, two_rates):
@@ -117,9 +137,10 @@ def test_every_class_has_labels_held_out_or_the_rate_is_fixed(rfd_subject):
 
 
 def test_a_rate_that_diverges_is_not_chosen(rfd_subject, small_digits, monkeypatch, tmp_path):
-    monkeypatch.setattr(rate_sweep, "RATES", (HIGH, 1e30))
+    monkeypatch.setattr(rate_sweep, "RATES", (1e30, HIGH))
     choice = choose(rfd_subject, small_digits, settings=Settings(output=tmp_path))
     assert choice.rate == HIGH and choice.accuracies[1e30] == 0
+    assert choice.accuracies[HIGH] > 0.2  # it began anew
     assert not list(tmp_path.glob("*"))
 
 
