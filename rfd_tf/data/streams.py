@@ -291,6 +291,7 @@ class _Encoded:
         raise NotImplementedError
 
     def headers(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns the headers of images that were looked up: int32 `[n, 4]`."""
         raise NotImplementedError
 
     def read(self, origin: tf.Tensor) -> tf.Tensor:
@@ -326,7 +327,9 @@ class _Encoded:
         """Rotates windows of images, square, `[n, S, S, 3]`, to how they are seen."""
         if not self.turned:
             return images
-        return augment.upright(images, self.headers(index)[:, 3])
+        turns = self.headers(index)[:, 3]
+        turned = tf.reduce_any(tf.not_equal(turns, 1))
+        return tf.cond(turned, lambda: augment.upright(images, turns), lambda: images)
 
     def load(
         self,
