@@ -159,7 +159,7 @@ def test_tables_of_images(folder, ending):
 @given(text=text(max_size=40) | from_regex(r"[a-c ,{}~./]{0,12}", fullmatch=True))
 @example(text="~nobody/a,b")
 @example(text="a\0,b")
-@example(text="," * 3000)
+@example(text="," * 300)
 def test_what_data_names(folder, text):
     place = refused(lambda: given_images.place_of(text))
     if place is not None:
