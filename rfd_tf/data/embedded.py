@@ -69,7 +69,7 @@ def digits(split: str = "train") -> ArraySource:
 def clothing(split: str = "train") -> ArraySource:
     """Returns photographs of clothing in ten classes as 48x48 colour images. Needs no network.
 
-    The central squares of photographs taken by many people, most of one item on a floor or a bed.
+    The central squares of photographs, most of one item on a floor, a bed or a wall.
 
     Args:
         split: `"train"` (3,409), `"test"` (372) or `"all"` (3,781, train first).
@@ -81,7 +81,7 @@ def clothing(split: str = "train") -> ArraySource:
     Raises:
         UserError: there is no such split, or the file with the images is missing or damaged.
 
-    Source: "Clothing dataset (small)", collected by Alexey Grigorev, 2020, in the public domain
+    Source: "Clothing dataset (small)", published by Alexey Grigorev, 2020, in the public domain
     (CC0 1.0). Its validation images are in the train split.
 
     >>> source = clothing("test")
