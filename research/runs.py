@@ -128,7 +128,7 @@ def effective(
     if config.fidelity:
         config.follow_the_published_program()
     if dropped := config.drop_moot():
-        log.info(f"{name}: left out, as without effect here: {'; '.join(dropped)}")
+        log.info(f"{name}: ignored, no effect here: {'; '.join(dropped)}")
     kept = {setting: value for setting, value in settings.items() if setting in config.given}
     if "method_option" in kept:
         options = kept["method_option"].items()

@@ -131,7 +131,7 @@ def estimation(
     from rfd_tf.training import strategy as strategies
 
     if dropped := config.drop_moot():
-        _log.info(f"left out, as without effect here: {'; '.join(dropped)}")
+        _log.info(f"ignored, no effect here: {'; '.join(dropped)}")
     config.choose(num_images)
     options_of_network = dict(config.backbone_option)
     if config.init_weights is not None:
@@ -164,7 +164,7 @@ def load(config: PretrainConfig) -> Source:
     source = config.images().train(config.tfds_download)
     _log.info(source.summary())
     if source.skipped:
-        _log.info(f"{len(source.skipped)} images cannot be decoded and are left out")
+        _log.info(f"{len(source.skipped)} images cannot be decoded and are skipped")
     return source
 
 

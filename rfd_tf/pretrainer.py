@@ -1,4 +1,4 @@
-"""One pretraining from its configuration: what the command and `rfd_tf.pretrain` both run."""
+"""Runs a pretraining from its configuration, for the command and for `rfd_tf.pretrain`."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ IMAGENET_IMAGES = 1_281_167
 
 
 class Pretrainer:
-    """Pretrains into a run folder, or resumes the run that is there.
+    """Pretrains into a run folder, or resumes the run in it.
 
     Args:
         config: checked by `PretrainConfig.check`.
-        backbone: a functional Keras model in place of the one that the configuration names. Its
-            weights are those that training starts from; the model itself is left as it is.
-        source: images to train on in place of those that the configuration names.
-        val_source: images to evaluate on, likewise.
+        backbone: a functional Keras model that replaces the configured one. Training starts from
+            its weights; the model itself is not modified.
+        source: images to train on; those of the configuration if None.
+        val_source: images to evaluate on; those of the configuration if None.
         callbacks: further Keras callbacks, called after those of the run and before its checkpoint.
-        progress: whether to show a progress bar and a line an epoch.
+        progress: whether to show a progress bar and one line per epoch.
 
     Raises:
         UserError: names the setting, the value and what to do, before long work starts.
@@ -94,16 +94,16 @@ class Pretrainer:
         """Trains to the last epoch, evaluates and exports.
 
         Raises:
-            TrainingStopped: a signal asked for it; everything is saved.
+            TrainingStopped: a signal stopped the training; everything is saved.
         """
         config = self.config
         config.check()
         if config.fidelity:
             own = config.follow_the_published_program()
-            but = f", but for {' '.join(f'--{each}' for each in own)}" if own else ""
-            log.info(f"as the published RFD program{but}")
+            but = f", except {' '.join(f'--{each}' for each in own)}" if own else ""
+            log.info(f"like the published RFD program{but}")
         if dropped := config.drop_moot():
-            log.info(f"left out, as without effect here: {'; '.join(dropped)}")
+            log.info(f"ignored, no effect here: {'; '.join(dropped)}")
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         if config.strategy == "multiworker":
@@ -157,17 +157,16 @@ class Pretrainer:
         to_do = start_step < config.epochs * session.steps_per_epoch
         self.monitor = None
         if self.chief and to_do and config.monitor_every > 0:
-            # A session begins before its checkpoint, also where a run is resumed: that is loaded
-            # below.
+            # Created before the checkpoint is loaded (below), because it measures random init.
             self.monitor = self._make_monitor(start)
         state = self._load_checkpoint(start_step)
         if start_step == 0 and config.fill_bank and method.memory_bank is not None:
-            log.info("filling the memory bank by one forward pass")
+            log.info("filling the memory bank with one forward pass")
             session.fill_memory_bank()
         if to_do:
             self._train(start_step, state)
         else:
-            log.info("the run is complete; give more --epochs to train on")
+            log.info("the run is complete; raise --epochs to continue training")
             if self.chief:  # runs of older versions lack the file
                 epoch = start_step / session.steps_per_epoch
                 save_heads(folder.directory, method.heads(), epoch)
@@ -180,10 +179,10 @@ class Pretrainer:
     # -- before training --------------------------------------------------------------------
 
     def _starting_weights(self) -> starts.Start | None:
-        """The weights that the backbone starts from, or None for random ones.
+        """Returns the weights that the backbone starts from, or None for random ones.
 
         A resumed run has its weights in the checkpoint: the file that it started from may have
-        changed since, or be gone.
+        been changed or removed since.
         """
         config = self.config
         own, weights = config.backbone_arguments()
@@ -194,7 +193,7 @@ class Pretrainer:
             started = record.get("started_from") or {}
             same = config.model is not None and run["identity"].get("backbone") == self._identity()
             if same:
-                # Whose layers may be called otherwise now.
+                # (The given model's layers may have other names now.)
                 config.model = custom.read(self.folder.path(custom.FILE))
             path = os.path.abspath(os.path.expanduser(str(weights)))
             known = started.get("weights") in (weights, path, os.path.join(path, RUN_FILE))
@@ -203,7 +202,7 @@ class Pretrainer:
                 return starts.Start(started, pixels or None)
         if weights is None and config.model is None:
             return None
-        # Built once before images are read, which may take long: sizes and weights may not fit.
+        # Built before images are read, which may take long, to check sizes and weights first.
         network = config.untrained_backbone()
         if config.freeze_until is not None:
             applications.freeze(network, config.freeze_until)
@@ -213,22 +212,22 @@ class Pretrainer:
         return starts.of_model(config.model, self._called or path)
 
     def _identity(self) -> str:
-        """What names the backbone of a run that may be resumed."""
+        """Returns the backbone's name, or a digest of its architecture, to compare on resume."""
         if self.config.model is None:
             return self.config.backbone
         return f"keras.Model {custom.digest(self._architecture)[:16]}"
 
     @functools.cached_property
     def _architecture(self) -> keras.Model:
-        """The backbone that has no name, untrained, as its file in the run folder holds it."""
+        """The given Keras model, untrained, as saved in the run folder."""
         with pretraining.dtype_policy("float32"):
             return applications.portable(self.config.untrained_backbone())
 
     def _sources_to_evaluate(self) -> tuple[Source, Source | None]:
-        """Labelled images to train on and to evaluate on; None where a part of the first must do.
+        """Returns labelled train and test images; test is None to hold out a part of train.
 
-        Where the training images have no labels, such as crops of photographs, the test images
-        serve as both.
+        If the training images have no labels, such as crops of photographs, the test images are
+        used for both.
         """
         config, source = self.config, self.source
         test = self._given_val_source
@@ -244,12 +243,12 @@ class Pretrainer:
             return test, None
         if test is None and source.labels is not None:
             log.info(
-                "no test images: a fifth of the training images is held out from kNN and probes"
+                "no test images: a fifth of the training images is held out for kNN and probes"
             )
         return source, test
 
     def _evaluation_tasks(self) -> list:
-        """The evaluators that `evaluate` names, checked before training."""
+        """Returns the tasks of the setting `evaluate`, checked before training."""
         names = self.config.evaluate
         for name in names:
             if name not in evaluation.TASKS:
@@ -261,7 +260,7 @@ class Pretrainer:
     def build(
         self, source: Source, strategy: tf.distribute.Strategy, start: starts.Start | None = None
     ) -> pretraining.Pretraining:
-        """Puts backbone, method and optimizer together as the configuration says.
+        """Creates backbone, method and optimizer from the configuration.
 
         Args:
             source: the images.
@@ -282,10 +281,10 @@ class Pretrainer:
             if config.fidelity:
                 if not given:
                     fidelity.initialize(backbone.layers, config.seed)
-                # The record's options build the network again, with the epsilon that they have.
+                # The network is rebuilt from the record's options, including their epsilon.
                 epsilon = own.get("batch_norm_epsilon")
                 backbone = fidelity.apply_batch_normalization(backbone, epsilon)
-            # (Of a configuration it may be for another network, without batch normalisation.)
+            # (A configuration may set it although this network has no batch normalisation.)
             explicit = "batch_norm_momentum" in config.given - config.configured
             if config.batch_norm_momentum is not None and (
                 explicit or any(True for _ in batch_normalizations(backbone))
@@ -322,7 +321,7 @@ class Pretrainer:
             self.chosen["batch_norm_momentum"] = most
 
     def _choices(self) -> str:
-        """The settings that were chosen and have an effect, in one line, or an empty text."""
+        """Returns the chosen settings that have an effect, in one line, or an empty text."""
         config, built = self.config, recording.built(self.config, self.session)
         if config.fidelity or config.preset == "paper":
             return ""
@@ -333,7 +332,7 @@ class Pretrainer:
         return f"chosen (preset {preset}, {self.source.num_images:,} images): {listed}"
 
     def _description(self) -> str:
-        """One paragraph on what is about to run."""
+        """Returns a paragraph that describes the run."""
         config, session, method = self.config, self.session, self.session.method
         parameters = sum(math.prod(variable.shape) for variable in method.trainable_variables)
         name = config.backbone if config.model is None else f"Keras model '{config.model.name}'"
@@ -358,7 +357,7 @@ class Pretrainer:
         return "\n".join(lines)
 
     def _open_run(self, start: starts.Start | None) -> int:
-        """Starts the run or finds where to resume it; returns the number of steps already done."""
+        """Starts or resumes the run; returns the number of completed steps."""
         config, session, source, folder = self.config, self.session, self.source, self.folder
         identity = {
             "method": config.method,
@@ -405,7 +404,7 @@ class Pretrainer:
                 before = folder.read() or {}
                 called = before["identity"].get("dataset")
                 if called != source.name:
-                    log.info(f"note: the images were called '{called}' and are now '{source.name}'")
+                    log.info(f"note: the images were named '{called}', now '{source.name}'")
                 complete = step >= config.epochs * session.steps_per_epoch
                 for change in recording.changes(
                     before.get("flags", {}), content["flags"], complete
@@ -417,14 +416,14 @@ class Pretrainer:
             image_list.write(folder.path(image_list.FILE), source)
         # (Each machine may have mounted the images under another name.)
         strategies.check_same(session.strategy, {**identity, "dataset": None})
-        # One process decides, or a worker could resume where another starts afresh.
+        # One process decides, so that no worker resumes while another starts from scratch.
         return strategies.agree(session.strategy, step)
 
     def _write_architecture(self, resumes: bool) -> None:
-        """Writes the backbone that has no name, untrained, so that whoever loads it can build it.
+        """Writes the given Keras model, untrained, from which later commands build the network.
 
         Args:
-            resumes: whether the run is there already, its architecture with it.
+            resumes: whether the run exists already, and its architecture file with it.
         """
         path = self.folder.path(custom.FILE)
         if not resumes or not path.exists():
@@ -442,7 +441,7 @@ class Pretrainer:
         path = self.folder.checkpoints.path(step)
         if not path.exists():
             raise UserError(
-                f"{path} is not there: --output_dir must be a folder all machines share"
+                f"{path} does not exist: --output_dir must be a folder that all machines share"
             )
         description = checkpoint.load(path, self.session.method, self.session.optimizer)
         epoch = step / self.session.steps_per_epoch
@@ -450,10 +449,10 @@ class Pretrainer:
         return description
 
     def _make_monitor(self, start: starts.Start | None) -> callbacks.Monitor | None:
-        """Returns what measures the kNN accuracy of the feature, or None without labels."""
+        """Returns the monitor of the feature's kNN accuracy, or None without labels."""
         train, test = self.judged
         if train.labels is None:
-            log.info("no labels, so no kNN monitor: sub-folders named by class would give it some")
+            log.info("no labels, so no kNN monitor; name sub-folders by class to enable it")
             return None
         method = self.session.method
         measure = evaluation.NeighbourMonitor(
@@ -466,7 +465,7 @@ class Pretrainer:
             max_train=self.config.monitor_images,
             stretch=self.session.stream.stretched,
         )
-        # The seed's random network, also of a run that starts from weights.
+        # The random network of this seed, even if the run starts from weights.
         random_init, started = measure(), None
         if start is not None:
             started = random_init if start.values is not None else None
@@ -491,10 +490,10 @@ class Pretrainer:
 
         Args:
             start_step: steps already done.
-            state: description of the checkpoint that the training goes on from.
+            state: description of the checkpoint that training resumes from.
 
         Raises:
-            TrainingStopped: a signal asked for it.
+            TrainingStopped: a signal stopped the training.
         """
         session, config, folder = self.session, self.config, self.folder
         if not self.chief:
@@ -528,13 +527,13 @@ class Pretrainer:
         if stop.signal:
             log.info(
                 f"stopped by {stop.signal.name} after step {checkpoints.last_step:,} of "
-                f"{config.epochs * session.steps_per_epoch:,}; all is saved, and the same command "
-                "goes on from there"
+                f"{config.epochs * session.steps_per_epoch:,}; everything is saved; run the same "
+                "command again to resume"
             )
             raise TrainingStopped(stop.signal)
 
     def _make_health(self, state: dict) -> FeatureHealth | None:
-        """What measures the features, or None where it is off or there is one image only."""
+        """Returns the callback that measures the features, or None if off or with one image."""
         count = health.number_of_images(self.source.num_images)
         if not self.config.health_every or count < 2:
             return None
@@ -547,7 +546,7 @@ class Pretrainer:
         )
 
     def _make_callbacks(self, checked: FeatureHealth | None) -> list:
-        """What happens beside training, but for saving."""
+        """Returns the run's callbacks, except the one that saves checkpoints."""
         session, config, folder = self.session, self.config, self.folder
         levels = session.method.chance_levels()
         if checked:
@@ -557,7 +556,7 @@ class Pretrainer:
         if self.monitor:
             listed.append(self.monitor)
         if checked:
-            # The values before training stand in the record from the first step on.
+            # The record contains the values before training from the first step on.
             record = keras.callbacks.LambdaCallback(
                 on_train_begin=lambda logs: folder.add(
                     chance_levels=levels, health={"before": checked.before}
@@ -585,7 +584,7 @@ class Pretrainer:
         return [*listed, callbacks.Progress(levels)] if self.progress else listed
 
     def _example_views(self) -> np.ndarray:
-        """The rotated views of the first few augmented images, for TensorBoard."""
+        """Returns the rotated views of the first augmented images, for TensorBoard."""
         batch = next(iter(self.session.dataset()))
         degrees = getattr(self.session.method, "rotations", (0, 90, 180, 270))
         rotated = views.rotate_degrees(batch["image"][:8], degrees)
@@ -594,7 +593,7 @@ class Pretrainer:
     # -- what is written --------------------------------------------------------------------
 
     def _write_weights(self, epoch: int) -> None:
-        """Writes the files beside the checkpoint of an epoch's end."""
+        """Writes weights and heads at the end of an epoch, next to its checkpoint."""
         self.lock.check()
         backbone, folder = self.session.method.backbone, self.folder
         path = folder.path("backbone.weights.h5")
@@ -603,7 +602,7 @@ class Pretrainer:
         self._write_skipped()
 
     def _write_skipped(self) -> None:
-        """Writes the names of the images left out so far."""
+        """Writes the names of the images skipped so far."""
         skipped = [*self.source.skipped, *self.source.failed_while_reading()]
         path = self.folder.path("skipped_files.txt")
         text = "".join(f"{name}\t{reason}\n" for name, reason in skipped)
@@ -611,15 +610,15 @@ class Pretrainer:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
             if skipped:
                 log.info(
-                    f"{len(skipped)} images cannot be decoded and are left out; named in {path}"
+                    f"{len(skipped)} images cannot be decoded and are skipped; listed in {path}"
                 )
 
     def _finish(self, tasks: list) -> None:
-        """Writes the deployable files, and evaluates and exports where asked."""
+        """Writes the deployable files; evaluates and exports if the configuration asks for it."""
         folder, config = self.folder, self.config
         network = applications.portable(self.session.method.backbone)
         for layer in network.layers:
-            layer.trainable = True  # what was frozen here need not be elsewhere
+            layer.trainable = True  # frozen for this run only
         network.save(folder.path("backbone.keras"))
         log.info(
             f"backbone: {folder.path('backbone.weights.h5')} and {folder.path('backbone.keras')}"

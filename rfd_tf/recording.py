@@ -1,4 +1,4 @@
-"""What run.json records of a run's settings: the values that were built."""
+"""The settings in run.json: the values that a run was built with."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rfd_tf.training import pretraining
 
 _IMAGES = ("data_dir", "eval_dir")
 _PATHS = ("data_root", "tfds_dir", "pu_weights", "output_dir")
-# (How tokens are pooled is part of the architecture.)
+# (The pooling of tokens is part of the architecture.)
 _IGNORED = {"resume", "overwrite", "output_dir", "token_pooling"}
-# What a complete run takes of a new call; the other settings were those of its training.
+# Settings that a new call may change in a complete run; the others are those of its training.
 _NOT_OF_TRAINING = (
     *("data_dir", "data_root", "eval_dir", "tfds_dir", "pu_weights", "eval_split"),
     *("evaluate", "export", "output_dir", "resume", "overwrite", "tfds_download"),
@@ -27,10 +27,10 @@ _NOT_OF_TRAINING = (
 
 
 def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict) -> dict[str, Any]:
-    """Returns every setting with the value that the built session has, JSON-able.
+    """Returns every setting with its value in the built session, JSON-able.
 
-    What has no effect is None. Settings of the method that Rotation Feature Decoupling has too
-    stand under their names, the others in `method_option`.
+    Settings without effect are None. Method options that Rotation Feature Decoupling also has are
+    entries of their own; the others are in `method_option`.
 
     Args:
         config: of the run.
@@ -38,7 +38,7 @@ def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict
         record: of the backbone.
     """
     values = {name: getattr(config, name) for name in settings_of(PretrainConfig)}
-    # Whoever reads the run later may stand in another folder.
+    # Later commands may run in another folder.
     for name in _PATHS:
         values[name] = values[name] and os.path.abspath(values[name])
     for name in _IMAGES:
@@ -63,28 +63,28 @@ def flags(config: PretrainConfig, session: pretraining.Pretraining, record: dict
 
 
 def changes(before: dict, now: dict, complete: bool) -> list[str]:
-    """Returns which settings a resumed run changes, as texts.
+    """Returns the settings that a resumed run changes, as texts.
 
     Args:
         before, now: flags of run.json.
-        complete: whether nothing is left to train; settings of training then stay.
+        complete: whether nothing is left to train; settings of training are then not changed.
     """
     found = []
     for name in now:
         if name in before and before[name] != now[name] and name not in _IGNORED:
             after = f"and is now {now[name]!r}"
             if complete and name not in _NOT_OF_TRAINING:
-                after = f"and stays so in a complete run, not {now[name]!r}"
+                after = f"and is not changed to {now[name]!r} in a complete run"
             found.append(f"{name} was {before[name]!r} {after}")
     return found
 
 
 def of_complete_run(before: dict, content: dict) -> dict:
-    """Returns what run.json holds when nothing is left to train: the record of the training.
+    """Returns the content of run.json for a complete run: the record of its training.
 
     Args:
-        before: what it held.
-        content: what a run that trains would write.
+        before: the present content.
+        content: the content that a run would write that still trains.
     """
     flags = content["flags"]
     new = {name: flags[name] for name in _NOT_OF_TRAINING if name in flags}
@@ -97,7 +97,7 @@ def of_complete_run(before: dict, content: dict) -> dict:
 
 
 def built(config: PretrainConfig, session: pretraining.Pretraining) -> dict[str, Any]:
-    """Returns the settings in use by name, as the built session has them; None without effect."""
+    """Returns the settings of the built session by name; None for those without effect."""
     settings = session.settings()
     area = settings.pop("crop_area")
     settings["crop_area_min"] = area and area[0]
@@ -106,7 +106,7 @@ def built(config: PretrainConfig, session: pretraining.Pretraining) -> dict[str,
 
 
 def _governed() -> set[str]:
-    """The settings whose values a built session knows, those of other methods included."""
+    """Returns the settings that a built session has values for, those of all methods included."""
     names = {"image_size", "mean", "std", "feature_endpoint", "gradient_accumulation"}
     names |= {"crop_area_min", "fill_bank", "batch_norm_momentum", "mixed_precision"}
     names |= {field.name for field in dataclasses.fields(pretraining.Optimization)}
@@ -116,7 +116,7 @@ def _governed() -> set[str]:
 
 
 def _photographs(config: PretrainConfig) -> dict[str, Any]:
-    """The settings of crops with the values in use, None where there are no photographs."""
+    """Returns the settings of crops of photographs with their values; None without photographs."""
     if not config.source_images:
         return dict.fromkeys(PHOTO_SETTINGS)
     values = {name: getattr(config, name) for name in PHOTO_SETTINGS}

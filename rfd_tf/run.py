@@ -1,4 +1,4 @@
-"""Pretraining as one call, and the run that it leaves behind."""
+"""Pretraining in one call, and the run that it creates."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from rfd_tf.evaluation import Verdict
 
 _log = logging.getLogger("rfd_tf")
-#: What names images: see `data` of `pretrain`.
+#: Names of images: see `data` of `pretrain`.
 Images: TypeAlias = "str | os.PathLike | Sequence[str | os.PathLike]"
 _BASELINES = {"_random_init": "random init", "_starting_weights": "starting weights"}
-# Losses and accuracies of the plot; what is logged beside them is of another kind.
+# Logged values that are not drawn: neither losses nor measures.
 _NOT_DRAWN = {"epoch", "step", "images_per_second", "learning_rate"}
 
 
@@ -50,23 +50,23 @@ def pretrain(
 ) -> Run:
     """Pretrains a backbone on unlabelled images, or resumes the run in `output_dir`.
 
-    It is what the command `pretrain` runs: the same settings train the same weights.
+    The command `pretrain` calls the same code: the same settings train the same weights.
 
     Args:
         data: images to train on: a folder; several, as a list or with commas between them; a list
             of image files (`.csv`, `.tsv`, `.txt`, `.jsonl`, see `rfd_tf.data.image_list`); an
             embedded or TFDS dataset by name; a `rfd_tf.data.Source`; or uint8 `[N, H, W, 3]`. None
-            where `settings` name them (`source_images`).
+            if `settings` names the images (`source_images`).
         backbone: name of a network, see `rfd_tf.applications.BACKBONES`; the path of a `.keras`
             file; or a functional Keras model, images `[B, H, W, 3]` in, feature maps
-            `[B, H, W, C]`, vectors `[B, C]` or tokens `[B, T, C]` out. A model starts from the
-            weights it has and is left as it is; `include_preprocessing` and `token_pooling` of
-            `PretrainConfig` go with it. The configuration's default if None.
+            `[B, H, W, C]`, vectors `[B, C]` or tokens `[B, T, C]` out. Training starts from the
+            model's weights; the model is not modified. `include_preprocessing` and `token_pooling`
+            of `PretrainConfig` apply to it. The configuration's default if None.
         method: name of a method, see `rfd_tf.methods.METHODS`.
-        output_dir: folder of the run. A run that is there is resumed if its settings agree.
-        val_data: labelled images for the kNN monitor and evaluation, in the same forms; a part of
-            `data` where they are missing and `data` has labels.
-        callbacks: Keras callbacks, called while training.
+        output_dir: folder of the run. An existing run in it is resumed if its settings agree.
+        val_data: labelled images for the kNN monitor and evaluation, in the same forms. If None
+            and `data` has labels, a part of `data`.
+        callbacks: Keras callbacks, called during training.
         verbose: 0 is silent; 1 logs to the standard output what the command prints.
         **settings: see `rfd_tf.config.PretrainConfig`; options of the method, such as
             `temperature`, by their names.
@@ -77,7 +77,7 @@ def pretrain(
     Raises:
         UserError: an unknown setting, with the nearest name, or a wrong value, before long work
             starts.
-        KeyboardInterrupt: Ctrl-C; the step at hand is finished and everything saved first.
+        KeyboardInterrupt: Ctrl-C, after the current step is finished and everything is saved.
 
     >>> import tempfile
     >>> run = pretrain("digits", backbone="six_layer", output_dir=tempfile.mkdtemp(), epochs=1,
@@ -97,7 +97,7 @@ def _pretrain(
     callbacks: Sequence[keras.callbacks.Callback],
     verbose: int,
 ) -> Run:
-    """Pretrains with settings of which `configured` names those that a run recorded."""
+    """Pretrains; `configured` are the names of the settings that a run recorded."""
     from rfd_tf.pretrainer import Pretrainer
     from rfd_tf.training.stopping import TrainingStopped
 
@@ -157,7 +157,7 @@ class Run:
         """Opens the folder of a run, finished or not.
 
         Raises:
-            UserError: no such folder, or no run in it.
+            UserError: the folder does not exist, or contains no run.
 
         >>> Run.open("no/such/run")
         Traceback (most recent call last):
@@ -169,26 +169,25 @@ class Run:
         return run
 
     def recorded(self):
-        """Returns what the folder's files hold, as `rfd_tf.interpret.report.RunRecord`."""
+        """Returns the content of the folder's files, a `rfd_tf.interpret.report.RunRecord`."""
         from rfd_tf.interpret.report import read_run
 
         return read_run(self.directory)
 
     @property
     def config(self) -> PretrainConfig:
-        """The settings as the run recorded them: the values that were built."""
+        """The settings that the run recorded: the values it was built with."""
         return PretrainConfig.of_flags(self.recorded().flags)
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """What was logged, a dict an epoch: losses, accuracies, the kNN monitor, the rate."""
+        """The logs, one dict per epoch: losses, accuracies, kNN accuracy, learning rate."""
         return self.recorded().epochs
 
     def health(self) -> Verdict | None:
-        """Returns one word on the training, learning, stalled or collapsed, with its reason.
+        """Returns whether the training is learning, stalled or collapsed, with the reason.
 
-        It rests on the epochs so far and needs no labels; see
-        `rfd_tf.evaluation.FeatureHealth`.
+        Computed from the epochs so far, without labels; see `rfd_tf.evaluation.FeatureHealth`.
 
         Returns:
             The verdict, or None before the first measurement.
@@ -196,29 +195,29 @@ class Run:
         return self.recorded().verdict
 
     def backbone(self, image_size: int | None = None) -> keras.Model:
-        """Returns the trained network without top and pooling, as `keras.applications` would.
+        """Returns the trained network without top and pooling, like `keras.applications`.
 
-        It takes normalised pixels, see `rfd_tf.applications.preprocess_input` and `mean` and `std`
-        of `config`.
+        Its inputs are normalised pixels, see `rfd_tf.applications.preprocess_input` and `mean` and
+        `std` of `config`.
 
         Args:
             image_size: side of its images, pixels; that of the training if None.
 
         Raises:
-            UserError: nothing has been saved yet.
+            UserError: no weights have been saved yet.
         """
         from rfd_tf import applications
 
         return applications.load_backbone(self.directory, image_size)[0]
 
     def plot(self) -> matplotlib.figure.Figure:
-        """Draws what was logged over the epochs, each quantity beside its chance level.
+        """Draws the logs over the epochs, each quantity with its chance level.
 
         Returns:
             A Matplotlib figure.
 
         Raises:
-            UserError: no epoch is finished yet.
+            UserError: no epoch has been finished yet.
         """
         Figure = extras.load("matplotlib.figure", "Run.plot").Figure
         recorded = self.recorded()
@@ -261,12 +260,13 @@ class Run:
         verbose: int = 1,
         **options: Any,
     ) -> dict[str, Any]:
-        """Evaluates the network beside a random one, on the run's images or on others.
+        """Evaluates the network and a random one, on the run's images or on others.
 
         Args:
             tasks: names in `rfd_tf.evaluation.TASKS`, or tasks created with options.
             data, val_data: labelled images to train and to evaluate probes on, see `pretrain`;
-                those that the run records if None. Of a list alone, its test rows are evaluated on.
+                those that the run recorded if None. If `data` is a list of files and `val_data`
+                is None, its test rows are used for evaluation.
             data_root: the folder that the paths in a list are relative to; the list's own if None.
             verbose: 0 is silent.
             **options: `endpoints`, `batch_size`, `max_train_images`, `seed`, `cache_features`: see
@@ -297,19 +297,19 @@ class Run:
         verbose: int = 1,
         **options: Any,
     ) -> dict[str, Any]:
-        """Embeds images: a folder or a list to files, or pixels to arrays.
+        """Embeds images: a folder or a list into files, pixels into arrays.
 
         Args:
-            data: a folder of images, several, a list, the name of a dataset (its images for
-                training) or a `Source`, see `pretrain`; or pixels uint8 `[N, S, S, 3]` of the run's
-                image size.
-            output_dir: where the files of a folder go; see `rfd_tf.export.embed_folder`.
+            data: a folder of images, a list of folders, a list of files, the name of a dataset (its
+                train split) or a `Source`, see `pretrain`; or pixels, uint8 `[N, S, S, 3]` of the
+                run's image size.
+            output_dir: folder to write; see `rfd_tf.export.embed_folder`. Not used for pixels.
             features: `f`, `f1`, `f2`, or layers by name.
             verbose: 0 is silent.
             **options: of `rfd_tf.export.embed_folder`.
 
         Returns:
-            Of a folder the report of what was written; of pixels float32 `[N, D]` by feature.
+            For files, a report of what was written; for pixels, float32 `[N, D]` by feature.
 
         Raises:
             UserError: an unknown feature, or a folder without `output_dir`.
@@ -351,11 +351,11 @@ class Run:
         val_data: Images | Source | None = None,
         data_root: str | os.PathLike | None = None,
     ) -> Path:
-        """Writes the report of the run: one HTML file that loads nothing from anywhere.
+        """Writes the report of the run: one self-contained HTML file.
 
         Args:
             output: the file; `report.html` in the run folder if None.
-            images: look at no more test images; 0 leaves out all that needs images.
+            images: largest number of test images; 0 omits the sections that need images.
             data, val_data, data_root: see `evaluate`.
 
         Returns:
@@ -375,7 +375,7 @@ class Run:
                 raise UserError("the run does not record its images; give data, or images=0")
             shown_images = report.ReportImages(recorded, train, test, images, 128, 0)
         report.write(
-            path, recorded, shown_images, no_images="the report was asked for without images."
+            path, recorded, shown_images, no_images="the report was requested without images."
         )
         return path
 
@@ -387,15 +387,15 @@ class Run:
         verbose: int = 1,
         **settings: Any,
     ) -> Run:
-        """Trains on from the last checkpoint, with the settings that the run recorded.
+        """Resumes training from the last checkpoint, with the settings that the run recorded.
 
         Args:
-            epochs: epochs in all; those recorded if None.
+            epochs: total number of epochs; that of the run if None.
             callbacks, verbose: see `pretrain`.
             **settings: further settings to change.
 
         Raises:
-            UserError: a setting that a resumed run must have in common with the one before.
+            UserError: a setting differs that a resumed run must not change.
         """
         from rfd_tf.applications import custom
 
@@ -405,7 +405,7 @@ class Run:
         for name in ("overwrite", "resume", "method_option"):
             kept.pop(name, None)
         if "architecture" in self.recorded().record:
-            # (Tokens are pooled in there.)
+            # (It includes the pooling of tokens.)
             kept.pop("token_pooling", None)
             kept["backbone"] = self.directory / custom.FILE
         if epochs is not None:
@@ -422,7 +422,7 @@ class Run:
         return f"Run('{self.directory}')"
 
     def _repr_html_(self) -> str:
-        """A small card for notebooks: what was trained, how far, and the last values."""
+        """Returns a small card for notebooks: model, epochs done, and the last values."""
         recorded = self.recorded()
         flags, last = recorded.flags, recorded.epochs[-1] if recorded.epochs else {}
         head = (
@@ -448,7 +448,7 @@ def _place(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
 ) -> Iterator[str | os.PathLike]:
-    """Yields the folder, file or name that holds a network; a temporary one for a Keras model."""
+    """Yields the folder, file or name of a network; a temporary folder for a Keras model."""
     if isinstance(network, Run):
         network = network.directory
     if isinstance(network, str | os.PathLike):
@@ -474,13 +474,13 @@ def evaluate(
     verbose: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
-    """Evaluates a network beside a random one; see `Run.evaluate`.
+    """Evaluates a network and a random one; see `Run.evaluate`.
 
     Args:
         weights: a run, its folder, a `.weights.h5` file, a shipped name, or a `keras.Model` (see
             `backbone` of `pretrain`). The report of a run is written to its folder.
-        tasks, data, val_data, data_root, verbose, **options: see `Run.evaluate`. Images must be
-            given where `weights` is no run.
+        tasks, data, val_data, data_root, verbose, **options: see `Run.evaluate`. Images are
+            required if `weights` is not a run.
         mean, std: of a `keras.Model`'s pixels / 255, three numbers each; ImageNet's if None.
 
     Returns:
@@ -558,7 +558,7 @@ def embed(
     verbose: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
-    """Embeds images by a pretrained network; see `Run.embed`.
+    """Embeds images with a pretrained network; see `Run.embed`.
 
     Args:
         weights, mean, std: see `evaluate`.
@@ -600,7 +600,7 @@ def export_model(
     Args:
         weights, mean, std: see `evaluate`.
         output_dir: folder to write.
-        data: images that `quantize` is calibrated on, in the forms of `pretrain`.
+        data: images to calibrate `quantize` on, in the forms of `pretrain`.
         data_root: the folder that the paths in a list are relative to; the list's own if None.
         formats, **options: see `Run.export`.
 
@@ -625,9 +625,9 @@ def export_model(
 
 @contextlib.contextmanager
 def shown(verbose: int) -> Iterator[None]:
-    """Shows the package's log on the standard output, a message a line, unless `verbose` is 0.
+    """Shows the package's log on the standard output, a message per line, unless `verbose` is 0.
 
-    A program that has set up logging for `rfd_tf` itself keeps what it has.
+    Does nothing if the program has set up logging for `rfd_tf` itself.
     """
     if not verbose or _log.handlers:
         yield
@@ -662,8 +662,8 @@ def images_of(data: Any, name: str) -> tuple[dict[str, Any], Source | None]:
     if hasattr(data, "shape"):
         return {}, ArraySource(np.asarray(data), name=name)
     raise UserError(
-        f"{name} of type {type(data).__name__} holds no images; give a folder, several, a list of "
-        "image files, a dataset's name, a Source or a uint8 array [N, height, width, 3]"
+        f"{name} of type {type(data).__name__} holds no images; give a folder, a list of folders, "
+        "a list of image files, a dataset's name, a Source or a uint8 array [N, height, width, 3]"
     )
 
 
@@ -678,7 +678,7 @@ def _load(dataset: str, split: str, settings: Mapping[str, Any]) -> Source:
 def _sources(
     recorded: RunImages, data: Any, val_data: Any, data_root: str | os.PathLike | None
 ) -> tuple[Source | None, Source | None]:
-    """Returns train and test images of an evaluation; what is not given is what a run records."""
+    """Returns train and test images of an evaluation; those that the run recorded by default."""
     named, train = images_of(data, "data")
     val_named, test = images_of(val_data, "val_data")
     images = recorded.replaced(**named)

@@ -101,7 +101,7 @@ def main() -> None:
     report.check_output(output)
     for name in FLAGS.sections or []:
         report.check_section(name)
-    images, reason = None, "the report was asked for without images."
+    images, reason = None, "the report was requested without images."
     if FLAGS.images and not record.has_weights:
         reason = "the run has no weights yet."
     elif FLAGS.images and (

@@ -1,4 +1,4 @@
-"""Which folders of a folder of images are classes, and which are something else."""
+"""Decides which sub-folders of a folder of images are classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from rfd_tf.errors import shown
 from rfd_tf.text import file_name_to_text, same_form
 
-# Folders that systems and programs make: thumbnails, recycle bins, snapshots, resource forks.
+# Folders created by systems and programs: thumbnails, recycle bins, snapshots, resource forks.
 # (Hidden ones, whose names begin with a dot, need no list.)
 _SYSTEM = frozenset(
     {
@@ -23,7 +23,7 @@ _SYSTEM = frozenset(
         "thevolumesettingsfolder",
     }
 )  # fmt: skip
-# The first of each that is there is proposed instead. See `_split_word`.
+# The first existing one of each is proposed in the warning. See `_split_word`.
 _TRAIN = ("train", "training", "trn", "unlabeled", "unlabelled", "extra")
 _TEST = (
     "test", "testing", "tst", "val", "valid", "validation", "dev", "eval", "evaluation", "holdout",
@@ -34,7 +34,7 @@ _NAMED = 5
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder holds no images of the user's, by its name.
+    """Whether a name is that of a system folder, which holds no images of the user.
 
     >>> [is_system_folder(name) for name in ("@eaDir", ".Trash-1000", "$RECYCLE.BIN", "cats")]
     [True, True, True, False]
@@ -43,7 +43,7 @@ def is_system_folder(name: str) -> bool:
 
 
 def are_splits(names: Sequence[str]) -> bool:
-    """Whether folders side by side are the parts of a dataset: one to train on, one to test on.
+    """Whether sibling folders are the splits of a dataset, by their names.
 
     >>> are_splits(["test", "train"]), are_splits(["bus", "car", "train"])
     (True, False)
@@ -54,7 +54,7 @@ def are_splits(names: Sequence[str]) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """Returns which part of a dataset a name stands for: "train", "test" or None.
+    """Returns the split that a name stands for: "train", "test" or None.
 
     >>> [split_of(name) for name in ("training", "val", "cats")]
     ['train', 'test', None]
@@ -64,7 +64,7 @@ def split_of(name: str) -> str | None:
 
 
 def _split_word(name: str) -> str:
-    """What a folder's name says of a split: "train" of "Train2017", "train_images", "train set"."""
+    """Returns the split in a name: "train" for "Train2017", "train_images", "train set"."""
     word, before = name.casefold(), None
     while word != before:
         word, before = _FILLERS.sub("", word), word
@@ -72,23 +72,23 @@ def _split_word(name: str) -> str:
 
 
 def passed_over(root: str, folders: Sequence[str], files: Sequence[str]) -> str | None:
-    """Says which folders and hidden pictures of a folder were not read; None if there are none."""
+    """Returns a warning that lists ignored folders and hidden pictures; None if there are none."""
     parts = []
     if folders:
         names = sorted({os.path.basename(folder) for folder in folders})
         parts.append(f"{_count(len(folders), 'system or hidden folder')} ({_listed(names)})")
     if files:
         parts.append(f"{_count(len(files), 'hidden picture')} ({_listed(sorted(files))})")
-    return f"passed over in '{root}': {' and '.join(parts)}" if parts else None
+    return f"ignored in '{root}': {' and '.join(parts)}" if parts else None
 
 
 def about_splits(root: str, siblings: dict[str, list[str]], names: Sequence[str]) -> str | None:
-    """Says that splits of a dataset are read as one set; None where they are not.
+    """Returns a warning that splits of a dataset are read as one set; None if they are not.
 
     Args:
         root: the folder of images.
-        siblings: folder below the root -> the folders in it, where `are_splits`.
-        names: of the images.
+        siblings: folder below the root -> the folders in it, if `are_splits`.
+        names: relative names of the images.
     """
     if not siblings:
         return None
@@ -108,35 +108,35 @@ def about_splits(root: str, siblings: dict[str, list[str]], names: Sequence[str]
     by_word = {_split_word(name): name for name in found[parent]}
     train = next((by_word[word] for word in _TRAIN if word in by_word), None)
     test = next(by_word[word] for word in _TEST if word in by_word)
-    more = f", and so have {_count(len(found) - 1, 'more folder')}" if len(found) > 1 else ""
+    more = f", likewise {_count(len(found) - 1, 'more folder')}" if len(found) > 1 else ""
     if len(found) > 1 or train is None:
         way_out = "give --data_dir a folder with the images of one split"
     else:
         way_out = (
-            f"give --data_dir='{shown(os.path.join(place, train))}' and, where a test set is "
-            f"wanted, --eval_dir='{shown(os.path.join(place, test))}'"
+            f"give --data_dir='{shown(os.path.join(place, train))}' and, for evaluation, "
+            f"--eval_dir='{shown(os.path.join(place, test))}'"
         )
-    classes = "" if parent else " and taken for classes"
+    classes = "" if parent else " and treated as classes"
     return (
         f"'{shown(place)}' has the splits {_listed(found[parent])} as folders{more}: the images "
-        f"of all are read as one set{classes}, those for testing too; {way_out}"
+        f"of all are read as one set{classes}, including the test images; {way_out}"
     )
 
 
 def labels_of(
     roots: Sequence[str], names: Sequence[str], good: Sequence[int]
 ) -> tuple[np.ndarray | None, list[str] | None, str | None]:
-    """Returns the labels that the first folder of each name gives, where these are classes.
+    """Returns the labels of images by the first folder in their names, if these are classes.
 
     Args:
-        roots: the folder of images, or several, for the remark.
+        roots: the folders of images, for the remark.
         names: of all images, relative to their own folder, with slashes.
-        good: which of them count.
+        good: indices of the readable ones.
 
     Returns:
-        int64 labels of the good ones, -1 for a picture beside the folders of classes; the names
-        of the classes; and a remark for the user. Each None where there is none. Where half of
-        the images or more lie beside the folders, these are no classes.
+        int64 labels of the readable images, -1 for a picture next to the class folders; the names
+        of the classes; and a remark for the user. Each is None if there is none. If half of the
+        images or more lie next to the folders, there are no classes.
     """
     tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
     form = {top: same_form(file_name_to_text(top)) for top in set(tops) - {None}}
@@ -151,16 +151,16 @@ def labels_of(
     if loose:
         one = len(loose) == 1
         remark = (
-            f"{_count(len(loose), 'image')} {'lies' if one else 'lie'} beside the class folders "
+            f"{_count(len(loose), 'image')} {'lies' if one else 'lie'} next to the class folders "
             f"of {quoted(roots)} ({_listed(loose)}) and {'has' if one else 'have'} no class: "
             f"training uses {'it' if one else 'them'}, evaluation does not; move "
-            f"{'it' if one else 'them'} into a class folder, or away"
+            f"{'it' if one else 'them'} into a class folder or elsewhere"
         )
     return labels, class_names, remark
 
 
 def _wrapped(roots: Sequence[str], names: Sequence[str], tops: Sequence[str]) -> str | None:
-    """One folder around everything says nothing about classes, but those inside it may."""
+    """Returns a remark if a single folder contains all images, and those inside may be classes."""
     if len(tops) != 1:
         return None
     inside = [name.split("/", 2)[1:] for name in names]
@@ -170,8 +170,8 @@ def _wrapped(roots: Sequence[str], names: Sequence[str], tops: Sequence[str]) ->
     top = names[0].split("/", 1)[0]
     inner = ",".join(os.path.join(root, top) for root in roots)
     return (
-        f"all images of {quoted(roots)} lie in its folder '{shown(tops[0])}', so that there are "
-        f"no classes; to take the {len(folders)} folders in there for classes, give "
+        f"all images of {quoted(roots)} lie in its folder '{shown(tops[0])}', so there are no "
+        f"classes; to use the {len(folders)} folders inside it as classes, give "
         f"--data_dir='{shown(inner)}'"
     )
 
@@ -179,7 +179,7 @@ def _wrapped(roots: Sequence[str], names: Sequence[str], tops: Sequence[str]) ->
 def summary(
     num_images: int, name: str, labels: np.ndarray | None, class_names: Sequence[str] | None
 ) -> str:
-    """Returns a line with a set's number of images and its classes, shortened where many.
+    """Returns a line with a set's number of images and its classes, abbreviated above twelve.
 
     >>> summary(4, "pets", np.array([0, 1, 1, -1]), ["cat", "dog"])
     '4 images of pets; 2 classes: cat 1, dog 2; 1 without a class'
@@ -189,7 +189,7 @@ def summary(
         return text
     counts = collections.Counter(labels.tolist())
     without = sum(counts.pop(label) for label in list(counts) if label < 0)
-    # A class without an image is listed, too: 0 may surprise.
+    # A class without images is listed, too, with 0.
     present = range(len(class_names)) if class_names else sorted(counts)
     each = [
         f"{shown(class_names[label] if class_names else label, 60)} {counts[label]:,}"
@@ -214,7 +214,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def quoted(paths: Sequence[str]) -> str:
-    """Returns paths for a message.
+    """Returns paths in quotes, for a message.
 
     >>> quoted(["a", "b"])
     "'a', 'b'"

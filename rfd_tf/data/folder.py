@@ -1,4 +1,4 @@
-"""A folder of images as a source: found, checked, and described for the pipeline."""
+"""Finds and checks the images of a folder, as a source for the pipeline."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _QUICK = 50e-6  # seconds
 
 
 class FolderSource(Source):
-    """Image files that are read and decoded while training. Made by `image_folder`.
+    """Image files that are read and decoded during training. Created by `image_folder`.
 
     Attributes:
         directory: the folder.
         paths: bytes `[N]`, the file to decode per index.
         kinds: int32 `[N]`, see `image_files`.
         sizes: int32 `[N, 2]`, height and width as decoded.
-        orientations: int32 `[N]`, EXIF orientations 1 to 8; None where all are 1.
+        orientations: int32 `[N]`, EXIF orientations 1 to 8; None if all are 1.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -73,7 +73,7 @@ class FolderSource(Source):
         super().__init__(num_images=len(paths), **described)
         self.directory = directory
         self.paths = paths
-        # (Flat, numbers reach NumPy in half the time and a fraction of the memory.)
+        # (Passing flat numbers takes NumPy half the time and a fraction of the memory.)
         flat = itertools.chain.from_iterable(headers)
         table = np.fromiter(flat, np.int32, 4 * len(headers)).reshape(-1, 4)
         self.kinds = np.ascontiguousarray(table[:, 0])
@@ -131,24 +131,23 @@ def image_folder(
 ) -> Source:
     """Returns the images in a folder and the folders below it; or those of several folders.
 
-    Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM (of several frames or pages the
-    first), and HEIC where pillow-heif is installed. Formats are detected from the content. Grey,
-    palette, CMYK, 16-bit and transparent images become RGB, transparency over white. The EXIF
-    orientation is applied. Names that begin with a dot and files that are no images are ignored; so
-    are the folders of systems and file servers: thumbnails (`@eaDir`, `Thumbs`), recycle bins
-    (`$RECYCLE.BIN`, `#recycle`), `__MACOSX`, `lost+found` and others. A warning counts them. The
-    index follows the sorted relative names of the readable images.
+    Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM (the first of several frames or
+    pages), and HEIC if pillow-heif is installed. Formats are detected from the content. Grey,
+    palette, CMYK, 16-bit and transparent images are converted to RGB, transparency over white. The
+    EXIF orientation is applied. Names that begin with a dot and files that are no images are
+    ignored; so are the folders of systems and file servers: thumbnails (`@eaDir`, `Thumbs`),
+    recycle bins (`$RECYCLE.BIN`, `#recycle`), `__MACOSX`, `lost+found` and others. A warning counts
+    them. The index follows the sorted relative names of the readable images.
 
-    Where images lie in sub-folders, two or more, the name of the sub-folder directly in
-    `directory` is an image's label (labels serve evaluation only). An image beside these folders
-    is labelled -1: training uses it, evaluation does not, and a warning names it. Where half of
-    the images or more lie beside the folders there are no labels. Names of classes that differ
-    in Unicode form only are one class. A warning says where folders are splits (`train`, `test`)
-    and not classes.
+    If images lie in two or more sub-folders, the name of the sub-folder directly in `directory` is
+    an image's label (used for evaluation only). An image next to these folders is labelled -1:
+    training uses it, evaluation does not, and a warning names it. If half of the images or more
+    lie next to the folders, there are no labels. Names of classes that differ in Unicode form only
+    are one class. A warning names folders that are splits (`train`, `test`) and not classes.
 
-    Images that are damaged or of another format (SVG, PSD, camera RAW ...) are left out and listed
-    in the source's `skipped`. Folders that hold results of this package, such as a run's, are left
-    out too, with a warning that names them.
+    Images that are damaged or of another format (SVG, PSD, camera RAW ...) are skipped and listed
+    in the source's `skipped`. Folders with results of this package, such as a run's, are ignored,
+    with a warning that names them.
 
     Several folders are one set: the index follows their order, sub-folders of the same name are the
     same class, and image names are relative to the folders' common parent.
@@ -157,22 +156,21 @@ def image_folder(
         directory: the folder, or a sequence of folders.
         max_skipped: the largest fraction of undecodable images to accept, 0 to 1.
         verify: `"full"` decodes every image once beforehand; `"header"` reads only the headers;
-            `"auto"` is full for up to 200,000 images: with more, training starts at once, and
-            what turns out undecodable then is left out on the way.
+            `"auto"` is full for up to 200,000 images. With more, training starts at once, and
+            undecodable images are skipped during training.
         cache_bytes: images of one common size, no side above 256, that are all decoded
             beforehand are kept in memory if they take no more than this. 0 turns it off.
-        leave_out: further folders whose files are no images of the set, such as the one that
-            results will be written to.
-        max_megapixels: larger images are left out, before they are decoded. The largest are
-            decoded one at a time, in about seven bytes a pixel.
+        leave_out: further folders to ignore, such as the one that results will be written to.
+        max_megapixels: larger images are skipped, before they are decoded. The largest are
+            decoded one at a time, using about seven bytes per pixel.
 
     Returns:
-        An `ArraySource` where the images are kept in memory, else a `FolderSource`.
+        An `ArraySource` if the images are kept in memory, else a `FolderSource`.
 
     Raises:
-        UserError: a folder does not exist, is none, cannot be read, holds no images, is to be left
-            out itself or lies in another one; or more than `max_skipped` of the images are
-            undecodable.
+        UserError: a folder does not exist, is not a folder, cannot be read, contains no images, is
+            in `leave_out` itself or lies in another one; or more than `max_skipped` of the images
+            are undecodable.
 
     >>> image_folder("no/such/folder")
     Traceback (most recent call last):
@@ -207,7 +205,7 @@ def image_folder(
 
 
 class Folders(NamedTuple):
-    """Folders whose files are one set.
+    """Folders whose files form one set.
 
     Attributes:
         common: the folder that names are relative to: a single folder itself, or the common parent
@@ -229,7 +227,7 @@ class Folders(NamedTuple):
         """Returns the folders at these paths, in their order.
 
         Raises:
-            UserError: none, or one that lies in another one, whose images would count twice.
+            UserError: no folder, or one inside another one, whose images would count twice.
         """
         if not paths:
             raise UserError("no folder was given; give --data_dir an existing folder")
@@ -255,7 +253,7 @@ class Folders(NamedTuple):
         return [os.path.join(self.common, below) if below else self.common for below in self.below]
 
     def owners(self) -> np.ndarray:
-        """The number of the folder that each file lies in, int64."""
+        """The index of each file's folder, int64."""
         return np.repeat(np.arange(len(self.below)), self.counts)
 
     def inside(self, name: str, owner: int) -> str:
@@ -274,10 +272,10 @@ class Folders(NamedTuple):
 
 
 def visible_files(directory: str | os.PathLike) -> list[str]:
-    """Returns the relative names of the files that `image_folder` looks at, sorted.
+    """Returns the relative names of the files that `image_folder` checks, sorted.
 
     Raises:
-        UserError: the folder does not exist, is none or cannot be read.
+        UserError: the folder does not exist, is not a folder or cannot be read.
     """
     return [name for name, _ in _scan(os.fspath(expanded(directory))).files]
 
@@ -293,21 +291,21 @@ def read_files(
     folders: Folders | None = None,
     **described: Any,
 ) -> Source:
-    """Makes a source of named files; the other arguments and the errors are `image_folder`'s.
+    """Creates a source from named files; for other arguments and errors see `image_folder`.
 
     Args:
         root: the folder that the names are relative to.
-        files: `(name, bytes)` of each file, in the order of the index; `(name, reason)` of one
-            that is left out, whatever it holds.
-        listed: path of the list that names the files: a file that is no image then counts as an
-            unreadable one. Without a list it is ignored.
-        folders: those that the files come from, where they are several.
-        **described: "name" of the source, and "labels" int64 `[len(files)]` with "class_names",
-            where these do not follow from the folders.
+        files: `(name, bytes)` of each file, in the order of the index; `(name, reason)` to skip
+            one, whatever its content.
+        listed: path of the list that names the files, if any. A file that is no image then counts
+            as unreadable; without a list it is ignored.
+        folders: the folders of the files, if there are several.
+        **described: "name" of the source, and "labels" int64 `[len(files)]` with "class_names", if
+            these do not follow from the folders.
     """
     check_options(max_skipped, verify, max_megapixels)
     with warnings.catch_warnings():
-        # What Pillow finds odd, and reads or refuses, is noise here.
+        # Pillow's own warnings are noise: such files are either read or listed.
         warnings.filterwarnings("ignore", module=r"PIL\b")
         folders = folders or Folders(root, ("",), (len(files),))
         found = _Found(folders, files, max_megapixels, listed)
@@ -320,7 +318,7 @@ def read_files(
 def check_options(
     max_skipped: float, verify: str, max_megapixels: float = image_files.MAX_MEGAPIXELS
 ) -> None:
-    """Refuses values out of the range of these arguments of `image_folder`."""
+    """Raises `UserError` for values of these arguments of `image_folder` that are out of range."""
     if verify not in ("auto", "full", "header"):
         raise unknown("verify", verify, ("auto", "full", "header"))
     if not 0.0 <= max_skipped <= 1.0:
@@ -330,13 +328,13 @@ def check_options(
 
 
 class _Scan(NamedTuple):
-    """What lies in a folder and below: relative names with slashes.
+    """The content of a folder and its sub-folders: relative names with slashes.
 
     Attributes:
         files: `(name, bytes)` of every visible file, sorted by name.
-        system_folders: folders that were passed over.
-        hidden_pictures: hidden files with the ending of an image, such as `._a.jpg` of macOS.
-        splits: folder -> the folders in it, where these look like parts of a dataset.
+        system_folders: ignored folders.
+        hidden_pictures: hidden files with an image extension, such as `._a.jpg` of macOS.
+        splits: folder -> the folders in it, if they look like splits of a dataset.
     """
 
     files: list[tuple[str, int]]
@@ -346,12 +344,12 @@ class _Scan(NamedTuple):
 
 
 def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> _Scan:
-    """Returns what lies in a folder, folders that are links included."""
+    """Returns the content of a folder, including folders that are links."""
     if not os.path.exists(root):
         raise UserError(f"no such folder: '{root}'; give --data_dir an existing folder")
     if not os.path.isdir(root):
         raise UserError(
-            f"not a folder: '{root}'; give --data_dir the folder that holds the images, or a list "
+            f"not a folder: '{root}'; give --data_dir the folder of the images, or a list "
             f"of them ({', '.join(f'*{suffix}' for suffix in LISTS)})"
         )
     files: list[tuple[str, int]] = []
@@ -360,7 +358,7 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> _Scan:
     system: list[str] = []
     hidden: list[str] = []
     splits: dict[str, list[str]] = {}
-    # Each folder goes with the real folders above it: a link back to one of them is a loop.
+    # Each folder is stored with its real parent folders: a link back to one of them is a loop.
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     ways: collections.Counter[tuple[int, int]] = collections.Counter()
     while pending:
@@ -371,7 +369,7 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> _Scan:
             identity = (status.st_dev, status.st_ino)
             if identity in above:
                 continue
-            # Folders full of links to each other lead to one another in more ways than can be gone.
+            # Folders full of links to each other can be reached in exponentially many ways.
             ways[identity] += 1
             if ways[identity] > _MOST_WAYS:
                 raise UserError(
@@ -403,7 +401,7 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> _Scan:
                     elif os.path.isfile(entry.path):
                         files.append((name, os.stat(entry.path).st_size))
                     elif image_files.has_image_extension(name):
-                        files.append((name, 0))  # a broken link: to be told, not overlooked
+                        files.append((name, 0))  # a broken link: reported, not ignored
             if class_folders.are_splits(folders):
                 splits[below] = folders
         except OSError as error:
@@ -438,8 +436,8 @@ def progress(total: int, what: str, unit: str = " images", least: int = _PROGRES
 def in_threads(work: Callable, items: Sequence, what: str) -> list:
     """Maps `work` over the items in threads, in order, with a progress bar if there are many."""
     results: list = []
-    # Slow storage is where threads gain most, hence more of them than cores. What takes but
-    # microseconds is done sooner without; so each block begins with a trial.
+    # Threads help most on slow storage, hence more threads than cores. Work of microseconds is
+    # faster without threads, so each block begins with a trial.
     workers = min(16, 2 * (os.cpu_count() or 1) + 2)
     with ThreadPoolExecutor(workers) as pool, progress(len(items), what) as bar:
 
@@ -468,7 +466,7 @@ def fit(headers: Sequence[Header], cache_bytes: int) -> bool:
 
 
 class _Found:
-    """The image files of a folder, while they are being checked.
+    """The image files of a folder during the checks.
 
     Attributes:
         positions: which of the files are images, int64.
@@ -508,13 +506,13 @@ class _Found:
                 others = f"; found {folders.counts[number]} other files, such as '{name}'"
             raise UserError(
                 f"no images ({image_files.formats()}) in '{root}' or below{others}; give "
-                f"--data_dir the folder that holds the images"
+                f"--data_dir the folder of the images"
             )
         self.owners = owners[images]
         self.positions = np.array(images)
         self.names = [files[i][0] for i in images]
         self.lengths = [files[i][1] for i in images]
-        # Of a million headers most are the same; one object serves them all.
+        # Most of a million headers are equal: they share one object.
         same: dict[Header | str, Header | str] = {}
         self.headers: list[Header | str] = [same.setdefault(headers[i], headers[i]) for i in images]
 
@@ -525,11 +523,11 @@ class _Found:
         return [i for i, header in enumerate(self.headers) if isinstance(header, Header)]
 
     def fit(self, cache_bytes: int) -> bool:
-        """Tells whether the images, by their headers, can be kept in memory as one array."""
+        """Returns whether the images, by their headers, can be kept in memory as one array."""
         return fit([self.headers[i] for i in self.good()], cache_bytes)
 
     def check(self, keep: bool) -> np.ndarray | None:
-        """Decodes all images. Where that fails, the reason takes the header's place.
+        """Decodes all images. If that fails for one, the reason replaces its header.
 
         Args:
             keep: whether to keep the pixels.
@@ -554,13 +552,13 @@ class _Found:
     def source(
         self, max_skipped: float, pixels: np.ndarray | None, **described_otherwise: Any
     ) -> Source:
-        """Makes the source of the good images, unless too many are not.
+        """Creates the source of the readable images, unless too many are unreadable.
 
         Args:
-            max_skipped: largest fraction of images that are not.
-            pixels: of the good images, where they are kept.
-            **described_otherwise: "name", and "labels" per image, good or not, with "class_names",
-                where they do not follow from the folders.
+            max_skipped: largest fraction of unreadable images.
+            pixels: of the readable images, if they are kept in memory.
+            **described_otherwise: "name", and "labels" of all images, readable or not, with
+                "class_names", if they do not follow from the folders.
         """
         good = self.good()
         bad = [i for i, header in enumerate(self.headers) if not isinstance(header, Header)]
@@ -603,11 +601,11 @@ class _Found:
         return source
 
     def _inside(self, indices: Iterable[int]) -> list[str]:
-        """Names relative to the folder that was given."""
+        """Returns names relative to the given folder."""
         return [self.folders.inside(self.names[i], self.owners[i]) for i in indices]
 
     def _fingerprint(self, good: Sequence[int]) -> str:
-        """That of the names and lengths: folders may move, or be mounted elsewhere."""
+        """Returns the digest of names and lengths: folders may be moved or mounted elsewhere."""
         if len(self.folders.below) == 1:
             parts = ((self.names[i], self.lengths[i]) for i in good)
             return fingerprint(["folder", *itertools.chain.from_iterable(parts)])
@@ -620,10 +618,10 @@ class _Found:
 
 
 def folder_ids(paths: Iterable[str | os.PathLike]) -> np.ndarray:
-    """Returns the ids of the files in folders, images or not, as `Source.image_ids` has them."""
+    """Returns the ids of all files in folders, images or not; see `Source.image_ids`."""
     found = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is left out has been named before
+        warnings.simplefilter("ignore")  # ignored files have been reported before
         for path in paths:
             root = os.fspath(expanded(path))
             found.append(file_ids(root, [name for name, _ in _scan(root).files]))
@@ -636,7 +634,7 @@ def _ids(folders: Folders, names: Sequence[str]) -> np.ndarray:
 
 
 def file_ids(root: str, names: Sequence[str]) -> np.ndarray:
-    """A file is known by its path, a link by that of what it leads to."""
+    """Returns an id per file: a hash of its path; for a link, of the target's path."""
     base = os.path.realpath(root)
     found = np.empty(len(names), np.uint64)
     for i, name in enumerate(names):
@@ -656,18 +654,18 @@ def report_skipped(
     good: int,
     max_skipped: float,
 ) -> None:
-    """Warns of images that are left out.
+    """Warns of skipped images.
 
     Args:
         where: where the images are, for the message.
         skipped: name and reason of each.
-        lost: how many they are; more than the names where a shard stands for its images.
-        total: how many images there are with them.
-        good: how many remain.
-        max_skipped: the largest fraction that may be left out.
+        lost: number of skipped images; more than the names if a shard stands for its images.
+        total: number of all images, including those skipped.
+        good: number of remaining images.
+        max_skipped: the largest fraction of images that may be skipped.
 
     Raises:
-        UserError: they are more than that.
+        UserError: more images than that are skipped.
     """
     if lost > max_skipped * total or not good:
         named = ", ".join(f"{shown(name)} ({reason})" for name, reason in skipped[:_NAMED])
@@ -683,7 +681,7 @@ def report_skipped(
 
 
 def _left_out(where: str, skipped: list[tuple[str, str]], lost: int, total: int) -> str:
-    """Returns a line that counts the images left out, by the reason."""
+    """Returns a line that counts the skipped images by reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in skipped:
         by_reason.setdefault(reason, []).append(name)
@@ -695,4 +693,4 @@ def _left_out(where: str, skipped: list[tuple[str, str]], lost: int, total: int)
     if len(most) > _REASONS:
         parts.append(f"{sum(len(names) for _, names in most[_REASONS:])} for other reasons")
     about = "about " if lost > len(skipped) else ""
-    return f"{about}{lost} of {total} images in {where} are left out: {'; '.join(parts)}"
+    return f"{about}{lost} of {total} images in {where} are skipped: {'; '.join(parts)}"

@@ -1,4 +1,4 @@
-"""The images of a run, as run.json records them: trained on, and evaluated on."""
+"""The train and test images of a run, as recorded in run.json."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ _TEST_SPLITS = ("test", "validation")
 
 @dataclasses.dataclass(frozen=True)
 class RunImages:
-    """Which images a run trains on and is evaluated on; every command takes them from here.
+    """The images that a run trains on and is evaluated on, for all commands.
 
     Attributes:
         dataset, data_dir, data_root, tfds_dir, tfds_classes, max_skipped, max_megapixels: as
             `rfd_tf.data.load` takes them, the classes as `classes`.
-        train_split: split of `dataset`, or of a list, to train on; "train" where None.
-        eval_split: split of `dataset`, or of a list, to evaluate on. Where None it is "test", or
-            "validation" in those without it; a part of the training images is held out where both
-            are missing.
-        eval_dir: images to evaluate on, in the forms of `data_dir`, in place of those of
-            `eval_split`. Of a list without the splits test and validation every row.
-        photos, photo_options: photographs whose crops are trained on, as `load` takes them.
+        train_split: split of `dataset`, or of a list, to train on; "train" if None.
+        eval_split: split of `dataset`, or of a list, to evaluate on. If None, "test", or else
+            "validation"; if both are missing, a part of the training images is held out.
+        eval_dir: images to evaluate on, in the forms of `data_dir`; replaces those of
+            `eval_split`. For a list without the splits test and validation, every row.
+        photos, photo_options: photographs to train on crops of, see `load`.
 
     >>> images = RunImages(dataset="digits", train_split="all")
     >>> images.train().num_images, images.test().num_images
@@ -63,7 +62,7 @@ class RunImages:
 
     @classmethod
     def of_run(cls, run: str | os.PathLike) -> RunImages:
-        """Returns the images that a run folder records; none where there is no run.json.
+        """Returns the images that a run folder records; none if there is no run.json.
 
         Args:
             run: the folder, or a weights file in it.
@@ -77,7 +76,7 @@ class RunImages:
             content = json.loads(path.read_bytes())
             identity, flags = content.get("identity") or {}, content.get("flags", {})
             if not isinstance(flags, Mapping):
-                raise ValueError("its flags have no names")
+                raise ValueError("its flags are not a mapping")
             return cls.of_flags(flags, identity.get("image_size"))
         except (FileNotFoundError, NotADirectoryError):
             return cls()
@@ -86,10 +85,10 @@ class RunImages:
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any], image_size: int | None = None) -> RunImages:
-        """Returns the images that the flags of scripts/pretrain.py name.
+        """Returns the images that the flags of `rfd-tf pretrain` name.
 
         Args:
-            flags: name -> value; missing ones have their defaults.
+            flags: name -> value; defaults for missing ones.
             image_size: side of the training images, pixels, for the size of crops.
         """
         names = [field.name for field in dataclasses.fields(cls)]
@@ -100,17 +99,17 @@ class RunImages:
         return cls(**{**found, "tfds_classes": tuple(found.get("tfds_classes") or ())})
 
     def replaced(self, **given: Any) -> RunImages:
-        """Returns these images with what a user gives in its place; None and () change nothing.
+        """Returns these images with some settings replaced; None, "" and () change nothing.
 
-        A `dataset` or `data_dir` replaces all that names images, splits and classes included.
+        A `dataset` or `data_dir` replaces all names of images, including splits and classes.
 
         Raises:
-            UserError: what is given does not go together.
+            UserError: settings that cannot be combined.
         """
         given = {name: value for name, value in given.items() if value not in (None, "", (), [])}
         if "dataset" in given and "eval_dir" in given and "data_dir" not in given:
             raise UserError(
-                "--eval_dir goes with --data_dir; a --dataset is judged on --eval_split"
+                "--eval_dir goes with --data_dir; a --dataset is evaluated on --eval_split"
             )
         base = self
         if any(name in given for name in _PLACES):
@@ -146,10 +145,10 @@ class RunImages:
 
         Args:
             download: whether TFDS may download the dataset.
-            leave_out: folders that hold no images of the set, see `rfd_tf.data.image_folder`.
+            leave_out: folders to ignore, see `rfd_tf.data.image_folder`.
 
         Raises:
-            UserError: they cannot be read, or none or several sets are named.
+            UserError: the images cannot be read, or none or several sets are named.
         """
         return load(
             dataset=self.dataset,
@@ -169,9 +168,9 @@ class RunImages:
     def test(
         self, download: bool = False, leave_out: Sequence[str | os.PathLike] = ()
     ) -> Source | None:
-        """Returns the images to evaluate on; None where some of `train` are to be held out.
+        """Returns the images to evaluate on; None if some of `train` are to be held out.
 
-        Warns where a dataset or a list has splits but no "test", and says what is done.
+        Warns if a dataset or a list has splits but no "test", and names the images used instead.
         """
         if self.eval_dir:
             there = files.splits(self.eval_dir)
@@ -211,8 +210,8 @@ class RunImages:
             warnings.warn(f"{told}; evaluated on 'validation'", stacklevel=1)
             return "validation"
         warnings.warn(
-            f"{told}; evaluated on images of '{self.train_split or 'train'}', of which kNN and "
-            "probes get four fifths; pretraining sees all of them, without labels. To keep them "
+            f"{told}; evaluated on images of '{self.train_split or 'train'}': kNN and probes train "
+            "on four fifths of them; pretraining uses all of them, without labels. To keep them "
             f"apart, {apart}",
             stacklevel=1,
         )
@@ -221,9 +220,9 @@ class RunImages:
     def evaluation(
         self, download: bool = False, leave_out: Sequence[str | os.PathLike] = ()
     ) -> tuple[Source, Source | None]:
-        """Returns train and test images of an evaluation; the latter None to hold some out.
+        """Returns train and test images of an evaluation; test is None to hold some out.
 
-        Images to evaluate on serve as both where the run trains on crops of photographs.
+        If the run trains on crops of photographs, the images to evaluate on are used for both.
         """
         if self.dataset or self.data_dir:
             train = self.train(download, leave_out)
@@ -233,10 +232,10 @@ class RunImages:
         return self.test(download, leave_out), None
 
     def train_ids(self) -> np.ndarray | None:
-        """Returns what tells the images trained on from others, without reading any.
+        """Returns the ids of the training images, without reading any image.
 
         Returns:
-            uint64, as of `Source.image_ids`; None where it is not known.
+            uint64, see `Source.image_ids`; None if unknown.
         """
         try:
             if self.data_dir:
@@ -257,10 +256,10 @@ class RunImages:
 
 
 def photo_options(flags: Mapping[str, Any], image_size: int | None) -> dict[str, Any]:
-    """Returns what `rfd_tf.data.photo_crops` takes from the flags of scripts/pretrain.py.
+    """Returns the arguments of `rfd_tf.data.photo_crops` from the flags of `rfd-tf pretrain`.
 
     Args:
-        flags: name -> value, those that begin with `source_`.
+        flags: name -> value; only those that begin with `source_` are used.
         image_size: side of the training images, pixels.
 
     >>> photo_options({"source_crops": 100, "source_hue": 0.0}, 32)
@@ -282,12 +281,12 @@ def photo_options(flags: Mapping[str, Any], image_size: int | None) -> dict[str,
 
 
 def shared(ids: np.ndarray | None, source: Source, rows: np.ndarray | None = None) -> int:
-    """Returns how many images of a source are among others; 0 where that is not known.
+    """Returns how many images of a source are among others; 0 if unknown.
 
     Args:
         ids: of the others, see `Source.image_ids`.
         source: the images.
-        rows: indices of those that count; all when None.
+        rows: indices of the images to count; all if None.
 
     >>> from rfd_tf import data
     >>> shared(data.digits("all").image_ids(), data.digits("test"))
@@ -302,15 +301,15 @@ def shared(ids: np.ndarray | None, source: Source, rows: np.ndarray | None = Non
 def warn_if_trained_on(
     images: RunImages, source: Source, rows: np.ndarray | None = None, what: str = "test images"
 ) -> int:
-    """Warns where a run was trained on images that it is evaluated on.
+    """Warns if a run was trained on images that it is evaluated on.
 
     Args:
         images: of the run.
-        source, rows: the images evaluated on; all rows when None.
-        what: what to call them.
+        source, rows: the images to evaluate on; all rows if None.
+        what: their name in the message.
 
     Returns:
-        How many were trained on; 0 where that is not known.
+        How many were trained on; 0 if unknown.
     """
     count = shared(images.train_ids(), source, rows)
     if count:

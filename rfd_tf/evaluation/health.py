@@ -1,4 +1,4 @@
-"""Whether a method learns, from images alone: measures of each epoch, and one word at the end."""
+"""Reports without labels whether a method learns: measures per epoch, a verdict at the end."""
 
 from __future__ import annotations
 
@@ -28,50 +28,50 @@ from rfd_tf.evaluation.files import folder
 from rfd_tf.paths import absolute
 from rfd_tf.training.callbacks import TensorBoard, grid
 
-#: Images that are measured, at most: enough for a rank of a few hundred.
+#: Largest number of images to measure: enough for a rank of a few hundred.
 IMAGES = 512
-#: Share of the images trained on that are measured, so that an epoch of few images stays quick...
+#: Share of the training images to measure, so that an epoch of few images stays quick...
 IMAGES_SHARE = 1 / 8
-#: ...but no fewer than these, where there are as many.
+#: ...but no fewer than these, if there are as many.
 FEWEST_IMAGES = 128
 #: Neighbours of an image that are compared between epochs.
 NEIGHBOURS = 10
 #: Name of the sheet of nearest neighbours.
 SHEET = "nearest_neighbours"
 
-#: Below it the features of different images are nearly one: see `spread`. Random networks, whose
+#: Below it the features of different images are nearly equal: see `spread`. Random networks, whose
 #: features lie closest, have 0.05 and more.
 MIN_SPREAD = 0.01
-#: Below them the feature reaches in hardly more than one direction: absolutely, and as a share of
-#: the effective rank before training.
+#: Below them the feature uses hardly more than one direction: absolutely, and as a share of the
+#: effective rank before training.
 MIN_RANK, MIN_RANK_SHARE = 1.1, 0.125
-#: Below it the weights count as unmoved; a dozen steps that teach a little move them by 0.02.
+#: Below it the weights count as unchanged; a dozen useful steps move them by 0.02.
 MIN_MOVED = 0.001
-#: Share of a loss that must be gained over the first epoch to say that it fell, and over chance,
-#: or of what an accuracy lacks at chance: beyond what means over an epoch of few images vary by.
+#: Smallest relative fall of a loss since the first epoch, and smallest relative gain over chance of
+#: a loss or an accuracy: above the noise of means over an epoch of few images.
 MIN_FALL, MIN_GAIN = 0.01, 0.05
 #: Below it the memory bank varies in hardly more than one direction: two, one of which has an
 #: eighth of the other's length, have 1.42; see `effective_rank`.
 MIN_BANK_RANK = 1.4
 
-# Parts of the images: seen in a crop as well and in four rotations, which take passes of their own;
-# whose neighbours are kept with a checkpoint.
+# Numbers of images: those also measured in a crop and in four rotations, which take extra passes;
+# those whose neighbours are saved in the checkpoint.
 _VIEWS = 128
 _QUERIES = 128
-# Entries of the backbone's weights that stand for all of them: their change is known to a tenth.
+# Sampled entries of the backbone's weights, which estimate the change of all to a tenth.
 _WEIGHTS = 256
-# Side of the crop of an image, a share of its own.
+# Side of the crop as a share of the image's side.
 _CROP = 0.75
-# Rows of the bank that are measured, at most.
+# Largest number of measured rows of the bank.
 _BANK_ROWS = 4096
 _SHEET_ROWS, _SHEET_NEIGHBOURS, _SHEET_SIDE, _SHEETS = 8, 7, 64, 10
 
 
-_COLLAPSED = "features hardly tell images apart"
+_COLLAPSED = "features hardly differ between images"
 
 
 def number_of_images(num_images: int) -> int:
-    """Returns how many of the images trained on are measured.
+    """Returns how many of the training images are measured.
 
     >>> number_of_images(50_000), number_of_images(1_500), number_of_images(40)
     (512, 187, 40)
@@ -81,12 +81,12 @@ def number_of_images(num_images: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """One word on a training, with its reason.
+    """The state of a training in one word, with the reason.
 
     Attributes:
         word: "learning", "stalled" or "collapsed".
-        reason: the values that it rests on.
-        advice: what to change; empty for a run that learns.
+        reason: the values that decided.
+        advice: what to change; empty for "learning".
 
     >>> print(Verdict("stalled", "the loss did not fall", "raise learning_rate"))
     stalled: the loss did not fall; raise learning_rate
@@ -101,11 +101,11 @@ class Verdict:
 
 
 def chance_levels(num_images: int, f2: bool) -> dict[str, float]:
-    """Returns the values of `FeatureHealth` where nothing is learnt, by name.
+    """Returns the chance levels of the measures of `FeatureHealth`, by name.
 
     Args:
-        num_images: images that are measured.
-        f2: whether the method's feature has a half that should not know the rotation.
+        num_images: number of measured images.
+        f2: whether the method's feature has a half that should not encode the rotation.
 
     >>> chance_levels(201, True)
     {'neighbours_kept': 0.05, 'f2_leak': 0.25}
@@ -115,38 +115,38 @@ def chance_levels(num_images: int, f2: bool) -> dict[str, float]:
 
 
 class FeatureHealth(keras.callbacks.Callback):
-    """Measures features without labels, and says at the end of training whether the method learns.
+    """Measures features without labels; reports at the end of training whether the method learns.
 
-    It adds to an epoch's logs, in evaluation mode and on images that are not augmented:
+    Adds to the logs of an epoch, in evaluation mode and on images without augmentation:
 
     - `feature_spread`, `effective_rank`, `uniformity` of the feature f;
     - `alignment` of an image with a crop of it, of three quarters of its side;
-    - `f2_leak`, where the feature is split: `rotation_leak` of f2;
-    - `neighbours_kept`: the share of each image's 10 nearest neighbours that it had at the
-      measurement before; missing at the first one;
-    - `weights_moved`: how far the backbone's trainable weights are from those before training, a
-      share of their length;
-    - `bank_effective_rank`, where there is a memory bank: the effective rank of its centred rows.
+    - `f2_leak`, if the feature is split: `rotation_leak` of f2;
+    - `neighbours_kept`: the share of each image's 10 nearest neighbours that it also had at the
+      previous measurement; missing at the first one;
+    - `weights_moved`: distance of the backbone's trainable weights from those before training, as
+      a share of their length;
+    - `bank_effective_rank`, if there is a memory bank: the effective rank of its centred rows.
 
-    It warns of a collapse when it begins, and again after a recovery. It draws a sheet of nearest
-    neighbours among the images about ten times in a training.
+    Warns when a collapse begins, and again after a recovery. Draws a sheet of nearest neighbours
+    among the images about ten times per training.
 
     Args:
-        images: uint8 `[n, size, size, 3]`, 2 or more; a few hundred tell enough.
+        images: uint8 `[n, size, size, 3]`, 2 or more; a few hundred are enough.
         every: epochs between measurements; the last epoch is always measured.
         directory: folder of the sheet, `nearest_neighbours.png`; None for none.
-        tensorboard: the `TensorBoard` callback of `rfd_tf` in the same training, which then has
-            the sheets and, at step 0, the values before training; or None.
-        state: what `state()` returned in the training that goes on.
+        tensorboard: the `TensorBoard` callback of `rfd_tf` in the same training, to add the sheets
+            and, at step 0, the values before training; or None.
+        state: the result of `state()` in the training to resume.
         say: called with the verdict at the end, as one line.
 
     Attributes:
-        before: the same measures before training; empty where they are unknown.
-        history: the logs of the epochs seen.
-        verdict: the `Verdict` of what was measured so far; None before the first measurement.
+        before: the same measures before training; empty if unknown.
+        history: the logs of the epochs so far.
+        verdict: the `Verdict` on the epochs so far; None before the first measurement.
 
     Raises:
-        UserError: fewer than 2 images, or of another type.
+        UserError: fewer than 2 images, or another type or shape.
 
     >>> from rfd_tf import applications, data, methods
     >>> source = data.digits()
@@ -192,7 +192,7 @@ class FeatureHealth(keras.callbacks.Callback):
 
     @property
     def _views(self) -> int:
-        """How many images are seen in a crop and in their rotations."""
+        """The number of images also measured in a crop and in their rotations."""
         return min(_VIEWS, max(2, len(self.images) // 4))
 
     @property
@@ -202,7 +202,7 @@ class FeatureHealth(keras.callbacks.Callback):
         return verdict(self.history, self.before, levels)
 
     def state(self) -> dict[str, Any]:
-        """Returns what a checkpoint must hold for the training to go on as if it had not stopped.
+        """Returns the state to save in a checkpoint, so that a resumed training measures the same.
 
         JSON-able: measures and a sample of the weights before training, and the neighbours of the
         last measurement.
@@ -216,7 +216,7 @@ class FeatureHealth(keras.callbacks.Callback):
                 f"FeatureHealth has images {list(self.images.shape[1:])}, and the backbone takes "
                 f"[{side}, {side}, 3]; give images of image_size={side}"
             )
-        # A run of an older version, resumed, has no state, and its beginning is unknown.
+        # A resumed run of an older version has no state: its start is unknown.
         if self._weights is None and not self.params.get("start_step"):
             self._weights = self._sampled_weights()
             self.before = self._measure()[0]
@@ -243,7 +243,7 @@ class FeatureHealth(keras.callbacks.Callback):
     # -- measures ---------------------------------------------------------------------------
 
     def _measure(self) -> tuple[dict[str, float], np.ndarray | None]:
-        """The measures, and f `[n, dimensions]`, or None where it is no number."""
+        """Returns the measures, and f `[n, dimensions]`, or None if it is not finite."""
         method = self.model
         if self._extract is None:
             self._extract = FeatureExtractor(method.feature_model, method.mean, method.std)
@@ -287,13 +287,13 @@ class FeatureHealth(keras.callbacks.Callback):
         return self._extract(images, batch_size=64, rotations=rotations)["features"]
 
     def _sampled_weights(self) -> list[float]:
-        """Entries of the backbone's trainable weights, evenly spaced over all of them."""
+        """Returns entries of the backbone's trainable weights, evenly spaced over all of them."""
         weights = self.model.backbone.trainable_variables
         total = sum(int(np.prod(weight.shape)) for weight in weights)
         wanted = np.linspace(0, total - 1, min(total, _WEIGHTS)).astype("int64")
         found, first = [], 0
         for weight in weights:
-            # (As a tensor: a variable is not read by NumPy as it is.)
+            # (As a tensor: NumPy does not read every variable.)
             values = ops.convert_to_numpy(ops.cast(weight, "float32")).reshape(-1)
             own = wanted[(wanted >= first) & (wanted < first + len(values))] - first
             found += [float(value) for value in values[own]]
@@ -308,7 +308,7 @@ class FeatureHealth(keras.callbacks.Callback):
             if what not in self._warned:
                 warnings.warn(
                     f"{what} is {value:.3g} after epoch {done}, below {least:.3g}: {_COLLAPSED} "
-                    "(they have collapsed); lower learning_rate, or look at the images",
+                    "(they have collapsed); lower learning_rate, or check the images",
                     stacklevel=1,
                 )
         self._warned = set(collapses)
@@ -342,7 +342,7 @@ def verdict(
     before: Mapping[str, float],
     chance_levels: Mapping[str, float],
 ) -> Verdict | None:
-    """Returns one word on a training, from what its epochs logged.
+    """Returns the verdict on a training, from the logs of its epochs.
 
     Collapsed: at the last measurement, the feature's spread, its effective rank or the memory
     bank's rank is below its bound. Stalled: the backbone's weights have hardly moved; or no loss or
@@ -351,11 +351,11 @@ def verdict(
 
     Args:
         history: the logs of each epoch; see `FeatureHealth`.
-        before: the measures before training; empty where they are unknown.
+        before: the measures before training; empty if unknown.
         chance_levels: of logged quantities, see `Method.chance_levels`.
 
     Returns:
-        The verdict, or None where nothing was measured yet.
+        The verdict, or None if nothing was measured yet.
 
     >>> epochs = [{"loss": 2.0, "effective_rank": 9.0, "feature_spread": 0.5, "weights_moved": 0.2}]
     >>> print(verdict(epochs, {"effective_rank": 8.0}, {"loss": 2.3}))
@@ -369,7 +369,7 @@ def verdict(
         return Verdict(
             "collapsed",
             f"{what} is {value:.3g}, below {least:.3g}: {_COLLAPSED}",
-            "lower learning_rate, or look at the images",
+            "lower learning_rate, or check the images",
         )
     moved = last.get("weights_moved", 1.0)
     if moved < MIN_MOVED:
@@ -401,7 +401,7 @@ def verdict(
 def _collapses(
     values: Mapping[str, float], before: Mapping[str, float]
 ) -> Iterator[tuple[str, float, float]]:
-    """What is below its bound, with the value and the bound."""
+    """Yields the measures below their bounds, with value and bound."""
     rank = max(MIN_RANK, MIN_RANK_SHARE * before.get("effective_rank", 0.0))
     for name, what, least in (
         ("feature_spread", "the features' spread", MIN_SPREAD),
@@ -416,7 +416,7 @@ def _collapses(
 def _task(
     values: Mapping[str, float], chance_levels: Mapping[str, float]
 ) -> tuple[list[str], list[str]]:
-    """The method's own losses and accuracies that are better, and worse, than chance, in words."""
+    """Returns the method's losses and accuracies better, and those worse, than chance, as texts."""
     better, worse = [], []
     for name, chance in chance_levels.items():
         value = values.get(name)
@@ -432,7 +432,7 @@ def _task(
 
 
 def _beside(name: str, value: float, chance_levels, before=None) -> str:
-    """A value in words, beside that of chance and that before training."""
+    """Returns a value as text, with its chance level and its value before training."""
 
     def shown(number: float) -> str:
         share = name.endswith("accuracy") or name == "f2_leak"
@@ -444,14 +444,14 @@ def _beside(name: str, value: float, chance_levels, before=None) -> str:
 
 
 def neighbour_sheet(images: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Draws images, evenly spaced among all, each beside those nearest to it by cosine similarity.
+    """Draws evenly spaced images, each next to its nearest neighbours by cosine similarity.
 
     Args:
         images: uint8 `[n, size, size, 3]`; drawn with a side of at most 64 pixels.
         features: `[n, dimensions]`.
 
     Returns:
-        uint8 `[height, width, 3]`: up to 8 rows of an image and its up to 7 neighbours.
+        uint8 `[height, width, 3]`: up to 8 rows of an image and up to 7 neighbours.
 
     >>> neighbour_sheet(np.zeros((20, 8, 8, 3), "uint8"), np.eye(20)).shape
     (80, 82, 3)
@@ -474,7 +474,7 @@ def neighbour_sheet(images: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 
 def _cropped(images: np.ndarray) -> np.ndarray:
-    """A crop of each image at a place of its own, always the same, at the images' size."""
+    """Returns a crop of each image, at a fixed random position, resized to the images' size."""
     from PIL import Image
 
     side = images.shape[1]

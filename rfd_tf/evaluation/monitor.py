@@ -1,4 +1,4 @@
-"""The kNN accuracy of a network while it trains."""
+"""Measures the kNN accuracy of a network during training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _KEEP_BYTES = 1 << 29
 
 
 def comparison(accuracy: float, random_init: float | None, start: float | None = None) -> str:
-    """Returns what a kNN accuracy says of a training, as a sentence.
+    """Returns a sentence that compares a kNN accuracy with its baselines.
 
     Args:
         accuracy: of the trained feature, 0 to 1.
-        random_init: of the untrained network; None where it was not measured.
-        start: of the weights that training started from; None where there were none.
+        random_init: of the untrained network; None if it was not measured.
+        start: of the weights that training started from; None if it started from random ones.
 
     >>> print(comparison(0.411, 0.231, 0.379))
     kNN accuracy 41.1 %: better than random init by 18.0 points, than the starting weights by 3.2.
@@ -44,24 +44,23 @@ def comparison(accuracy: float, random_init: float | None, start: float | None =
 
 
 class NeighbourMonitor:
-    """Measures, again and again, how well a feature's neighbours tell the class.
+    """Measures the weighted kNN accuracy of a feature, repeatedly during training.
 
-    A fixed part of the labelled images is read once and kept; each call takes the features of
-    all of them with the weights as they are and returns the weighted kNN accuracy. Labels serve
-    this figure only.
+    A fixed part of the labelled images is read once and kept in memory. Each call extracts their
+    features with the current weights and returns the accuracy. Labels are used for nothing else.
 
     Args:
         model: Keras model from normalised images to the feature `[batch, dimensions]`.
         train: labelled images that vote.
-        test: labelled images to judge; None holds out a fixed fifth of `train`.
+        test: labelled images to evaluate on; None holds out a fixed fifth of `train`.
         image_size: side of the images, pixels.
         mean, std: of the normalisation.
-        max_train: most images that vote; fewer where their pixels would not fit into 512 MB.
-            At most a fifth as many are judged.
+        max_train: largest number of images that vote; fewer if their pixels do not fit into
+            512 MiB. At most a fifth as many are evaluated.
         stretch: whether images are stretched to squares, as in training, instead of cropped.
 
     Raises:
-        UserError: no labels, one class only, or classes that differ.
+        UserError: no labels, a single class, or classes that differ.
 
     >>> from rfd_tf import applications, data
     >>> network = applications.build("six_layer", 32, pooling="avg")
@@ -94,7 +93,7 @@ class NeighbourMonitor:
         self._extract = FeatureExtractor(model, mean, std)
 
     def __call__(self) -> float:
-        """Returns the accuracy with the weights as they are, 0 to 1."""
+        """Returns the accuracy with the current weights, 0 to 1."""
         train, test = (self._extract(images)["features"] for images, _ in (self.train, self.test))
         return knn_accuracy(
             train, self.train[1], test, self.test[1], k=self.k, num_classes=self.num_classes

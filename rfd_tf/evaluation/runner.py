@@ -1,4 +1,4 @@
-"""Judges one weights file by one or several tasks, beside a random network."""
+"""Evaluates one weights file, and a random network, on one or several tasks."""
 
 from __future__ import annotations
 
@@ -47,24 +47,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """Runs tasks on the network of a weights file and on a random one.
 
-    The random network has the same architecture and goes the same way through the same code. So
-    does, for a run that started from weights, the network with these.
+    The random network has the same architecture and is evaluated under the same protocol. For a
+    run that started from weights, so is the network with those weights.
 
     Args:
         weights: run folder, `.weights.h5` file with a record, or shipped name.
         tasks: for example `[KNearestNeighbours()]`.
-        train: labelled images to learn from; needed unless every task brings its own data.
-        test: labelled images to judge; None holds out a fixed fifth of every class of `train`
+        train: labelled images to train on; required unless every task has its own data.
+        test: labelled images to evaluate on; None holds out a fixed fifth of every class of `train`
             (see `rfd_tf.evaluation.splits.held_out`).
         endpoints: endpoints to evaluate; by default all of the backbone.
         batch_size: images per step.
         max_train_images: largest number of labelled train images, chosen by a hash of their index.
         seed: seed of the random network and the rotations; sets Keras' global seed.
         progress: whether to show progress bars.
-        output: folder for figures, caches and finished parts. An interrupted call that is
-            repeated with the same folder and the same arguments takes up what it finished.
+        output: folder for figures, caches and finished parts. If an interrupted call is repeated
+            with the same folder and the same arguments, finished parts are reused.
         cache_features: keep frozen features on disk, in `output`, instead of in memory.
-        say: is called with a line on the images and classes of each set, when all is checked.
+        say: called with a line on the images and classes of each set, after all checks.
 
     Returns:
         A dict that is ready for JSON: "protocol" {task: settings}, "weights", "sha256",
@@ -74,7 +74,7 @@ def evaluate(
         weights), "versions", "date", "minutes".
 
     Raises:
-        UserError: weights, endpoints or images that cannot be judged, before the long work.
+        UserError: weights, endpoints or images that cannot be evaluated, before long work starts.
 
     >>> import tempfile
     >>> from rfd_tf import applications, data
@@ -91,15 +91,15 @@ def evaluate(
     start = time.monotonic()
     output = None if output is None else absolute(output)
     if cache_features and output is None:
-        raise UserError("features can be kept on disk only where there is an output folder")
+        raise UserError("cache_features=True needs an output folder; give output")
     subject = Subject.pretrained(weights)
     before = subject.starting_twin(seed)
     settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
     data = _data(tasks, train, test, subject, settings, max_train_images)
     if len({task.name for task in tasks}) < len(tasks):
-        raise UserError("a task can be named only once; evaluate again for another protocol of it")
+        raise UserError("a task is given twice; call evaluate once for each of its protocols")
     if endpoints is not None:
-        applications.feature_extractor(subject.network(), endpoints)  # tells an unknown name
+        applications.feature_extractor(subject.network(), endpoints)  # checks the names
     frozen_tasks = [task for task in tasks if isinstance(task, Evaluator)]
     if frozen_tasks:
         frozen.check(frozen_tasks, subject, data, settings)
@@ -155,7 +155,7 @@ def evaluate(
 
 
 def output_locked(path: str | os.PathLike) -> FolderLock:
-    """Returns the lock of a report and of the figures and caches beside it.
+    """Returns the lock of a report and of the figures and caches next to it.
 
     Args:
         path: of the JSON file.
@@ -170,21 +170,21 @@ def output_locked(path: str | os.PathLike) -> FolderLock:
 
 
 def with_earlier(report: dict[str, Any], earlier: Any) -> dict[str, Any]:
-    """Adds to a report the other tasks of an earlier one, where both judge the same.
+    """Adds the other tasks of an earlier report, if both evaluate the same network and images.
 
     Args:
         report: of `evaluate`.
-        earlier: what was read from its file before; anything else is passed over.
+        earlier: the previous content of its file; anything but a report is ignored.
 
     Returns:
-        The report with the protocols and results of the earlier one's tasks that it lacks; as it
-        is where weights, images, endpoints, seed or versions differ.
+        The report with protocols and results of the tasks that only the earlier one has; unchanged
+        if weights, images, endpoints, seed or versions differ.
     """
     try:
         if any(earlier[key] != report[key] for key in ("sha256", "endpoints", "versions")):
             return report
         known = earlier["data"]
-        # Where fingerprints tell the images, their names may have changed.
+        # If fingerprints identify the images, their names may have changed.
         notes = [name for name in NAMES if f"{name}_fingerprint" in known]
         facts = {key: value for key, value in report["data"].items() if key not in notes}
         if any(known.get(key, value) != value for key, value in facts.items()):
@@ -214,7 +214,7 @@ def _data(
     if not wanting:
         return None
     if train is None:
-        raise UserError(f"task '{wanting[0]}' needs images to learn from and to judge")
+        raise UserError(f"task '{wanting[0]}' needs images to train on; give train")
     return Data(
         train,
         test,
@@ -227,7 +227,7 @@ def _data(
 
 
 def _seen_before(data: Data, subject: Subject) -> dict[str, int]:
-    """How many test images the network, and how many the probes, were trained on; warns."""
+    """Returns how many test images the network and the probes were trained on; warns."""
     test, rows = data.test.source, data.test.rows
     found = {}
     if subject.folder is not None:

@@ -1,4 +1,4 @@
-"""A suite's comparison as Markdown, CSV and figure."""
+"""Writes a suite's comparison as Markdown, CSV, JSON and figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(comparison: Mapping[str, Any], folder: Path) -> None:
 
     Args:
         comparison: as `rfd_tf.evaluation.suite.run_suite` returns it.
-        folder: that is there.
+        folder: an existing folder.
 
     Raises:
         UserError: a file cannot be written.
@@ -41,10 +41,10 @@ def write(comparison: Mapping[str, Any], folder: Path) -> None:
 def table(comparison: Mapping[str, Any]) -> list[list[str]]:
     """Returns head and rows of the table as text; random init in brackets.
 
-    An asterisk marks a published figure of a protocol that is not quite the same.
+    An asterisk marks a published score of a protocol that is not quite the same.
 
-    Columns: task, feature, and images, metric and when where they are not the same everywhere; one
-    of every run; one of every published method.
+    Columns: task and feature; images, metric and when unless equal in all rows; one per run; one
+    per published method.
 
     >>> row = {"entry": "knn", "feature": "f", "images": "upright", "metric": "accuracy",
     ...        "when": "", "published": [],
@@ -68,7 +68,7 @@ def table(comparison: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _labels(comparison: Mapping[str, Any]) -> list[str]:
-    """Task and feature, and what else is not the same in all rows."""
+    """Returns task, feature, and the other labels that are not equal in all rows."""
     rows = comparison["rows"]
     return [
         name for name in _COLUMNS if name in _COLUMNS[:2] or len({row[name] for row in rows}) > 1
@@ -89,7 +89,7 @@ def _cell(found: Mapping[str, Any] | None, metric: str) -> str:
 
 
 def markdown(comparison: Mapping[str, Any]) -> str:
-    """Returns the comparison as Markdown: what was judged, the table, sources and notes."""
+    """Returns the comparison as Markdown: data and runs, the table, sources and notes."""
     lines = [f"# {comparison['title']}", "", *_about(comparison), ""]
     head, *rows = table(comparison)
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
@@ -99,11 +99,11 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     lines += ["| " + " | ".join(row) + " |" for row in escaped[1:]]
     lines += ["", "Shares in percent; in brackets the same network with random weights."]
     if any(row["when"] == "best epoch" for row in comparison["rows"]):
-        lines.append("Best epoch: the best of all on the test images themselves, so flattering.")
+        lines.append("Best epoch: chosen on the test images, so optimistic.")
     others = [other for row in comparison["rows"] for other in row["published"]]
     if others:
         lines += ["", "Published, not measured here (same protocol, network and images"]
-        lines[-1] += "; *: but for what is said):" if any(o["differs"] for o in others) else "):"
+        lines[-1] += "; *: differs as named):" if any(o["differs"] for o in others) else "):"
         lines += ["", *dict.fromkeys(_source(other) for other in others)]
     if comparison["notes"]:
         lines += ["", "Left out:", "", *(f"- {note}" for note in comparison["notes"])]
@@ -112,7 +112,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def _source(other: Mapping[str, Any]) -> str:
-    differs = f" * Not the same: {other['differs']}." if other["differs"] else ""
+    differs = f" * Differs: {other['differs']}." if other["differs"] else ""
     return f"- {_method(other)}: {other['source']}.{differs}"
 
 
@@ -121,17 +121,17 @@ def _about(comparison: Mapping[str, Any]) -> list[str]:
     data = comparison["data"]
     if "train" in data:
         lines.append(
-            f"{data['num_test']:,} test images ({data['test']}), learnt from "
-            f"{data['num_train']:,} ({data['train']}), {data['num_classes']} classes."
+            f"{data['num_test']:,} test images ({data['test']}), "
+            f"{data['num_train']:,} train images ({data['train']}), {data['num_classes']} classes."
         )
     for entry in comparison["entries"]:
-        # Tasks that bring their own pictures.
+        # Tasks with their own pictures.
         own = entry["protocol"] or {}
         if {"num_train", "num_test"} <= set(own):
             train, test = (own.get(side) or own.get(f"{side}_split") for side in ("train", "test"))
             lines.append(
-                f"- {entry['label']}: {own['num_test']:,} test pictures ({test}), learnt from "
-                f"{own['num_train']:,} ({train})"
+                f"- {entry['label']}: {own['num_test']:,} test pictures ({test}), "
+                f"{own['num_train']:,} train pictures ({train})"
             )
     for run in comparison["runs"]:
         options = "".join(f", {key}={value}" for key, value in run["arguments"].items())
@@ -143,7 +143,7 @@ def _about(comparison: Mapping[str, Any]) -> list[str]:
 
 
 def long_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns one row a figure, for CSV: of runs, their random networks, and papers."""
+    """Returns one row per score, for CSV: of runs, their random networks, and papers."""
     found = []
     for row in comparison["rows"]:
         labels = {name: row["entry" if name == "task" else name] for name in _COLUMNS}
@@ -175,7 +175,7 @@ def long_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def figure(comparison: Mapping[str, Any]):
-    """Draws the table: a panel a task, a line a feature, a colour a run; stars are published.
+    """Draws the table: a panel per task, a line per feature, a colour per run; stars are published.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -216,7 +216,7 @@ def _panel(panel, rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str])
     factor = 100 if share else 1
     varying = [name for name in _COLUMNS[2:] if len({row[name] for row in rows}) > 1]
     names = [", ".join(filter(None, [row["feature"], *(row[n] for n in varying)])) for row in rows]
-    # Runs a little below one another, so that equal figures do not hide one.
+    # Runs are offset a little, so that equal scores do not hide one another.
     step = 0.5 / max(len(colours), 2)
     offsets = {title: step * (n - (len(colours) - 1) / 2) for n, title in enumerate(colours)}
     for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""A report as an aligned text table."""
+"""Formats a report as an aligned text table."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from rfd_tf.evaluation.base import BEST_EPOCH
 
-# Metrics that are no shares and are therefore not shown in percent.
+# Metrics that are not shares, hence not shown in percent.
 _PLAIN = ("distance", "ratio", "learning rate")
-#: What a score is compared with: entry of a report's row -> title of its column.
+#: Baselines of a score: entry of a report's row -> title of its column.
 BASELINES = {"random_init": "random init", "starting_weights": "starting weights"}
 
 
@@ -23,7 +23,7 @@ def is_share(metric: str) -> bool:
 
 
 def shown(value: float | None, spread: float | None, metric: str) -> str:
-    """Returns a figure as text: shares in percent, with the spread over draws where known.
+    """Returns a score as text: shares in percent, with the spread over draws if known.
 
     >>> shown(0.1234, 0.01, "accuracy"), shown(1.5, None, "distance"), shown(None, None, "x")
     ('12.3 ± 1.0', '1.5', '')
@@ -36,11 +36,11 @@ def shown(value: float | None, spread: float | None, metric: str) -> str:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Returns a report's results, shares in percent: a row a feature, a column a kind of images.
+    """Returns a report's results, shares in percent: a row per feature, columns per kind of images.
 
-    Beside each column of images stands the random network's, where there is one, and that of the
-    weights that the training started from. The columns
-    "metric" and "when" are left out where they say the same everywhere.
+    Each column of images is followed by those of the baselines that the report has: the random
+    network, and the weights that the training started from. The columns "metric" and "when" are
+    omitted if they are equal in all rows.
 
     >>> row = {"task": "knn", "name": "f", "images": "upright", "metric": "accuracy", "when": "",
     ...        "value": 0.5, "spread": None, "random_init": 0.25, "random_init_spread": None}
@@ -79,7 +79,7 @@ def summary(report: dict[str, Any], endpoints: Sequence[str]) -> dict[str, Any]:
 
 
 def tables(report: dict[str, Any]) -> list[tuple[list[str], list[list[str]], int]]:
-    """Returns what `table` shows, in parts: (titles of the columns, rows, number of label columns).
+    """Returns the blocks of `table`: (titles of the columns, rows, number of label columns).
 
     >>> row = {"task": "knn", "name": "f", "images": "upright", "metric": "accuracy", "when": "",
     ...        "value": 0.5, "spread": None, "random_init": 0.25, "random_init_spread": None}
@@ -90,7 +90,7 @@ def tables(report: dict[str, Any]) -> list[tuple[list[str], list[list[str]], int
 
 
 def _blocks(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Tasks that judge the same kinds of images share a table."""
+    """Returns the rows by table: tasks evaluated on the same kinds of images share one."""
     kinds: dict[str, list[str]] = {}
     for row in results:
         kinds.setdefault(row["task"], []).append(row["images"])

@@ -329,8 +329,8 @@ def _scores_text(report: Mapping[str, Any]) -> str:
     where = ""
     if {"num_test", "test", "num_train", "train"} <= set(data):
         where = (
-            f" on {data['num_test']:,} test images ({data['test']}), learnt from "
-            f"{data['num_train']:,} ({data['train']})"
+            f" on {data['num_test']:,} test images ({data['test']}), "
+            f"{data['num_train']:,} train images ({data['train']})"
         )
     started = ["starting_weights"]
     if not any(row.get("starting_weights") is not None for row in report["results"]):

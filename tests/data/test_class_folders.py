@@ -70,7 +70,7 @@ def test_splits_are_named_with_the_way_out(tmp_path, splits):
         classes(tmp_path / name)
     _, said = remarks(tmp_path)
     assert len(said) == 1 and "for testing too" in said[0]
-    assert ", ".join(sorted(splits)) in said[0] and "taken for classes" in said[0]
+    assert ", ".join(sorted(splits)) in said[0] and "treated as classes" in said[0]
     if splits[0].casefold().startswith("train"):
         assert f"--data_dir='{tmp_path / splits[0]}'" in said[0]
         assert f"--eval_dir='{tmp_path / ('test' if 'test' in splits else splits[1])}'" in said[0]
@@ -85,7 +85,7 @@ def test_splits_inside_of_classes_and_wrappers_are_named(tmp_path):
     source, said = remarks(tmp_path)
     assert source.class_names == ("bottle", "cable") and len(said) == 1
     assert f"'{tmp_path / 'bottle'}' has the splits test, train" in said[0]
-    assert "1 more folder" in said[0] and "taken for classes" not in said[0]
+    assert "1 more folder" in said[0] and "treated as classes" not in said[0]
 
 
 def test_a_class_may_have_the_name_of_a_split(tmp_path):

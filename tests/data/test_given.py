@@ -60,9 +60,9 @@ def test_classes_are_found_over_all_folders_and_remarks_name_each(folders):
     assert source.labels.tolist() == [0, -1, 1, 2, 3]
     told = "\n".join(str(each.message) for each in seen)
     both = f"'{folders / 'x'}', '{folders / 'y'}'"
-    assert f"1 image lies beside the class folders of {both} (loose.png)" in told
+    assert f"1 image lies next to the class folders of {both} (loose.png)" in told
     assert f"'{folders / 'y'}' has the splits dog, test, train as folders" in told
-    assert f"passed over in '{folders / 'y'}': 1 system or hidden folder" in told
+    assert f"ignored in '{folders / 'y'}': 1 system or hidden folder" in told
 
 
 def test_the_fingerprint_of_several_folders_is_that_of_what_they_hold(folders):

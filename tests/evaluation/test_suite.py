@@ -89,7 +89,7 @@ def test_files_say_the_same(judged):
     row = cell(comparison, "knn", "f2", "rotated")
     cells = [f"{100 * row[t]['value']:.1f} ({100 * row[t]['random_init']:.1f})" for t in "ab"]
     assert f"| knn | f2 | rotated | accuracy | {cells[0]} | {cells[1]} |" in text
-    assert "100 test images (digits/some), learnt from 300 (digits/part), 10 classes." in text
+    assert "100 test images (digits/some), 300 train images (digits/part), 10 classes." in text
     assert "- a: six_layer, 16 px, epoch 0" in text
     with open(root / "out" / "comparison.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -170,7 +170,7 @@ def test_published_figures_stand_beside_what_is_comparable(rfd_subject, tmp_path
     assert "| convolutional | block2 | last epoch | 85.0 ± 1.0 (60.0) |  |" in text
     best_row = "| convolutional | block2 | best epoch | 86.0 ± 1.0 (60.0) | 91.2 (72.5) |"
     assert f"{best_row} 92.0 (72.5) * | 92.2 (72.5) * |" in text
-    assert "at second hand, CIFAR-10. * Not the same: 200 epochs" in text
+    assert "at second hand, CIFAR-10. * Differs: 200 epochs" in text
     assert "ICLR 2018, table 3" in text and "Published, not measured here" in text
     with open(tmp_path / "comparison.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -252,7 +252,7 @@ def test_the_voc_suite_brings_its_own_pictures(voc, rfd_run, tmp_path):
     assert {row["entry"] for row in comparison["rows"]} == {"classification"}
     assert said[0].startswith("left out: rfd, segmentation") and "Segmentation" in said[0]
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "- classification: 2 test pictures (voc/test), learnt from 8 (voc/train)" in text
+    assert "- classification: 2 test pictures (voc/test), 8 train pictures (voc/train)" in text
     assert "mean AP (11-point)" in text
     run()
     assert "rfd, classification: reused" in said

@@ -1,4 +1,4 @@
-"""Options of a configuration that have no effect in a run of a study: left out, not refused."""
+"""Options of a configuration that have no effect in a run of a study are ignored, not refused."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def test_what_a_flag_makes_moot_in_a_network_s_configuration_is_left_out():
     found, said = settings("--schedule=step", "--lr_table=1:0.1")
     assert found["schedule"] == "step" and found["momentum"] == 0.5
     assert not found.keys() & {"learning_rate", "decay_rate", "decay_epochs"}
-    assert "six_layer: left out, as without effect here: learning_rate=0.0001" in said
+    assert "six_layer: ignored, no effect here: learning_rate=0.0001" in said
     assert PretrainConfig.create(found).drop_moot() == []
 
 

@@ -77,7 +77,7 @@ def test_fidelity_builds_the_published_method(run, capsys):
     # PyTorch's initial biases; one step of rate 0.01 hardly moves them.
     assert 0 < np.abs(method.rotation_head.bias.numpy()).max() < 1.1 / math.sqrt(8)
     said = capsys.readouterr().out
-    assert "as the published RFD program, but for --epochs=1 --batch_size=8\n" in said
+    assert "like the published RFD program, except --epochs=1 --batch_size=8\n" in said
 
 
 def test_without_fidelity_the_record_has_what_the_method_chose(run):
@@ -149,7 +149,7 @@ def test_flags_without_effect_are_refused_or_left_out(run, capsys, tmp_path):
         "--lr_table=1:0.01",
     )
     assert (
-        "left out, as without effect here: crop_area_min=0.3, with crop='pad'; learning_rate=0.5, "
+        "ignored, no effect here: crop_area_min=0.3, with crop='pad'; learning_rate=0.5, "
         "with schedule='step', whose rates stand in lr_table\n" in capsys.readouterr().out
     )
     assert written["flags"]["learning_rate"] is written["flags"]["crop_area_min"] is None

@@ -58,7 +58,7 @@ def test_reports_and_mistakes(runs, tmp_path):
     assert {"f.tsv", "metadata.tsv", "sprite.png", "projector_config.pbtxt"} <= written
 
     assert bare[0] == 0, bare[2]
-    assert "left out: map: the report was asked for without images." in bare[1]
+    assert "left out: map: the report was requested without images." in bare[1]
     assert '<section id="files"' in (tmp_path / "x.html").read_text(encoding="utf-8")
 
     messages = [

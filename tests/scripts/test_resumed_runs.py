@@ -72,7 +72,7 @@ def test_a_complete_run_keeps_the_record_of_its_training(monitored):
     schedule = run["built"]["optimizer"]["learning_rate"]["config"]
     assert schedule["values"] == pytest.approx([0.05, 0.05])
     assert run["saving"]["checkpoints"] == 2 and "the run is complete" in out[4]
-    assert "--learning_rate was 0.05 and stays so in a complete run, not 0.7" in out[4]
+    assert "--learning_rate was 0.05 and is not changed to 0.7 in a complete run" in out[4]
 
 
 def test_random_init_accuracy_of_a_run_from_weights_is_that_of_the_seeds_network(monitored):
@@ -120,7 +120,7 @@ def test_a_folder_of_another_name_with_the_same_images_resumes(moved):
     code, out, error = results[1]
     assert code == 0, error
     assert "resuming after epoch 1 " in out
-    assert "the images were called 'photos' and are now 'mounted elsewhere'" in out
+    assert "the images were named 'photos', now 'mounted elsewhere'" in out
     assert column(folder / "run", "epoch") == ["1", "2"]
 
 

@@ -198,8 +198,8 @@ def evaluation(run: RunRecord) -> Section:
         if "num_test" in data:
             blocks.append(
                 Text(
-                    f"{data['num_test']} test images ({data['test']}), learnt from "
-                    f"{data['num_train']} ({data['train']}). Rotated: {data['rotated']}."
+                    f"{data['num_test']} test images ({data['test']}), {data['num_train']} train "
+                    f"images ({data['train']}). Rotated: {data['rotated']}."
                 )
             )
         if data.get("trained_on"):
@@ -210,9 +210,7 @@ def evaluation(run: RunRecord) -> Section:
             )
         when = {row["when"] for row in report["results"]}
         if "best epoch" in when:
-            blocks.append(
-                Text("Best epoch: the best of all on the test images themselves, so flattering.")
-            )
+            blocks.append(Text("Best epoch: chosen on the test images, so optimistic."))
         for number, (head, rows, labels) in enumerate(parts):
             tasks = ", ".join(dict.fromkeys(row[0] for row in rows))
             caption = f"{tasks}: accuracies and precisions in percent, distances and ratios plain"
