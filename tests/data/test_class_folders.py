@@ -65,11 +65,11 @@ def test_system_folders_are_passed_over_and_counted(tmp_path, verify):
      ("training set", "test set"), ("trainset", "testset"), ("test", "val"),
      ("train", "eval", "unlabeled")],
 )  # fmt: skip
-def test_splits_are_named_with_the_way_out(tmp_path, splits):
+def test_splits_are_named_with_the_folders_to_give(tmp_path, splits):
     for name in splits:
         classes(tmp_path / name)
     _, said = remarks(tmp_path)
-    assert len(said) == 1 and "for testing too" in said[0]
+    assert len(said) == 1 and "including the test images" in said[0]
     assert ", ".join(sorted(splits)) in said[0] and "treated as classes" in said[0]
     if splits[0].casefold().startswith("train"):
         assert f"--data_dir='{tmp_path / splits[0]}'" in said[0]
