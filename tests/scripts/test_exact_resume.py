@@ -130,7 +130,7 @@ def test_runs_go_on_from_the_last_saved_step(runs):
 
 def test_sigterm_saves_and_says_how_to_go_on(runs):
     _, results = runs
-    assert "stopped by SIGTERM after step 20 of 22; all is saved" in results["terminated"][1]
+    assert "stopped by SIGTERM after step 20 of 22; everything is saved" in results["terminated"][1]
 
 
 def test_a_signal_in_the_last_step_of_an_epoch_ends_the_epoch_first(runs):
