@@ -268,6 +268,8 @@ class Pretrainer:
             start: the weights that the backbone starts from, or None.
         """
         config = self.config
+        if config.batch_size is None:
+            config.batch_size = self._batch_size_of_run()
         self.chosen = config.choose(source.num_images)
         arguments = config.method_arguments(source, start and start.normalization)
         most_momentum = config.most_batch_norm_momentum(source.num_images)
@@ -355,6 +357,14 @@ class Pretrainer:
                 f"{IMAGENET_IMAGES:,} images of ImageNet)"
             )
         return "\n".join(lines)
+
+    def _batch_size_of_run(self) -> int | None:
+        """Returns the batch size of the run to resume; what is chosen may depend on the epochs."""
+        config = self.config
+        if config.resume == "never" or config.overwrite or not self.folder.checkpoints.latest():
+            return None
+        found = (self.folder.read() or {}).get("identity", {}).get("batch_size")
+        return found if isinstance(found, int) and found > 0 else None
 
     def _open_run(self, start: starts.Start | None) -> int:
         """Starts or resumes the run; returns the number of completed steps."""
