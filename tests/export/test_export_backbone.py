@@ -143,7 +143,7 @@ def test_weights_without_a_record_need_a_backbone_and_get_one(tmp_path):
     ("options", "message"),
     [
         ({"weights": "no/such.weights.h5"}, "no such weights file: 'no/such.weights.h5'"),
-        ({"formats": ["onxx"]}, "unknown export format 'onxx' .*options: saved_model, onnx, litert, keras"),
+        ({"formats": ["onxx"]}, "unknown .*'onxx' .*options: saved_model, onnx, litert, keras"),
         ({"formats": []}, "no export format"),
         ({"opset": 21}, "unknown opset '21'; options: 13"),
         ({"onnx_input": "int8"}, "unknown ONNX input dtype 'int8'"),
