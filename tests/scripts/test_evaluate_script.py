@@ -228,6 +228,8 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
         "--per_class=2,5",
         "--draws=1",
         "--lowshot_steps=2",
+        # (Without it, lowshot and finetune try five rates before.)
+        "--finetune_learning_rate=0.01",
         "--probe_epochs=1",
         "--finetune_epochs=1",
         f"--output={tmp_path / 'listed.json'}",
