@@ -40,9 +40,9 @@ def runs(tmp_path_factory):
     short = ["--steps_per_epoch=4", "--deterministic"]
     lines = [
         [*TINY, "--epochs=3", *end, f"--output_dir={folder}/whole"],
-        [*TINY, *short, "--epochs=3", f"--output_dir={folder}/straight"],
+        [*TINY, *short, "--epochs=2", f"--output_dir={folder}/straight"],
+        [*TINY, *short, "--epochs=1", f"--output_dir={folder}/resumed"],
         [*TINY, *short, "--epochs=2", f"--output_dir={folder}/resumed"],
-        [*TINY, *short, "--epochs=3", f"--output_dir={folder}/resumed"],
     ]
     for code, out, err in script_driver.run_many("pretrain", lines):
         assert code == 0, out + err
@@ -80,7 +80,7 @@ def test_the_run_is_complete(runs):
 
 def test_a_run_resumes_bit_for_bit(runs):
     straight, resumed = (
-        np.load(runs / name / "checkpoints" / "step-000000012.npz")
+        np.load(runs / name / "checkpoints" / "step-000000008.npz")
         for name in ("straight", "resumed")
     )
     assert straight.files == resumed.files
