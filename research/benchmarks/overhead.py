@@ -51,7 +51,7 @@ def overhead(rounds: int = 7, cases: Sequence[dict[str, Any]] = CASES) -> Iterat
     """
     for case in cases:
         step = MethodStep(**case)
-        seconds = alternate({"rfd": step, "bare": BareStep(step)}, rounds)
+        seconds = alternate({"rfd": step, "bare": BareStep.beside(step)}, rounds)
         yield Entry(
             f"overhead/{case['backbone']}",
             paired_ratio(seconds["rfd"], seconds["bare"]),

@@ -84,25 +84,30 @@ class MethodStep:
 class BareStep:
     """Forward pass, backward pass and update of a feature model, with no method around it.
 
-    The loss is the mean of the feature. The input are views that have been rotated and normalised
-    already.
+    The loss is the mean of the feature.
 
     Args:
-        step: the step whose backbone, precision and batch to take.
+        model: from normalised views to the feature; it is trained.
+        images: the views, `[views, size, size, 3]`, rotated and normalised already.
 
     >>> step = MethodStep("six_layer", 16, batch_size=2, num_images=10, num_negatives=4)
-    >>> isinstance(BareStep(step)(), float)
+    >>> isinstance(BareStep.beside(step)(), float)
     True
     """
 
-    def __init__(self, step: MethodStep):
-        with dtype_policy(step.policy):
-            self.model = keras.models.clone_model(step.method.feature_model)
+    def __init__(self, model: keras.Model, images: tf.Tensor):
+        self.model, self.views = model, images
         self.optimizer = optimizer()
         self.optimizer.build(self.model.trainable_variables)
-        images = views.rotate(step.method.preprocess(step.batch["image"]))
-        self.views = tf.identity(views.flatten_views(images))
         self.function = tf.function(self._step)
+
+    @classmethod
+    def beside(cls, step: MethodStep) -> BareStep:
+        """Returns the bare step of a method's backbone, in its precision, on its batch's views."""
+        with dtype_policy(step.policy):
+            model = keras.models.clone_model(step.method.feature_model)
+        images = views.rotate(step.method.preprocess(step.batch["image"]))
+        return cls(model, tf.identity(views.flatten_views(images)))
 
     def _step(self, images: tf.Tensor) -> tf.Tensor:
         variables = self.model.trainable_variables

@@ -123,7 +123,7 @@ def test_reference_refuses_nonsense():
 
 def test_the_bare_step_trains_the_same_network_on_the_same_views():
     step = steps.MethodStep("six_layer", 16, 2, 10, policy="float32", num_negatives=4)
-    bare = steps.BareStep(step)
+    bare = steps.BareStep.beside(step)
     assert [w.shape for w in bare.model.weights] == [
         w.shape for w in step.method.feature_model.weights
     ]

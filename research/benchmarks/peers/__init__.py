@@ -16,7 +16,7 @@ from research.benchmarks import measuring
 from research.benchmarks.base import Entry, alternate, milliseconds, paired_ratio
 from research.benchmarks.peers.process import Peer, PeerError
 from research.benchmarks.photographs import write_photographs
-from research.benchmarks.steps import BareStep, MethodStep, default_policy, optimizer
+from research.benchmarks.steps import BareStep, MethodStep, default_policy
 from rfd_tf import recipes
 from rfd_tf.data import image_folder
 
@@ -108,9 +108,8 @@ def _steps(
     for case in cases:
         network, size, views = case["backbone"], case["image_size"], case["views"]
         shape = {"name": network, "image_size": size, "views": views}
-        options = {"backbone_options": {"cifar_stem": True}} if _small_resnet(case) else {}
-        step = MethodStep(network, size, views // 4, ROWS, **options)
-        for kind, ours in {"step": BareStep(step), "rfd": step}.items():
+        step = MethodStep(network, size, views // 4, ROWS)
+        for kind, ours in {"step": BareStep.beside(step), "rfd": step}.items():
             theirs = _built(peer, kind, **shape, **({"rows": ROWS} if kind == "rfd" else {}))
             if not theirs:
                 continue
@@ -135,10 +134,6 @@ def _steps(
             unit="times",
             at_least=MEAN_BAR,
         )
-
-
-def _small_resnet(case: dict[str, Any]) -> bool:
-    return case["backbone"] == "resnet18" and case["image_size"] <= 64
 
 
 def _whole_training(
@@ -236,7 +231,7 @@ def _memory(python: str, cases: Sequence[dict[str, Any]]) -> Iterator[Entry]:
 
 
 def train(steps: int, backbone: str, image_size: int, views: int) -> None:
-    """Trains a network as `BareStep` does, on random views, without a method around it."""
+    """Runs the bare step of a network on random views, without a method around it."""
     import tensorflow as tf
 
     from rfd_tf import applications
@@ -244,17 +239,6 @@ def train(steps: int, backbone: str, image_size: int, views: int) -> None:
 
     with dtype_policy(default_policy()):
         model = applications.build(backbone, image_size, pooling="avg")
-    updates = optimizer()
-    updates.build(model.trainable_variables)
-
-    @tf.function
-    def step(images):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.cast(model(images, training=True), tf.float32))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        updates.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        return loss
-
-    images = tf.random.normal((views, image_size, image_size, 3))
+    step = BareStep(model, tf.random.normal((views, image_size, image_size, 3)))
     for _ in range(steps):
-        step(images).numpy()
+        step()
