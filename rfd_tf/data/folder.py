@@ -81,11 +81,8 @@ class FolderSource(Source):
         self.orientations = np.ascontiguousarray(table[:, 3]) if (table[:, 3] != 1).any() else None
 
     def _why(self, index: int) -> str:
-        try:
-            image_files.read_rgb(os.fsdecode(self.paths[index]), math.inf)
-        except Exception as error:  # Pillow raises many types on broken files
-            return image_files.reason_of(error)
-        return "could not be read at the time"
+        path = os.fsdecode(self.paths[index])
+        return image_files.problem_of(lambda: image_files.read_rgb(path, math.inf))
 
     def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
         from rfd_tf.data import streams

@@ -118,6 +118,15 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def problem_of(read: Callable[[], object]) -> str:
+    """Returns in a few words why an image could not be read: what reading it again runs into."""
+    try:
+        read()
+    except Exception as error:  # Pillow raises many types on broken files
+        return reason_of(error)
+    return "could not be read at the time"
+
+
 def read_header(
     path: str, max_megapixels: float = MAX_MEGAPIXELS, stored: bool = False
 ) -> Header | str | None:

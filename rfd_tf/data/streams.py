@@ -5,6 +5,7 @@ For training a stream is a dataset of steps, for evaluation a dataset of the ind
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import os
@@ -269,7 +270,7 @@ def _crops(images: tf.Tensor, recipe: Recipe) -> tf.Tensor:
     return tf.reshape(images, [-1, *images.shape[2:]])
 
 
-class _Encoded:
+class _Encoded(abc.ABC):
     """Encoded images, and what is known of each without decoding it.
 
     A header is a row of int32: kind, height, width, EXIF orientation, as in `image_files.Header`.
@@ -282,21 +283,21 @@ class _Encoded:
     possible: tuple[int, ...]
     turned: bool
 
+    @abc.abstractmethod
     def examples(self, step: tf.Tensor, recipe: Recipe) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the images of a step and the views, see `Recipe.examples`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def look_up(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns what `read` takes of each image, string `[n]`, and headers `[n, 4]`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def headers(self, index: tf.Tensor) -> tf.Tensor:
         """Returns the headers of images that were looked up: int32 `[n, 4]`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self, origin: tf.Tensor) -> tf.Tensor:
         """Returns the bytes of an image."""
-        raise NotImplementedError
 
     def windows(self, headers: tf.Tensor, draws: Batch, recipe: Recipe) -> list[tf.Tensor]:
         """Chooses windows of images as they are seen, in the pixels as they are stored.

@@ -123,11 +123,9 @@ class ShardSource(Source):
         return self._store.read(*map(int, row))
 
     def _why(self, index: int) -> str:
-        try:
-            image_files.read_rgb(self.encoded(index), self._max_megapixels)
-        except Exception as error:  # Pillow raises many types on broken files
-            return image_files.reason_of(error)
-        return "could not be read at the time"
+        return image_files.problem_of(
+            lambda: image_files.read_rgb(self.encoded(index), self._max_megapixels)
+        )
 
     def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
         from rfd_tf.data import streams
