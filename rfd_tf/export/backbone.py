@@ -302,8 +302,11 @@ class _Job:
         from rfd_tf.export.runtime import description
 
         original = self.work / FILES[form]
-        names = {kind: kind if form == "onnx" else f"{form}_{kind}" for kind in kinds}
-        files = smaller_files.FILES if form == "onnx" else litert.FILES
+        prefix, files, opened, measured_with = {
+            "onnx": ("", smaller_files.FILES, OnnxModel, description),
+            "litert": ("litert_", litert.FILES, litert.LiteRTModel, litert.description),
+        }[form]
+        names = {kind: prefix + kind for kind in kinds}
         paths = {kind: self.work / files[kind] for kind in kinds}
         if form == "litert":
             for kind, path in paths.items():
@@ -316,7 +319,6 @@ class _Job:
                 smaller_files.convert_float16(original, paths["float16"])
             if "int8" in kinds:
                 smaller_files.quantize_int8(original, paths["int8"], images)
-        opened = OnnxModel if form == "onnx" else litert.LiteRTModel
         models = {names[kind]: opened(path) for kind, path in paths.items()}
         whole = opened(original)
         # Inputs of the extremes, on which a file in float16 would overflow first.
@@ -331,7 +333,7 @@ class _Job:
             card["quantization"][name] = {
                 "file": paths[kind].name,
                 "judged_on": calibration.name if calibration else "made-up images",
-                "measured_with": description() if form == "onnx" else litert.description(),
+                "measured_with": measured_with(),
                 **found[name],
             }
             if kind == "int8":
