@@ -130,6 +130,8 @@ class Pretrainer:
         if config.monitor_every > 0 or config.evaluate:
             self.judged = self._sources_to_evaluate()
         tasks = self._evaluation_tasks()
+        if config.batch_size is None:
+            config.batch_size = self._batch_size_of_run()
         self.session = session = self.build(self.source, self.strategy, start)
         method = session.method
         self.record = {
@@ -268,8 +270,6 @@ class Pretrainer:
             start: the weights that the backbone starts from, or None.
         """
         config = self.config
-        if config.batch_size is None:
-            config.batch_size = self._batch_size_of_run()
         self.chosen = config.choose(source.num_images)
         arguments = config.method_arguments(source, start and start.normalization)
         most_momentum = config.most_batch_norm_momentum(source.num_images)
