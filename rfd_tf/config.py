@@ -162,6 +162,8 @@ _RULES = (
     Rule(("monitor_images",), {"monitor_every": ON}),
     Rule(("logical_devices",), {"strategy": ("auto", "mirrored", "multiworker")},
          "which trains on one device"),
+    Rule(("small_epochs",), {"method": ("instance", "rfd", "rotation")},
+         "which trains on images of one size"),
     Rule(("lambda_contrast",), {"crops": (4,)},
          "whose views are rotated copies of one another"),
 )  # fmt: skip
@@ -170,13 +172,14 @@ _RULES = (
 CHOSEN = (
     *("batch_size", "epochs", "optimizer", "learning_rate", "schedule", "warmup_epochs"),
     *("momentum", "weight_decay", "crop", "crop_area_min", "horizontal_flip", "color_jitter"),
-    *("hue", "grayscale", "crops"),
+    *("hue", "grayscale", "crops", "small_epochs"),
 )
 _BOUNDS = {
     "max_skipped": (0.0, 1.0),
     "max_megapixels": (0.001, None),
     "health_every": (0, None),
     "batch_norm_momentum": (0.0, 1.0),
+    "small_epochs": (0.0, 1.0),
     "checkpoint_every_steps": (0, None),
     "checkpoint_every_minutes": (0.0, None),
 }
@@ -430,6 +433,8 @@ class PretrainConfig:
         undecayed: names of weights without weight decay, such as gamma,beta,bias.
         gradient_accumulation: number of parts that a replica's batch is cut into, to save memory.
         steps_per_execution: steps per call into TensorFlow.
+        small_epochs: share of the epochs, from the first on, that train on images of three quarters
+            of `image_size`, which takes little more than half as long; 0 for none.
         seed: seed of weights, order, augmentation and negatives.
         strategy: devices and machines to train on.
         logical_devices: split the CPU into this many devices.
@@ -537,6 +542,7 @@ class PretrainConfig:
     undecayed: list[str] = dataclasses.field(default_factory=list)
     gradient_accumulation: int = 1
     steps_per_execution: int = 1
+    small_epochs: float | None = None
     seed: int = 0
     strategy: Literal["auto", "none", "mirrored", "multiworker"] = "auto"
     logical_devices: int = 0

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from rfd_tf import applications, keras_settings
+from rfd_tf.applications.image_size import at_size
 from rfd_tf.errors import UserError
 from rfd_tf.layers import generators, replicas
 from rfd_tf.methods import fitting
@@ -92,6 +93,8 @@ class Method(keras.Model):
     #: How many views of an image are examples of their own, shuffled over the batches of an epoch;
     #: a batch then has `"view"`, integers `[batch]`, and `call` makes these views.
     separate_views: int = 1
+    #: Whether training may use images smaller than the backbone's; see `add_image_size`.
+    any_image_size = False
     #: When options have an effect beside the others; an option that is given without is refused.
     rules: tuple[Rule, ...] = (Rule(("fill_bank",), {}, "as there is no memory bank"),)
 
@@ -132,6 +135,8 @@ class Method(keras.Model):
         self.feature_model = applications.pooled_feature_model(backbone, self.feature_endpoint)
         self.feature_dimensions = int(self.feature_model.output_shape[-1])
         self.image_size = _side_of(backbone)
+        # Past Keras' `setattr`, which would track the backbone's layers twice.
+        vars(self)["_other_size"] = None
         self.mean = tuple(float(value) for value in mean)
         self.std = tuple(float(value) for value in std)
         self.gradient_accumulation = int(gradient_accumulation)
@@ -305,9 +310,25 @@ class Method(keras.Model):
             ops.cast(images, "float32"), mean=self.mean, std=self.std
         )
 
+    def add_image_size(self, size: int) -> None:
+        """Prepares training on images of another size as well, with the same weights.
+
+        Args:
+            size: side of the square images, pixels.
+
+        Raises:
+            UserError: the method or the backbone needs images of one size.
+        """
+        if not self.any_image_size:
+            raise UserError(f"{type(self).__name__} trains on images of one size")
+        vars(self)["_other_size"] = at_size(self.feature_model, size)
+
     def features(self, preprocessed, training=False):
         """Pooled features `[batch, feature_dimensions]`, float32, of normalised images."""
-        return ops.cast(self.feature_model(preprocessed, training=training), "float32")
+        model, other = self.feature_model, self._other_size
+        if other is not None and preprocessed.shape[-2] == other.input_shape[-2]:
+            model = other
+        return ops.cast(model(preprocessed, training=training), "float32")
 
     def named_features(self, images) -> dict:
         """Evaluation-mode features of pixels, by name: `f`, and its parts where it has some."""

@@ -77,6 +77,7 @@ class Distillation(RotationFeatureDecoupling):
     (['distillation_loss'], {'distillation_loss': 1.0})
     """
 
+    any_image_size = False
     rules = (
         *RotationFeatureDecoupling.rules,
         Rule(

@@ -39,6 +39,8 @@ class InstanceDiscrimination(MemoryBankMethod):
     (['instance_loss'], 4.61)
     """
 
+    any_image_size = True
+
     def __init__(self, backbone: keras.Model, num_images: int, *, seed: int = 0, **kwargs):
         super().__init__(backbone, num_images, **kwargs)
         self.declare({"instance_loss": 1.0})

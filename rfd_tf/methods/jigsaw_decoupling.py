@@ -52,6 +52,7 @@ class JigsawFeatureDecoupling(RotationFeatureDecoupling):
     ['distance_loss', 'instance_loss', 'jigsaw_loss']
     """
 
+    any_image_size = False
     rules = (
         *RotationFeatureDecoupling.rules,
         Rule(("criterion",), {"permutations": ON}, "which stands for all orderings"),

@@ -51,6 +51,8 @@ class RotationPrediction(Method):
     ['rotation_accuracy', 'rotation_loss']
     """
 
+    any_image_size = True
+
     def __init__(
         self,
         backbone: keras.Model,

@@ -77,6 +77,7 @@ class RotationFeatureDecoupling(MemoryBankMethod):
 
     crops = (1, NUM_ROTATIONS)
     views = NUM_ROTATIONS
+    any_image_size = True
     rules = (
         Rule(
             (

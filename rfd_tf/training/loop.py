@@ -113,8 +113,8 @@ def train(
         steps_per_execution: steps run by one call into TensorFlow, where an epoch has that many.
         images: see `Method.begin_epoch`.
         epoch_dataset: function of an epoch's number and the step to begin at, called when the
-            method has begun the epoch; returns this worker's batches of the rest of that epoch,
-            or None for those of `dataset`. It does either for every epoch.
+            method has begun the epoch; returns this worker's batches from there on, of that epoch
+            at least, or None to go on with the dataset before.
 
     Raises:
         UserError: a loss became NaN or infinite; the message names the first such term.

@@ -90,6 +90,9 @@ class Optimization:
             `sgd` is coupled.
         backbone_learning_rate_scale: learning rate of the backbone, a share of that of the heads.
         steps_per_execution: steps run by one call into TensorFlow.
+        small_epochs: share of the epochs, from the first on, that train on images of three quarters
+            of the size, which takes little more than half as long; see `small_size`. Where method
+            or backbone take images of one size only, all epochs do, with a warning.
 
     >>> Optimization(epochs=0)
     Traceback (most recent call last):
@@ -113,6 +116,7 @@ class Optimization:
     undecayed: Sequence[str] = ()
     backbone_learning_rate_scale: float = 1.0
     steps_per_execution: int = 1
+    small_epochs: float = 0.0
 
     #: When settings have an effect beside the others.
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -136,6 +140,8 @@ class Optimization:
             raise UserError(f"steps_per_epoch {self.steps_per_epoch} must be at least 1")
         if self.steps_per_execution < 1:
             raise UserError(f"steps_per_execution {self.steps_per_execution} must be at least 1")
+        if not 0 <= self.small_epochs <= 1:
+            raise UserError(f"small_epochs {self.small_epochs} must be a share from 0 to 1")
         if not 0 <= self.momentum < 1:
             raise UserError(f"momentum {self.momentum} must be at least 0 and below 1")
         if self.weight_decay < 0:
@@ -158,6 +164,15 @@ class Optimization:
         """
         values = {**dataclasses.asdict(self), "undecayed": list(self.undecayed)}
         return {**values, **dict.fromkeys(name for name, _ in moot(self.rules, values))}
+
+
+def small_size(image_size: int) -> int:
+    """Returns three quarters of a side in pixels, a multiple of 8 as networks halve their maps.
+
+    >>> [small_size(side) for side in (32, 96, 224, 16)]
+    [24, 72, 168, 16]
+    """
+    return max(8 * round(image_size * 3 / 32), min(16, image_size))
 
 
 @contextlib.contextmanager
@@ -294,6 +309,9 @@ class Pretraining:
             self.strategy, optimization.batch_size, self.method.gradient_accumulation
         )
         self.method.check_epochs(optimization.epochs)
+        self._small_stream, self._small_steps = self.stream, 0
+        if small_epochs := round(optimization.small_epochs * optimization.epochs):
+            self._begin_small(small_epochs)
         self.method.check_step(optimization.batch_size)
         random = dropout.not_agreeing(self.method.backbone)
         if random and self.strategy.num_replicas_in_sync > 1:
@@ -303,6 +321,22 @@ class Pretraining:
                 "rfd_tf.layers.Dropout agrees across replicas",
                 stacklevel=2,
             )
+
+    def _begin_small(self, epochs: int) -> None:
+        """Prepares epochs on smaller images, where method and backbone take them."""
+        size = small_size(self.image_size)
+        try:
+            with self.strategy.scope():
+                self.method.add_image_size(size)
+        except UserError as error:
+            warnings.warn(
+                f"all epochs train on images of {self.image_size} pixels, not the first {epochs} "
+                f"on {size}: {error}",
+                stacklevel=3,
+            )
+            return
+        self._small_stream = dataclasses.replace(self.stream, image_size=size)
+        self._small_steps = epochs * self.steps_per_epoch
 
     def settings(self) -> dict:
         """Returns what the training was built with, by the names of the arguments, JSON-able.
@@ -353,6 +387,8 @@ class Pretraining:
     ) -> tf.data.Dataset:
         """This worker's batches, the first being that of step `start_step`.
 
+        Batches that begin in the epochs of smaller images hold these, also past their end.
+
         Args:
             start_step: the step to begin at.
             augmented: whether images are cropped and changed, and views that are examples of
@@ -360,7 +396,8 @@ class Pretraining:
             order, order_step, shard: see `rfd_tf.data.pipeline.training_dataset`; the shard is
                 this worker's when None.
         """
-        return self.stream.batches(
+        small = augmented and order is None and start_step < self._small_steps
+        return (self._small_stream if small else self.stream).batches(
             start_step,
             augmented=augmented,
             order=order,
@@ -370,7 +407,10 @@ class Pretraining:
         )
 
     def epoch_dataset(self, epoch: int, step: int) -> tf.data.Dataset | None:
-        """This worker's batches of an epoch for which the method chooses the images, else None.
+        """This worker's batches of an epoch, or None to go on with those of the epoch before.
+
+        There are some where the method chooses the images of the epoch, and where the epochs of
+        smaller images are over.
 
         Args:
             epoch: its number.
@@ -382,7 +422,8 @@ class Pretraining:
         batch_size = self.optimization.batch_size
         order = self.method.epoch_order(epoch, self.steps_per_epoch * batch_size)
         if order is None:
-            return None
+            over = 0 < self._small_steps == epoch * self.steps_per_epoch
+            return self.dataset(step) if over else None
         digest = fingerprint([np.ascontiguousarray(order).tobytes()])
         strategies.check_same(self.strategy, {"order of images": digest})
         # Whole, also where training begins within the epoch: a source may order the images itself.
