@@ -167,12 +167,12 @@ class Optimization:
 
 
 def small_size(image_size: int) -> int:
-    """Returns three quarters of a side in pixels, a multiple of 8 as networks halve their maps.
+    """Returns three quarters of a side in pixels, a multiple of 4 as networks halve their maps.
 
     >>> [small_size(side) for side in (32, 96, 224, 16)]
     [24, 72, 168, 16]
     """
-    return max(8 * round(image_size * 3 / 32), min(16, image_size))
+    return max(4 * round(image_size * 3 / 16), min(16, image_size))
 
 
 @contextlib.contextmanager
