@@ -14,7 +14,6 @@ EXTRAS = {
     "jinja2": "report",
     "keras_cv": "detection",
     "matplotlib": "report",
-    "pdoc": "docs",
     "pillow_heif": "heif",
     "pycocotools": "detection",
     "tensorflow_datasets": "tfds",
@@ -40,10 +39,10 @@ def load(module: str, purpose: str) -> types.ModuleType:
     Raises:
         MissingPackage: it cannot be imported. The message names the extra.
 
-    >>> load("pdoc.no_such_module", "the reference")
+    >>> load("jinja2.no_such_module", "the report")
     Traceback (most recent call last):
     ...
-    rfd_tf.extras.MissingPackage: the reference needs pdoc (...); pip install 'rfd_tf[docs]'
+    rfd_tf.extras.MissingPackage: the report needs jinja2 (...); pip install 'rfd_tf[report]'
     """
     try:
         return importlib.import_module(module)

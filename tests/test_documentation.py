@@ -36,6 +36,7 @@ FOREIGN = {
     # (\w stops at the hyphen of --ntasks-per-node and --gpus-per-task.)
     "slurm": {"nodes", "ntasks", "gpus", "signal", "requeue"},
     "absl": {"help", "version"},
+    "docker": {"rm", "build"},
     "pytest": {"dist"},
     "ruff": {"check"},
     "tensorflow_model_server": {"model_base_path"},
@@ -267,18 +268,24 @@ def settings_of_call(call):
     return values
 
 
-def test_every_method_has_a_section_with_options_that_exist():
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    sections = re.split(r"(?m)^## ", text)[1:]
+def test_every_method_has_a_page_with_options_that_exist():
+    overview = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    sections = re.split(r"(?m)^## ", overview)[1:]
     bank = next(each for each in sections if each.startswith("Options of the memory bank"))
     options = {"bank": option_names(bank)}
+    pages = ROOT / "docs" / "methods"
+    assert {page.stem for page in pages.iterdir()} == set(methods.METHODS)
     for name in methods.METHODS:
-        (section,) = [each for each in sections if each.startswith(f"`{name}`")]
-        for part in ("**Idea.**", "**Loss.**", "**Good for**", "**Paper.**"):
-            assert part in section, f"{name} lacks {part}"
-        unknown = option_names(section) - set(methods.arguments(name))
+        text = (pages / f"{name}.md").read_text(encoding="utf-8")
+        assert text.startswith(f"# `{name}`: ") and f"](methods/{name}.md)" in overview
+        headings = re.findall(r"(?m)^## (.*)$", re.sub(r"(?s)```.*?```", "", text))
+        assert [each for each in headings if each != "PU weights"] == [
+            "Loss", "Options", "Good for", "Results", "Paper",
+        ], name  # fmt: skip
+        assert f"](../figures/views_{name}.webp)" in text
+        unknown = option_names(text) - set(methods.arguments(name))
         assert not unknown, f"{name} has no option {unknown}"
-        options[name] = option_names(section)
+        options[name] = option_names(text)
     described = set().union(*options.values()) | {"seed", "num_images"}
     assert set(methods.all_arguments()) <= described
     assert options["bank"] <= set(methods.arguments("instance"))

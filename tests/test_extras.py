@@ -118,6 +118,5 @@ def test_setup_cfg_has_each_package_in_its_extra():
     for module, extra in EXTRAS.items():
         package = names.get(module, module)
         assert package in requirements(extra) and package not in requirements()
-        if extra != "docs":
-            assert package in requirements("all")
+        assert package in requirements("all")
     assert {"tensorflow_datasets", "keras_cv", "matplotlib", "jax"} <= set(requirements("test"))
