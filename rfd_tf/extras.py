@@ -14,11 +14,13 @@ EXTRAS = {
     "jinja2": "report",
     "keras_cv": "detection",
     "matplotlib": "report",
+    "mlflow": "mlflow",
     "pdoc": "docs",
     "pillow_heif": "heif",
     "pycocotools": "detection",
     "tensorflow_datasets": "tfds",
     "torch": "torch",
+    "wandb": "wandb",
 }
 
 
