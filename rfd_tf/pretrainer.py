@@ -293,6 +293,9 @@ class Pretrainer:
         self.chosen = config.choose(source.num_images)
         arguments = config.method_arguments(source, start and start.normalization)
         most_momentum = config.most_batch_norm_momentum(source.num_images)
+        # (As Keras does: XLA's kernels are not deterministic on GPUs.)
+        auto = config.jit_compile == "auto"
+        jit_compile = "false" if auto and config.deterministic else config.jit_compile
 
         def build_backbone():
             own, _ = config.backbone_arguments()
@@ -333,6 +336,7 @@ class Pretrainer:
             augmentation=config.augmentation(),
             strategy=strategy,
             policy=strategies.precision_policy(config.mixed_precision),
+            jit_compile=jit_compile,
             seed=config.seed,
         )
 
@@ -365,6 +369,7 @@ class Pretrainer:
             f"{session.optimization.batch_size} images, "
             f"{session.strategy.num_replicas_in_sync} replica(s), {session.policy}"
             + (" (chosen by --mixed_precision=auto)" if config.mixed_precision == "auto" else "")
+            + (", compiled by XLA" if session.jit_compile else ""),
         ]
         if choices := self._choices():
             lines.append(choices)
