@@ -190,8 +190,9 @@ def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 
 
 
 def gpu_details() -> list[dict[str, Any]]:
-    """Returns what TensorFlow knows of each GPU that it sees: `device_name`, and of NVIDIA's
-    `compute_capability`.
+    """Returns what TensorFlow knows of each GPU that it sees.
+
+    That is `device_name`, and of NVIDIA's GPUs `compute_capability`.
 
     >>> isinstance(gpu_details(), list)
     True
