@@ -10,7 +10,9 @@ from rfd_tf.errors import UserError
 #: Module -> the extra that installs it.
 EXTRAS = {
     "ai_edge_litert": "litert",
+    "apache_beam": "beam",
     "faiss": "faiss",
+    "huggingface_hub": "hub",
     "jinja2": "report",
     "keras_cv": "detection",
     "matplotlib": "report",
