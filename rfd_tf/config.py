@@ -85,6 +85,8 @@ class Setting:
             value = list(value)
         elif self.kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
+        elif isinstance(value, bool) and "true" in (self.choices or ()):
+            value = str(value).lower()
         wrong = self.kind is not bool and isinstance(value, bool)
         if wrong or not isinstance(value, Mapping if self.kind is dict else self.kind):
             raise UserError(
@@ -389,6 +391,8 @@ class PretrainConfig:
             if not given. Some Keras networks have 0.999, which takes thousands of steps to settle.
         batch_size: images per batch, before rotations and other views.
         mixed_precision: numeric precision of the backbone. auto: bfloat16 where it is faster.
+        jit_compile: compile training steps by XLA. auto: on a single GPU without `deterministic`;
+            XLA slows convolutional networks down on CPUs.
         method: pretraining method, a name in rfd_tf.methods.METHODS.
         method_option: option of the method's constructor; on the command line name=value,
             repeatable.
@@ -514,6 +518,7 @@ class PretrainConfig:
     batch_norm_momentum: float | None = None
     batch_size: int | None = None
     mixed_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    jit_compile: Literal["auto", "true", "false"] = "auto"
     method: str = "rfd"
     method_option: dict[str, Any] = dataclasses.field(default_factory=dict)
     preset: Literal["auto", "small_images", "photographs", "paper"] = "auto"

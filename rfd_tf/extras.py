@@ -10,14 +10,22 @@ from rfd_tf.errors import UserError
 #: Module -> the extra that installs it.
 EXTRAS = {
     "ai_edge_litert": "litert",
+    "apache_beam": "beam",
     "faiss": "faiss",
+    "huggingface_hub": "hub",
     "jinja2": "report",
     "keras_cv": "detection",
     "matplotlib": "report",
+<<<<<<< HEAD
+=======
+    "mlflow": "mlflow",
+    "pdoc": "docs",
+>>>>>>> tools
     "pillow_heif": "heif",
     "pycocotools": "detection",
     "tensorflow_datasets": "tfds",
     "torch": "torch",
+    "wandb": "wandb",
 }
 
 

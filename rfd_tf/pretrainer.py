@@ -42,6 +42,7 @@ from rfd_tf.training import (
     fidelity,
     image_list,
     pretraining,
+    trackers,
     workers,
 )
 from rfd_tf.training import strategy as strategies
@@ -157,6 +158,28 @@ class Pretrainer:
             picture = sheet(self.source, session.image_size)
             Image.fromarray(picture).save(path / "source_crops.png")
         to_do = start_step < config.epochs * session.steps_per_epoch
+        with trackers.logged(
+            self.callbacks if self.chief else (),
+            (folder.read() or {}).get("flags", {}),
+            folder.directory,
+            evaluated=bool(tasks),
+            exported=bool(config.export),
+        ):
+            self._train_and_finish(start, start_step, to_do, tasks)
+        if self.monitor and self.monitor.latest is not None:
+            measured = self.monitor.latest, self.monitor.random_init, self.monitor.start
+            log.info(evaluation.comparison(*measured))
+
+    def _train_and_finish(
+        self, start: starts.Start | None, start_step: int, to_do: bool, tasks: list
+    ) -> None:
+        """Trains what is left to do; the first machine evaluates and exports."""
+        config, session, folder, method = (
+            self.config,
+            self.session,
+            self.folder,
+            self.session.method,
+        )
         self.monitor = None
         if self.chief and to_do and config.monitor_every > 0:
             # Created before the checkpoint is loaded (below), because it measures random init.
@@ -174,9 +197,6 @@ class Pretrainer:
                 save_heads(folder.directory, method.heads(), epoch)
         if self.chief:
             self._finish(tasks)
-        if self.monitor and self.monitor.latest is not None:
-            measured = self.monitor.latest, self.monitor.random_init, self.monitor.start
-            log.info(evaluation.comparison(*measured))
 
     # -- before training --------------------------------------------------------------------
 
@@ -273,6 +293,9 @@ class Pretrainer:
         self.chosen = config.choose(source.num_images)
         arguments = config.method_arguments(source, start and start.normalization)
         most_momentum = config.most_batch_norm_momentum(source.num_images)
+        # (As Keras does: XLA's kernels are not deterministic on GPUs.)
+        auto = config.jit_compile == "auto"
+        jit_compile = "false" if auto and config.deterministic else config.jit_compile
 
         def build_backbone():
             own, _ = config.backbone_arguments()
@@ -313,6 +336,7 @@ class Pretrainer:
             augmentation=config.augmentation(),
             strategy=strategy,
             policy=strategies.precision_policy(config.mixed_precision),
+            jit_compile=jit_compile,
             seed=config.seed,
         )
 
@@ -344,7 +368,8 @@ class Pretrainer:
             f"{session.optimization.epochs} epochs of {session.steps_per_epoch} steps of "
             f"{session.optimization.batch_size} images, "
             f"{session.strategy.num_replicas_in_sync} replica(s), {session.policy}"
-            + (" (chosen by --mixed_precision=auto)" if config.mixed_precision == "auto" else ""),
+            + (" (chosen by --mixed_precision=auto)" if config.mixed_precision == "auto" else "")
+            + (", compiled by XLA" if session.jit_compile else ""),
         ]
         if choices := self._choices():
             lines.append(choices)

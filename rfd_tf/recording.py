@@ -108,7 +108,7 @@ def built(config: PretrainConfig, session: pretraining.Pretraining) -> dict[str,
 def _governed() -> set[str]:
     """Returns the settings that a built session has values for, those of all methods included."""
     names = {"image_size", "mean", "std", "feature_endpoint", "gradient_accumulation"}
-    names |= {"crop_area_min", "fill_bank", "batch_norm_momentum", "mixed_precision"}
+    names |= {"crop_area_min", "fill_bank", "batch_norm_momentum", "mixed_precision", "jit_compile"}
     names |= {field.name for field in dataclasses.fields(pretraining.Optimization)}
     names |= {field.name for field in dataclasses.fields(pretraining.Augmentation)}
     names |= set(methods.all_arguments()) - {"pu_weights", "num_images"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _DRIVER = Path("/proc/driver/nvidia")
+_DEVICES = Path("/dev")
 # Feature -> the flags of /proc/cpuinfo, any of which means it.
 _FEATURES = {
     "AVX2": ("avx2",),
@@ -78,6 +79,8 @@ def cpu_features(flags: frozenset[str]) -> list[str]:
 def nvidia_gpus() -> list[str]:
     """Returns the names of the NVIDIA GPUs that the driver lists, whether usable or not.
 
+    GPUs with a device file only are called `NVIDIA GPU`.
+
     >>> isinstance(nvidia_gpus(), list)
     True
     """
@@ -105,7 +108,9 @@ def nvidia_gpus() -> list[str]:
             continue
         found = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
         names += found or ["NVIDIA GPU"]
-    return names or (["NVIDIA GPU"] if (_DRIVER / "version").exists() else [])
+    files = [path for path in _DEVICES.glob("nvidia*") if path.name[6:].isdigit()]
+    driver = (_DRIVER / "version").exists()
+    return names or ["NVIDIA GPU"] * max(len(files), int(driver))
 
 
 def why_gpu_unseen(
@@ -128,9 +133,9 @@ def why_gpu_unseen(
     >>> reason
     'this TensorFlow is built for processors only'
     >>> remedy
-    "pip uninstall tensorflow-cpu; pip install 'tensorflow[and-cuda]==2.21.0'"
+    "pip uninstall tensorflow-cpu; pip install 'rfd_tf[gpu]' 'tensorflow[and-cuda]==2.21.0'"
     """
-    install = f"pip install 'tensorflow[and-cuda]=={version}'"
+    install = f"pip install 'rfd_tf[gpu]' 'tensorflow[and-cuda]=={version}'"
     if visible is not None and (not visible.strip() or visible.strip().startswith("-1")):
         return f"CUDA_VISIBLE_DEVICES='{visible}' hides it", "unset CUDA_VISIBLE_DEVICES"
     if not with_cuda:

@@ -159,12 +159,12 @@ def neighbours(run_folder: Path, query: int):
         picture.paste(enlarged(np.rot90(photograph, k), 110), (x, y))
         draw.text((x + 55, y + 121), f"{90 * k}°", GREY, font(15), anchor="mm")
     name = queries.class_names[queries.labels[query]]
-    for y, color, text in ((352, SAME, f"{name}, as the query"), (382, OTHER, "another class")):
+    for y, color, text in ((336, SAME, f"{name}, as the query"), (364, OTHER, "another class")):
         draw.rectangle((0, y, 18, y + 18), outline=color, width=frame)
         draw.text((28, y), text, GREY, font(16))
     searched = "Searched: 3,409 photographs,\neach rotated at random."
     counted = "Percent: of the ten nearest\nto 372 test photographs."
-    draw.text((0, 410), f"{searched}\n{counted}", GREY, font(14))
+    draw.text((0, 394), f"{searched}\n{counted}", GREY, font(14))
 
     titles = ("Random initialisation: nearest photographs", "After 5 epochs without labels")
     for number, (panel, title) in enumerate(zip(panels, titles, strict=True)):

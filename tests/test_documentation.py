@@ -254,6 +254,8 @@ def settings_of_command(command):
         name, _, value = flag.removeprefix("--").partition("=")
         if name == "method_option":
             name, _, value = value.partition("=")
+        if name == "callback":
+            name, value = "callbacks", value.partition(":")[2]
         values.update(place_of(value) if name == "data" else {name: value})
     return values
 
@@ -261,6 +263,10 @@ def settings_of_command(command):
 def settings_of_call(call):
     values = dict(place_of(ast.literal_eval(call.args[0])))
     for keyword in call.keywords:
+        if keyword.arg == "callbacks":  # of one class
+            (created,) = keyword.value.elts
+            values["callbacks"] = ast.unparse(created.func).rpartition(".")[2]
+            continue
         # (A model by the name of a variable stands for the file of that name.)
         named = isinstance(keyword.value, ast.Name)
         value = f"{keyword.value.id}.keras" if named else str(ast.literal_eval(keyword.value))

@@ -31,6 +31,7 @@ from rfd_tf.applications import torch_checkpoint
 from rfd_tf.data import pu_grid, sources, voc_tfds
 from rfd_tf.interpret import report
 from rfd_tf.methods import clustering
+from rfd_tf.training import trackers
 
 run = rfd_tf.pretrain(
     f"{folder}/images", backbone="six_layer", backbone_option={"filters": [4, 4, 4, 4, 4, 8]},
@@ -54,6 +55,7 @@ needs = {
     "grid": lambda: pu_grid.check_packages(),
     "torch": lambda: torch_checkpoint.read_checkpoint(f"{folder}/x.pth"),
     "faiss": lambda: clustering.check_library("faiss"),
+    "wandb": lambda: trackers.start("wandb.integration.keras"),
 }
 messages = {}
 for name, call in needs.items():
@@ -67,7 +69,7 @@ print("FOUND" + json.dumps(found))
 EXPECTED = {
     "dataset": "tfds", "splits": "tfds", "voc_tfds": "tfds", "detection": "detection",
     "report": "report", "check_output": "report", "plot": "report", "grid": "report",
-    "torch": "torch", "faiss": "faiss",
+    "torch": "torch", "faiss": "faiss", "wandb": "wandb",
 }  # fmt: skip
 
 

@@ -170,8 +170,11 @@ def test_the_command_calls_callbacks_by_name(folder, tmp_path):
     (tmp_path / "mine.py").write_text(
         "import keras\n"
         "class Told(keras.callbacks.Callback):\n"
+        "    def __init__(self, words='CALLED', times=1):\n"
+        "        super().__init__()\n"
+        "        self.words = words * times\n"
         "    def on_epoch_end(self, epoch, logs=None):\n"
-        "        print('CALLED', epoch, sorted(logs)[0])\n"
+        "        print(self.words, epoch, sorted(logs)[0])\n"
     )
     common = [f"--data_dir={folder}", "--epochs=1", f"--backbone_option=filters={FILTERS}"]
     common += [f"--{n}={value}" for n, value in QUICK.items() if n != "backbone_option"]
@@ -184,6 +187,9 @@ def test_the_command_calls_callbacks_by_name(folder, tmp_path):
                 ("a", "mine:Told"),
                 ("b", "mine:Other"),
                 ("c", "json:JSONDecoder"),
+                ("d", "mine:Told,words=AB,times=2"),
+                ("e", "mine:Told,word=AB"),
+                ("f", "no_such_module:Told"),
             )
         ],
         prelude,
@@ -191,6 +197,9 @@ def test_the_command_calls_callbacks_by_name(folder, tmp_path):
     assert done[0][0] == 0 and "CALLED 0" in done[0][1]
     assert done[1][0] == 2 and "mine:Other" in done[1][2]
     assert done[2][0] == 2 and "no keras.callbacks.Callback" in done[2][2]
+    assert done[3][0] == 0 and "ABAB 0" in done[3][1]
+    assert done[4][0] == 2 and "'word'" in done[4][2]
+    assert done[5][0] == 2 and "cannot be imported (No module named" in done[5][2]
 
 
 def test_a_keras_model_is_evaluated_embedded_and_exported_as_it_is(tmp_path):

@@ -2,6 +2,7 @@
 
     rfd-tf embed --weights=runs/x --data_dir=PATH/TO/IMAGES --output_dir=embeddings
     rfd-tf embed --onnx=exported/x/model.onnx --data_dir=PATH/TO/IMAGES --output_dir=OUT
+    rfd-tf embed --weights=runs/x --data=shards/ --output_dir=OUT --runner=DirectRunner
 
 writes `embeddings.parquet` (one row per image: `file`, and a list of float32 per feature),
 `FEATURE.npy` with `file_names.json`, `skipped_files.txt` (images that cannot be decoded) and
@@ -11,8 +12,11 @@ resume it.
 
 from __future__ import annotations
 
+import functools
+
 from absl import flags
 
+from rfd_tf import paths
 from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 
@@ -46,6 +50,7 @@ _FOLDER = config_flags.DEFINE_arguments(
     ("formats", "batch_size", "part_images", "overwrite"),
     {"formats": "format"},
 )
+data_flags.DEFINE_runner()
 _EMBEDDER = config_flags.DEFINE_arguments(
     "export.embedders", "keras_embedder", ("image_size", "backbone")
 )
@@ -54,17 +59,18 @@ FLAGS = flags.FLAGS
 
 
 def embedder():
-    """Returns the network of --weights or --onnx."""
+    """Returns a function that creates the network of --weights or --onnx."""
     from rfd_tf import export
     from rfd_tf.errors import UserError
 
     if FLAGS.weights:
         options = config_flags.values(_EMBEDDER)
-        return export.keras_embedder(FLAGS.weights, FLAGS.features or ["f"], **options)
+        features = FLAGS.features or ["f"]
+        return functools.partial(export.keras_embedder, FLAGS.weights, features, **options)
     for name in ("image_size", "backbone"):
         if FLAGS[name].value is not None:
             raise UserError(f"--{name} goes with --weights; an ONNX file has its own")
-    return export.onnx_embedder(FLAGS.onnx, FLAGS.features)
+    return functools.partial(export.onnx_embedder, FLAGS.onnx, FLAGS.features)
 
 
 def images():
@@ -89,20 +95,43 @@ def main() -> None:
     if bool(FLAGS.weights) == bool(FLAGS.onnx):
         raise UserError("give --weights (a run folder, a file, a shipped name) or --onnx, not both")
 
+    data_flags.check_runner()
+    print(summary(written(found), FLAGS.output_dir))
+
+
+def written(found) -> dict:
+    """Embeds images; returns the report.
+
+    Args:
+        found: `rfd_tf.data.run_images.RunImages`.
+    """
     from rfd_tf import export
     from rfd_tf.data.file_list import ALL
 
-    report = export.embed_folder(
-        embedder(),
+    of_list = (found.data_root, found.train_split or ALL, found.max_megapixels)
+    options = {"progress": True, **config_flags.values(_FOLDER)}
+    if FLAGS.runner:
+        from rfd_tf.data import given
+        from rfd_tf.export import beam, embeddings
+
+        output = paths.absolute(FLAGS.output_dir)  # workers may run in other folders
+        source = functools.partial(found.train, FLAGS.tfds_download)
+        if found.data_dir:
+            place = given.absolute(found.data_dir)
+            source = functools.partial(embeddings.listed, place, output, *of_list)
+        return beam.embed_by_beam(
+            embedder(), source, output, FLAGS.runner, FLAGS.beam_option, **options
+        )
+    data_root, split, max_megapixels = of_list
+    return export.embed_folder(
+        embedder()(),
         found.data_dir or found.train(FLAGS.tfds_download),
         FLAGS.output_dir,
-        data_root=found.data_root,
-        split=found.train_split or ALL,
-        max_megapixels=found.max_megapixels,
-        progress=True,
-        **config_flags.values(_FOLDER),
+        data_root=data_root,
+        split=split,
+        max_megapixels=max_megapixels,
+        **options,
     )
-    print(summary(report, FLAGS.output_dir))
 
 
 def summary(report: dict, output_dir: str) -> str:

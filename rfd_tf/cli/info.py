@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rfd_tf.cli import common
 
@@ -48,24 +49,64 @@ def facts() -> Iterator[tuple[str, str]]:
 
 
 def _machine(tf) -> Iterator[tuple[str, str]]:
-    """Yields lines on devices, processor and numeric precision."""
+    """Yields lines on devices, processor and how training runs on them."""
     from rfd_tf import kernels, system
     from rfd_tf.training import strategy
 
-    gpus = tf.config.list_physical_devices("GPU")
-    for device in tf.config.list_physical_devices():
-        details = tf.config.experimental.get_device_details(device) if device in gpus else {}
-        called = f", {details['device_name']}" if "device_name" in details else ""
-        yield "device", device.name.removeprefix("/physical_device:") + called
+    gpus = strategy.gpu_details()
+    names = [device.name for device in tf.config.list_physical_devices()]
     present = [] if gpus else system.nvidia_gpus()
-    if present:
-        reason, remedy = system.gpu_problem()
-        yield "unseen GPU", f"{', '.join(present)}: TensorFlow does not see it, because {reason}"
-        yield "", f"to use it: {remedy}"
+    yield from devices(names, gpus, present, system.gpu_problem() if present else ("", ""))
     features = ", ".join(system.cpu_features(system.cpu_flags())) or "features unknown"
     yield "processor", f"{system.cpu_name()}, {os.cpu_count()} logical cores; {features}"
     yield "oneDNN kernels", _onednn(kernels.is_on())
-    yield "precision", f"--mixed_precision=auto trains in {strategy.precision_policy('auto')}"
+    yield from training(gpus)
+
+
+def devices(
+    names: Iterable[str],
+    gpus: Iterable[Mapping[str, Any]],
+    present: Sequence[str],
+    problem: tuple[str, str],
+) -> Iterator[tuple[str, str]]:
+    """Yields lines on the devices that TensorFlow sees, and on GPUs that it does not see.
+
+    Args:
+        names: of the devices that TensorFlow sees.
+        gpus: what it knows of each GPU among them, see `rfd_tf.training.strategy.gpu_details`.
+        present: names of the GPUs that the driver lists though TensorFlow sees none.
+        problem: why, and what to do; see `rfd_tf.system.why_gpu_unseen`.
+    """
+    known = iter(gpus)
+    for name in names:
+        details = next(known, {}) if ":GPU:" in name else {}
+        parts = [name.removeprefix("/physical_device:")]
+        if "device_name" in details:
+            parts.append(details["device_name"])
+        if details.get("compute_capability"):
+            parts.append("compute capability " + ".".join(map(str, details["compute_capability"])))
+        yield "device", ", ".join(parts)
+    if present:
+        reason, remedy = problem
+        yield "unseen GPU", f"{', '.join(present)}: TensorFlow does not see it, because {reason}"
+        yield "", f"to use it: {remedy}"
+    elif not any(":GPU:" in name for name in names):
+        yield "GPU", "none: neither TensorFlow nor NVIDIA's driver lists one"
+
+
+def training(gpus: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yields lines on what `auto` means for precision and XLA.
+
+    Args:
+        gpus: see `devices`.
+    """
+    from rfd_tf.training import strategy
+
+    precision = "bfloat16" if strategy.bfloat16_is_faster(gpus) else "float32"
+    yield "precision", f"--mixed_precision=auto trains in {precision}"
+    xla = strategy.uses_xla("auto", num_replicas=max(1, len(gpus)), num_gpus=len(gpus))
+    verb = "compiles" if xla else "does not compile"
+    yield "XLA", f"--jit_compile=auto {verb} training steps"
 
 
 def _onednn(on: bool | None) -> str:

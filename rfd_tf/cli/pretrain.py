@@ -14,7 +14,13 @@ import sys
 from absl import flags
 
 from rfd_tf.cli import common, config_flags, data_flags, image_flags, path_flags
-from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig, method_settings, settings_of
+from rfd_tf.config import (
+    IMAGE_SETTINGS,
+    PretrainConfig,
+    method_settings,
+    named_values,
+    settings_of,
+)
 
 FLAGS = flags.FLAGS
 
@@ -35,7 +41,8 @@ data_flags.DEFINE_data(
 flags.DEFINE_multi_string(
     "callback",
     [],
-    "Keras callback of the training, as module:Class, created without arguments; repeatable.",
+    "Keras callback of the training, as module:Class or module:Class,argument=value,...; "
+    "repeatable. Those of W&B and MLflow also log the settings, scores, figures and exports.",
 )
 _OWN = tuple(name for name in settings_of(PretrainConfig) if name not in IMAGE_SETTINGS)
 config_flags.DEFINE_settings(_OWN)
@@ -53,40 +60,64 @@ def config() -> PretrainConfig:
     return PretrainConfig.create(given(), configured=config_flags.configured)
 
 
-def callbacks() -> list:
-    """Creates the Keras callbacks of --callback.
+def callbacks(strategy: str) -> list:
+    """Creates the Keras callbacks of --callback, on the first of several machines only.
+
+    Args:
+        strategy: of the training.
 
     Raises:
-        UserError: no such module or class, or it is not a callback.
+        UserError: no such module or class, arguments that it refuses, or it is not a callback.
     """
+    if not FLAGS.callback:
+        return []
+    from rfd_tf.training import workers
+
+    if strategy == "multiworker" and workers.read_cluster()[1] != 0:
+        return []
+    # As `python -m` does: modules in the working directory are found.
+    sys.path.insert(0, "")
+    return [_callback(text) for text in FLAGS.callback]
+
+
+def _callback(text: str) -> object:
     import importlib
 
     import keras
 
-    from rfd_tf.errors import UserError
+    from rfd_tf import extras
+    from rfd_tf.errors import UserError, shown
+    from rfd_tf.training import trackers
 
-    # As `python -m` does: modules in the working directory are found.
-    sys.path.insert(0, "")
-    found = []
-    for text in FLAGS.callback:
-        module, _, name = text.partition(":")
-        try:
-            callback = getattr(importlib.import_module(module), name)()
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"--callback '{text}' cannot be created ({error}); it must read module:Class, a "
-                "Keras callback whose constructor needs no arguments"
-            ) from None
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise UserError(f"--callback '{text}' is no keras.callbacks.Callback")
-        found.append(callback)
-    return found
+    place, *options = text.split(",")
+    module, _, name = place.partition(":")
+    arguments = named_values(options, "callback")
+    try:
+        if module.partition(".")[0] in extras.EXTRAS:
+            extras.load(module, f"--callback '{text}'")
+        kind = getattr(importlib.import_module(module), name)
+    except extras.MissingPackage:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"--callback '{text}' cannot be imported ({shown(error)}); it must read "
+            "module:Class or module:Class,argument=value"
+        ) from None
+    if not (isinstance(kind, type) and issubclass(kind, keras.callbacks.Callback)):
+        raise UserError(f"--callback '{text}' is no keras.callbacks.Callback")
+    try:
+        trackers.start(module)
+        return kind(**arguments)
+    except Exception as error:
+        raise UserError(
+            f"--callback '{text}' cannot be created: {shown(error) or type(error).__name__}"
+        ) from None
 
 
 def main() -> None:
     settings = config()
     settings.check()
-    further = callbacks() if FLAGS.callback else []
+    further = callbacks(settings.strategy)
 
     from rfd_tf.pretrainer import Pretrainer
     from rfd_tf.run import shown

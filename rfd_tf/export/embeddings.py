@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def embed_folder(
     max_megapixels: float = MAX_MEGAPIXELS,
     overwrite: bool = False,
     progress: bool = False,
+    make_parts: Callable[[Parts, list[int]], int] | None = None,
 ) -> dict[str, Any]:
     """Writes the embeddings of all images in a folder and those below it, or in a list.
 
@@ -78,6 +79,8 @@ def embed_folder(
         max_megapixels: see `rfd_tf.data.image_folder`.
         overwrite: replace other embeddings in `output_dir`.
         progress: whether to show a bar with images a second.
+        make_parts: writes the missing parts in place of this process, and returns how many images
+            it embedded; see `rfd_tf.export.beam`.
 
     Returns:
         `images` (embedded), `skipped` (left out), `dimensions` of each feature, `identity` (of
@@ -108,16 +111,7 @@ def embed_folder(
     if not isinstance(source, Source):
         (place,) = given.place_of(directory).values()
         # (Headers alone: decoding everything twice would double the time.)
-        source = given.read(
-            place,
-            data_root=data_root,
-            split=split,
-            max_skipped=1.0,
-            verify="header",
-            cache_bytes=0,
-            max_megapixels=max_megapixels,
-            leave_out=[output],
-        )
+        source = listed(place, output, data_root, split, max_megapixels)
     if progress:
         _log.info(source.summary())
     identity = {
@@ -130,10 +124,13 @@ def embed_folder(
         report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
         return {**report, "embedded_now": 0, "seconds": 0.0, "images_per_second": None}
     with _writing(output), FolderLock(made(output), doing="writes embeddings to"):
-        parts = _Parts(made(output) / PARTS, identity, source.num_images, part_images)
+        parts = Parts(made(output) / PARTS, identity, source.num_images, part_images)
         _start(output, parts, overwrite)
         started = time.monotonic()
-        count = _embed(embedder, source, parts, batch_size, progress)
+        if make_parts is None:
+            count = embed_parts(embedder, source, parts, parts.missing(), batch_size, progress)
+        else:
+            count = make_parts(parts, parts.missing())
         seconds = time.monotonic() - started
         report = _assemble(output, parts, source, formats, identity)
         write_json(output / REPORT_FILE, report)
@@ -142,7 +139,27 @@ def embed_folder(
     return {**report, "embedded_now": count, "seconds": seconds, "images_per_second": rate}
 
 
-class _Parts:
+def listed(
+    place: Any,
+    output: Path,
+    data_root: str | os.PathLike | None,
+    split: str,
+    max_megapixels: float,
+) -> Source:
+    """Returns the images to embed, checked by their headers alone; see `embed_folder`."""
+    return given.read(
+        place,
+        data_root=data_root,
+        split=split,
+        max_skipped=1.0,
+        verify="header",
+        cache_bytes=0,
+        max_megapixels=max_megapixels,
+        leave_out=[output],
+    )
+
+
+class Parts:
     """Finished stretches of the index on disk: part k has the images from k * size on."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], num_images: int, size: int):
@@ -181,10 +198,9 @@ class _Parts:
         except UNREADABLE_NPZ:
             return None
 
-    def missing(self) -> np.ndarray:
-        """The indices of all parts that are still to be made."""
-        rows = [self.rows(part) for part in range(self.count) if self.read(part) is None]
-        return np.concatenate(rows) if rows else np.arange(0)
+    def missing(self) -> list[int]:
+        """The parts that are still to be made."""
+        return [part for part in range(self.count) if self.read(part) is None]
 
     def all(self) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray], list]]:
         for part in range(self.count):
@@ -194,20 +210,31 @@ class _Parts:
             yield found
 
 
-def _embed(
-    embedder: Embedder, source: Source, parts: _Parts, batch_size: int, progress: bool
+def embed_parts(
+    embedder: Embedder,
+    source: Source,
+    parts: Parts,
+    wanted: Sequence[int],
+    batch_size: int,
+    progress: bool = False,
 ) -> int:
-    """Makes the parts that are missing; returns how many images that took."""
+    """Makes parts; returns how many images that took.
+
+    Args:
+        embedder, source, batch_size, progress: see `embed_folder`.
+        parts: where they are written.
+        wanted: their numbers, in order.
+    """
     from rfd_tf.data.pipeline import evaluation_dataset
     from rfd_tf.progress import tqdm
 
-    missing = parts.missing()
-    if not len(missing):
+    if not wanted:
         return 0
+    wanted = list(wanted)
+    missing = np.concatenate([parts.rows(part) for part in wanted])
     batches = evaluation_dataset(
         source, image_size=embedder.image_size, batch_size=batch_size, indices=missing
     )
-    wanted = np.unique(missing // parts.size).tolist()
     gathered: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
     embedded = 0
     bar = tqdm(
@@ -236,7 +263,7 @@ def _embed(
 def _finish_part(
     embedder: Embedder,
     source: Source,
-    parts: _Parts,
+    parts: Parts,
     part: int,
     gathered: list[tuple[np.ndarray, dict[str, np.ndarray]]],
 ) -> tuple[list[tuple[np.ndarray, dict[str, np.ndarray]]], int]:
@@ -293,7 +320,7 @@ def _by_pillow(source: Source, row: int, size: int) -> np.ndarray:
 
 def _assemble(
     output: Path,
-    parts: _Parts,
+    parts: Parts,
     source: Source,
     formats: tuple[str, ...],
     identity: dict[str, Any],
@@ -330,7 +357,7 @@ def _assemble(
 
 
 def _write_parquet(
-    path: Path, parts: _Parts, names: list[str], dimensions: dict[str, int], identity: dict
+    path: Path, parts: Parts, names: list[str], dimensions: dict[str, int], identity: dict
 ) -> None:
     import pyarrow as pa
     from pyarrow import parquet
@@ -351,7 +378,7 @@ def _write_parquet(
 
 
 def _write_npy(
-    output: Path, parts: _Parts, names: list[str], dimensions: dict[str, int], count: int
+    output: Path, parts: Parts, names: list[str], dimensions: dict[str, int], count: int
 ) -> list[str]:
     written = []
     for name, size in dimensions.items():
@@ -412,7 +439,7 @@ def _check_output(output: Path) -> None:
         )
 
 
-def _start(output: Path, parts: _Parts, overwrite: bool) -> None:
+def _start(output: Path, parts: Parts, overwrite: bool) -> None:
     """Makes ready for the parts: those of an earlier call of the same kind are kept."""
     known = None
     for path, key in ((parts.folder / IDENTITY_FILE, None), (output / REPORT_FILE, "identity")):

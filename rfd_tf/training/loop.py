@@ -14,12 +14,17 @@ from rfd_tf.errors import UserError
 from rfd_tf.training import strategy as strategies
 
 
-def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
+def distribute(
+    strategy: tf.distribute.Strategy, dataset: tf.data.Dataset, device: str | None = None
+):
     """Hands a worker's batches to its replicas, each a contiguous part, in order.
+
+    Batches are copied to GPUs while the step before trains.
 
     Args:
         strategy: the strategy that trains.
         dataset: this worker's batches (its slice of every global batch), of a fixed size.
+        device: that one replica trains on; the GPU if None and TensorFlow sees one.
 
     Returns:
         An iterable whose elements `strategy.run` takes.
@@ -27,7 +32,11 @@ def distribute(strategy: tf.distribute.Strategy, dataset: tf.data.Dataset):
     _, num_workers = strategies.worker(strategy)
     local = strategy.num_replicas_in_sync // num_workers
     if strategy.num_replicas_in_sync == 1:
-        return dataset
+        if device is None and tf.config.list_physical_devices("GPU"):
+            device = "/GPU:0"
+        if device is None:
+            return dataset
+        return dataset.apply(tf.data.experimental.prefetch_to_device(device, buffer_size=2))
     if local > 1:
         # (TensorFlow's own re-batching assumes that every worker reads the global batch.)
         dataset = dataset.map(
@@ -95,6 +104,7 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     steps_per_execution: int = 1,
+    jit_compile: bool = False,
     images: Callable | None = None,
     epoch_dataset: Callable[[int, int], tf.data.Dataset | None] | None = None,
 ) -> None:
@@ -111,6 +121,7 @@ def train(
             that sets `method.stop_training` after a batch ends training there, in the middle of
             the epoch; `on_epoch_end` is then not called.
         steps_per_execution: steps run by one call into TensorFlow, where an epoch has that many.
+        jit_compile: whether XLA compiles the steps.
         images: see `Method.begin_epoch`.
         epoch_dataset: function of an epoch's number and the step to begin at, called when the
             method has begun the epoch; returns this worker's batches from there on, of that epoch
@@ -122,6 +133,9 @@ def train(
     strategy = strategy or tf.distribute.get_strategy()
     several = max(1, min(steps_per_execution, steps_per_epoch))
     functions = {}
+    train_step = method.train_step
+    if jit_compile:
+        train_step = tf.function(train_step, autograph=False, jit_compile=True)
     finite = FiniteCheck()
     method.stop_training = False
     iterator = None
@@ -149,7 +163,7 @@ def train(
         while step < (epoch + 1) * steps_per_epoch:
             run = min(several, (epoch + 1) * steps_per_epoch - step)
             if run not in functions:
-                functions[run] = make_step_function(strategy, method.train_step, run)
+                functions[run] = make_step_function(strategy, train_step, run)
             # Tensors, so that callbacks which look at none keep the device busy.
             with _readable_images():
                 logs = functions[run](iterator)

@@ -223,6 +223,7 @@ class Pretraining:
         optimization, augmentation: see there.
         strategy: the strategy that trains; the current one when None.
         policy: Keras dtype policy of the backbone, `float32` or `mixed_bfloat16`.
+        jit_compile: see `strategy.uses_xla`.
         seed: of the weights, the order of the images and the augmentation.
 
     Attributes:
@@ -257,6 +258,7 @@ class Pretraining:
         augmentation: Augmentation = Augmentation(),
         strategy: tf.distribute.Strategy | None = None,
         policy: str = "float32",
+        jit_compile: str = "auto",
         seed: int = 0,
     ):
         self.source = source
@@ -296,6 +298,7 @@ class Pretraining:
                 scaled=self.method.backbone.trainable_variables,
                 scale=optimization.backbone_learning_rate_scale,
             )
+            # (The loop compiles the step itself.)
             self.method.compile(optimizer=self.optimizer, jit_compile=False)
             self.method.batch_size = optimization.batch_size
             self.optimizer.build(self.method.trainable_variables)
@@ -305,6 +308,11 @@ class Pretraining:
                 f"{augmentation.crops} crops of an image do not suit the method "
                 f"{type(self.method).__name__}; give --crops={options}"
             )
+        self.jit_compile = strategies.uses_xla(
+            jit_compile,
+            num_replicas=self.strategy.num_replicas_in_sync,
+            compiles=all(layer.supports_jit for layer in self.method.backbone.layers),
+        )
         strategies.check_batch(
             self.strategy, optimization.batch_size, self.method.gradient_accumulation
         )
@@ -356,6 +364,7 @@ class Pretraining:
             "steps_per_execution": min(self.optimization.steps_per_execution, self.steps_per_epoch),
             "batch_norm_momentum": momenta.pop() if len(momenta) == 1 else None,
             "mixed_precision": self.policy.removeprefix("mixed_"),
+            "jit_compile": str(self.jit_compile).lower(),
         }
 
     def built(self) -> dict:
@@ -459,6 +468,7 @@ class Pretraining:
             strategy=self.strategy,
             callbacks=callbacks,
             steps_per_execution=self.optimization.steps_per_execution,
+            jit_compile=self.jit_compile,
             images=self.stream.images,
             epoch_dataset=self.epoch_dataset,
         )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import signal
 import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,6 +19,9 @@ from rfd_tf.training import workers
 
 STRATEGIES = ("auto", "none", "mirrored", "multiworker")
 PRECISIONS = ("auto", "float32", "bfloat16")
+JIT_COMPILE = ("auto", "true", "false")
+# TensorFlow's own variable for what `grow_gpu_memory` does.
+_GROWTH = "TF_FORCE_GPU_ALLOW_GROWTH"
 
 
 def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strategy:
@@ -39,6 +46,7 @@ def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strateg
         raise unknown("strategy", name, STRATEGIES)
     if logical_devices < 0:
         raise UserError(f"logical_devices {logical_devices} must be at least 0")
+    grow_gpu_memory(tf.config.list_physical_devices("GPU"))
     if logical_devices > 1:
         _split_cpu(logical_devices)
     if name == "multiworker":
@@ -49,6 +57,24 @@ def build(name: str = "auto", logical_devices: int = 0) -> tf.distribute.Strateg
     if name == "mirrored" or (name == "auto" and len(devices) > 1):
         return tf.distribute.MirroredStrategy([device.name for device in devices] or None)
     return tf.distribute.get_strategy()
+
+
+def grow_gpu_memory(gpus: Iterable[Any]) -> None:
+    """Lets TensorFlow take GPU memory as it needs it, where by itself it takes almost all.
+
+    The environment variable TF_FORCE_GPU_ALLOW_GROWTH decides instead if it is set. GPUs that
+    TensorFlow has already started stay as they are.
+
+    Args:
+        gpus: physical devices.
+
+    >>> grow_gpu_memory(tf.config.list_physical_devices("GPU"))
+    """
+    if _GROWTH in os.environ:
+        return
+    for gpu in gpus:
+        with contextlib.suppress(RuntimeError, ValueError):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _split_cpu(count: int) -> None:
@@ -163,27 +189,85 @@ def check_batch(strategy: tf.distribute.Strategy, batch_size: int, parts: int = 
         )
 
 
-def bfloat16_is_faster() -> bool:
-    """Whether this machine trains faster in bfloat16 than in float32.
+def gpu_details() -> list[dict[str, Any]]:
+    """Returns what TensorFlow knows of each GPU that it sees.
 
-    True for GPUs from compute capability 8, and for processors with AMX or, except Intel's, with
-    AVX512-BF16: Intel's multiply no more numbers at a time by AVX512-BF16 than in float32. Those
-    instructions are used by TensorFlow's oneDNN kernels alone: without them bfloat16 is many times
-    slower.
+    That is `device_name`, and of NVIDIA's GPUs `compute_capability`.
 
-    >>> bfloat16_is_faster() in (True, False)
+    >>> isinstance(gpu_details(), list)
     True
     """
     gpus = tf.config.list_physical_devices("GPU")
+    return [dict(tf.config.experimental.get_device_details(gpu)) for gpu in gpus]
+
+
+def bfloat16_is_faster(gpus: Iterable[Mapping[str, Any]] | None = None) -> bool:
+    """Whether this machine trains faster in bfloat16 than in float32.
+
+    True if all GPUs have a compute capability of at least 8, and for processors with AMX or,
+    except Intel's, with AVX512-BF16: Intel's multiply no more numbers at a time by AVX512-BF16
+    than in float32. Those instructions are used by TensorFlow's oneDNN kernels alone: without them
+    bfloat16 is many times slower.
+
+    Args:
+        gpus: as of `gpu_details`, whose result is taken if None.
+
+    >>> bfloat16_is_faster([{"compute_capability": (9, 0)}])
+    True
+    >>> bfloat16_is_faster([{"compute_capability": (7, 5)}])
+    False
+    """
+    gpus = gpu_details() if gpus is None else list(gpus)
     if gpus:
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
-        return bool(capability) and capability[0] >= 8
+        return all((gpu.get("compute_capability") or (0, 0))[0] >= 8 for gpu in gpus)
     if kernels.is_on() is False:
         return False
     flags = system.cpu_flags()
     if "amx_bf16" in flags:
         return True
     return "avx512_bf16" in flags and system.cpu_vendor() != "GenuineIntel"
+
+
+def uses_xla(
+    name: str = "auto",
+    *,
+    num_replicas: int = 1,
+    compiles: bool = True,
+    num_gpus: int | None = None,
+) -> bool:
+    """Whether XLA compiles the training steps.
+
+    XLA slows convolutional networks down on CPUs. It cannot compile the communication of replicas.
+
+    Args:
+        name: one of `JIT_COMPILE`; `auto`: on a single GPU, if the backbone compiles.
+        num_replicas: replicas that train.
+        compiles: whether XLA compiles all layers of the backbone, by Keras' `supports_jit`.
+        num_gpus: GPUs that TensorFlow sees; counted if None.
+
+    Raises:
+        UserError: an unknown name, or `true` for what XLA cannot compile.
+
+    >>> uses_xla("auto", num_gpus=1), uses_xla("auto", num_gpus=0), uses_xla("true", num_gpus=0)
+    (True, False, True)
+    """
+    if name not in JIT_COMPILE:
+        raise unknown("jit_compile", name, JIT_COMPILE)
+    if name == "auto":
+        if num_gpus is None:
+            num_gpus = len(tf.config.list_physical_devices("GPU"))
+        return num_gpus > 0 and num_replicas == 1 and compiles
+    if name == "true" and num_replicas > 1:
+        raise UserError(
+            f"jit_compile=true compiles for one device, not for {num_replicas} replicas; give "
+            "jit_compile=auto, or strategy=none to train on one"
+        )
+    if name == "true" and not compiles:
+        raise UserError(
+            "jit_compile=true: the backbone has layers that XLA does not compile; leave out "
+            "--jit_compile"
+        )
+    return name == "true"
 
 
 def precision_policy(name: str = "auto") -> str:

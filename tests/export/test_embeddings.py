@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from export_helpers import RECORD, numpy_embedding
 from PIL import Image
+from script_driver import run_many
 
 from rfd_tf.data import digits
 from rfd_tf.errors import UserError
 from rfd_tf.export import embed_folder, keras_embedder, onnx_embedder
-from rfd_tf.export.embeddings import _Parts
+from rfd_tf.export.embeddings import Parts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,13 +127,13 @@ def test_a_damaged_part_is_made_again(folder, expected, run_folder, tmp_path, mo
 
 def test_memory_holds_a_part_at_a_time(folder, run_folder, tmp_path, monkeypatch):
     most = []
-    real = _Parts.write
+    real = Parts.write
 
     def write(self, part, index, vectors, skipped):
         most.append(len(index))
         real(self, part, index, vectors, skipped)
 
-    monkeypatch.setattr(_Parts, "write", write)
+    monkeypatch.setattr(Parts, "write", write)
     embed_folder(
         keras_embedder(run_folder), folder, tmp_path / "out", ["npy"], batch_size=5, part_images=8
     )
@@ -194,3 +195,30 @@ def test_mistakes_are_told(folder, run_folder, tmp_path):
         (hopeless / f"{number}.png").write_bytes(good[:150])
     with pytest.raises(UserError, match="none of the 2 images in .*hopeless' can be decoded"):
         embed_folder(embedder, hopeless, tmp_path / "out")
+
+
+def test_beam_writes_the_rows_of_one_process(tmp_path):
+    pytest.importorskip("apache_beam")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (7, 20, 20, 3))):
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:200])
+    common = ["--weights=rfd_cifar10", f"--data={folder}", "--part_images=2"]
+    done = run_many(
+        "embed",
+        [
+            [*common, f"--output_dir={tmp_path / 'one'}"],
+            [*common, f"--output_dir={tmp_path / 'beam'}", "--runner=DirectRunner"],
+            [*common, f"--output_dir={tmp_path / 'none'}", "--runner=NoSuchRunner"],
+            [*common, f"--output_dir={tmp_path / 'none'}", "--beam_option=a=b"],
+        ],
+    )
+    assert [code for code, _, _ in done] == [0, 0, 2, 2], done
+    assert "NoSuchRunner" in done[2][2] and "goes with --runner" in done[3][2]
+    for name in ("file_names.json", "skipped_files.txt"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "beam" / name).read_text()
+    assert "3.png" in (tmp_path / "beam" / "skipped_files.txt").read_text()
+    one, beam = (np.load(tmp_path / name / "f.npy") for name in ("one", "beam"))
+    np.testing.assert_allclose(beam, one, atol=1e-6)
+    assert not (tmp_path / "beam" / "parts").exists()

@@ -10,7 +10,7 @@ from PIL import Image
 from script_driver import ROOT, SCRIPTS, run_many, run_script
 
 from rfd_tf import cli, presets, system
-from rfd_tf.cli import data_flags
+from rfd_tf.cli import data_flags, info
 
 SETTLED = """
 def main():
@@ -200,13 +200,33 @@ def test_gpus_that_the_driver_lists_are_reported_as_unseen(tmp_path, monkeypatch
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     assert system.nvidia_gpus() == ["NVIDIA T4"]
+    monkeypatch.setattr(system, "_DEVICES", tmp_path / "dev")
     program.write_text("#!/bin/sh\nexit 9\n")
     monkeypatch.setattr(system, "_DRIVER", tmp_path / "driver")
     assert system.nvidia_gpus() == []
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).touch()
+    assert system.nvidia_gpus() == ["NVIDIA GPU"] * 2
     folder = tmp_path / "driver" / "gpus" / "0000:01:00.0"
     folder.mkdir(parents=True)
     (folder / "information").write_text("Model: \t NVIDIA L4\nIRQ: 1\n")
     assert system.nvidia_gpus() == ["NVIDIA L4"]
+
+
+def test_info_lists_gpus_and_what_auto_means_on_them():
+    names = ["/physical_device:CPU:0", "/physical_device:GPU:0"]
+    new = {"device_name": "NVIDIA H200", "compute_capability": (9, 0)}
+    lines = list(info.devices(names, [new], [], ("", "")))
+    assert lines[1] == ("device", "GPU:0, NVIDIA H200, compute capability 9.0") and len(lines) == 2
+    assert list(info.devices(names[:1], [], [], ("", "")))[1][0] == "GPU"
+    unseen = dict(info.devices(names[:1], [], ["NVIDIA T4"], ("no driver", "install it")))
+    assert "T4" in unseen["unseen GPU"] and "no driver" in unseen["unseen GPU"]
+    found = [dict(info.training(gpus)) for gpus in ([new], [new, new], [])]
+    assert ["does not compile" in each["XLA"] for each in found] == [False, True, True]
+    assert found[0]["precision"].endswith("bfloat16")
+    old = dict(info.training([{"compute_capability": (7, 5)}]))
+    assert old["precision"].endswith("float32") and "does not" not in old["XLA"]
 
 
 def test_info_says_what_to_do_about_an_unseen_gpu_and_refused_settings(tmp_path):
@@ -228,3 +248,4 @@ os.environ["KERAS_BACKEND"] = "jax"
     assert "backend jax" in out and "commands refuse these settings: KERAS_BACKEND=jax" in out
     assert "off (TF_ENABLE_ONEDNN_OPTS=0): TF_ENABLE_ONEDNN_OPTS=1 in the environment" in out
     assert "--mixed_precision=auto trains in" in out and "CPU:0" in out
+    assert "--jit_compile=auto does not compile training steps" in out

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from rfd_tf import applications
 from rfd_tf.errors import UserError
-from rfd_tf.methods import RotationFeatureDecoupling
+from rfd_tf.methods import RotationFeatureDecoupling, RotationPrediction
 from rfd_tf.training import callbacks, checkpoint, loop, optimizers
 from rfd_tf.training.checkpoint import CheckpointFolder
 from rfd_tf.training.saving import BackgroundSaver
@@ -57,6 +57,31 @@ def test_several_steps_a_call_train_as_single_steps():
         assert a == pytest.approx(b, rel=1e-4)
     for a, b in zip(one.get_weights(), many.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_compiled_by_xla_train_as_others():
+    def trained(**how):
+        keras.utils.set_random_seed(1)
+        image = keras.Input((16, 16, 3))
+        backbone = keras.Model(image, keras.layers.Conv2D(4, 5, activation="relu")(image))
+        method = RotationPrediction(backbone)
+        method.compile(optimizer=optimizers.SGD(0.02), jit_compile=False)
+        method.optimizer.build(method.trainable_variables)
+        return train(method, epochs=1, steps_per_execution=2, **how), method.get_weights()
+
+    (plain_logs, plain), (xla_logs, xla) = trained(), trained(jit_compile=True)
+    assert xla_logs[0] == pytest.approx(plain_logs[0], rel=1e-4)
+    for a, b in zip(plain, xla, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_batches_copied_to_a_device_are_the_same():
+    def seen(device):
+        iterator = iter(loop.distribute(tf.distribute.get_strategy(), dataset(), device))
+        step = tf.function(lambda: next(iterator)["index"])
+        return [step().numpy().tolist() for _ in range(STEPS + 1)]
+
+    assert seen("/CPU:0") == seen(None)
 
 
 def test_logs_are_the_epochs_means():
