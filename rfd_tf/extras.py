@@ -16,11 +16,7 @@ EXTRAS = {
     "jinja2": "report",
     "keras_cv": "detection",
     "matplotlib": "report",
-<<<<<<< HEAD
-=======
     "mlflow": "mlflow",
-    "pdoc": "docs",
->>>>>>> tools
     "pillow_heif": "heif",
     "pycocotools": "detection",
     "tensorflow_datasets": "tfds",
