@@ -151,6 +151,7 @@ _RULES = (
          "which is embedded"),
     Rule(("max_skipped", "max_megapixels"), {"dataset": _EMBEDDED, "eval_dir": GIVEN},
          "which has no files"),
+    Rule(("merge_copies",), {"data_dir": GIVEN}),
     Rule(("eval_split",), {"eval_dir": ABSENT_OR_LIST}),
     Rule(tuple(f"source_{name}" for name in (
         "crops", "size", "seed", "region", "scale", "area_min", "aspect", "rotation", "shear",
@@ -359,6 +360,8 @@ class PretrainConfig:
         tfds_download: let TFDS download and prepare the dataset.
         max_skipped: largest share of undecodable images; more stop the run.
         max_megapixels: larger images are skipped before decoding.
+        merge_copies: train on exact copies of an image file as one image; otherwise they are one
+            another's negatives. Up to 200,000 images are compared.
         image_size: side of the training images in pixels; the backbone's default if not given.
         crop: how images are cropped. pad: zero border, random crop. resized: random resized crop.
             window: a random square with 7/8 of the image's side. stretch: the whole image, resized
@@ -491,6 +494,7 @@ class PretrainConfig:
     tfds_download: bool = False
     max_skipped: float = 0.01
     max_megapixels: float = 300.0
+    merge_copies: bool = True
     image_size: int | None = None
     crop: Literal["pad", "resized", "window", "stretch", "none"] | None = None
     crop_area_min: float | None = None
@@ -980,6 +984,17 @@ class PretrainConfig:
             )
         return RunImages(**given, tfds_classes=tuple(self.tfds_classes))
 
+    def training_images(self, leave_out: Sequence[str | os.PathLike] = ()):
+        """Returns the `rfd_tf.data.Source` to train on, each image file once by default.
+
+        Args:
+            leave_out: folders that hold no images of the set, see `rfd_tf.data.image_folder`.
+        """
+        from rfd_tf.data import copies
+
+        source = self.images().train(self.tfds_download, leave_out)
+        return copies.merged(source) if self.merge_copies else source
+
     def method_arguments(self, source, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the arguments of the method besides the backbone.
 
@@ -1064,8 +1079,9 @@ PHOTO_SETTINGS = tuple(
 #: Settings of images, augmentation and network, shared by a run and its PU weights.
 IMAGE_SETTINGS = (
     "dataset", "data_dir", "data_root", "train_split", "tfds_classes", "tfds_dir",
-    "tfds_download", "max_skipped", "max_megapixels", "image_size", "crop", "crop_area_min",
-    "padding", "horizontal_flip", "color_jitter", "hue", "grayscale", "crops", "mean", "std",
-    "backbone", "backbone_option", "batch_norm_momentum", "batch_size", "mixed_precision", "preset",
+    "tfds_download", "max_skipped", "max_megapixels", "merge_copies", "image_size", "crop",
+    "crop_area_min", "padding", "horizontal_flip", "color_jitter", "hue", "grayscale", "crops",
+    "mean", "std", "backbone", "backbone_option", "batch_norm_momentum", "batch_size",
+    "mixed_precision", "preset",
     *PHOTO_SETTINGS,
 )  # fmt: skip
