@@ -10,7 +10,9 @@ from rfd_tf.errors import UserError
 #: Module -> the extra that installs it.
 EXTRAS = {
     "ai_edge_litert": "litert",
+    "datasets": "hf",
     "faiss": "faiss",
+    "fsspec": "remote",
     "jinja2": "report",
     "keras_cv": "detection",
     "matplotlib": "report",

@@ -54,6 +54,8 @@ needs = {
     "grid": lambda: pu_grid.check_packages(),
     "torch": lambda: torch_checkpoint.read_checkpoint(f"{folder}/x.pth"),
     "faiss": lambda: clustering.check_library("faiss"),
+    "remote": lambda: sources.load("s3://bucket/x.tar"),
+    "hf": lambda: sources.load("hf:user/photos"),
 }
 messages = {}
 for name, call in needs.items():
@@ -67,7 +69,7 @@ print("FOUND" + json.dumps(found))
 EXPECTED = {
     "dataset": "tfds", "splits": "tfds", "voc_tfds": "tfds", "detection": "detection",
     "report": "report", "check_output": "report", "plot": "report", "grid": "report",
-    "torch": "torch", "faiss": "faiss",
+    "torch": "torch", "faiss": "faiss", "remote": "remote", "hf": "hf",
 }  # fmt: skip
 
 

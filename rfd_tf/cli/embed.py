@@ -37,6 +37,8 @@ flags.DEFINE_list(
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "train_split", "tfds_dir", "tfds_download"),
     "max_megapixels",
+    "cache_dir",
+    "cache_gb",
     data_dir="images: a folder, flat or nested, several, or a list.",
     train_split="split of --dataset or of a list; all of a list that is given.",
 )
@@ -99,6 +101,8 @@ def main() -> None:
         data_root=found.data_root,
         split=found.train_split or ALL,
         max_megapixels=found.max_megapixels,
+        cache_dir=found.cache_dir,
+        cache_gb=found.cache_gb,
         progress=True,
         **config_flags.values(_FOLDER),
     )

@@ -27,6 +27,8 @@ data_flags.DEFINE_data(
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "tfds_classes", "tfds_dir", "max_skipped"),
     "max_megapixels",
+    "cache_dir",
+    "cache_gb",
     data_dir="images: a folder, several, or a list; without, those that the run was evaluated or "
     "trained on.",
 )

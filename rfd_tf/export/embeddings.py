@@ -19,6 +19,7 @@ from rfd_tf.data import given
 from rfd_tf.data.base import Source
 from rfd_tf.data.file_list import ALL
 from rfd_tf.data.image_files import MAX_MEGAPIXELS, read_rgb, reason_of
+from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
 from rfd_tf.evaluation.files import write_json, write_text
@@ -47,6 +48,8 @@ def embed_folder(
     batch_size: int = 64,
     part_images: int = PART_IMAGES,
     max_megapixels: float = MAX_MEGAPIXELS,
+    cache_dir: str | os.PathLike | None = None,
+    cache_gb: float = CACHE_GB,
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def embed_folder(
         batch_size: images a step.
         part_images: images a part.
         max_megapixels: see `rfd_tf.data.image_folder`.
+        cache_dir, cache_gb: see `rfd_tf.data.load`.
         overwrite: replace other embeddings in `output_dir`.
         progress: whether to show a bar with images a second.
 
@@ -116,6 +120,8 @@ def embed_folder(
             verify="header",
             cache_bytes=0,
             max_megapixels=max_megapixels,
+            cache_dir=cache_dir,
+            cache_gb=cache_gb,
             leave_out=[output],
         )
     if progress:
