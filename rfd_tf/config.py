@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rfd_tf.errors import UserError, shown, unknown
-from rfd_tf.paths import expanded
+from rfd_tf.paths import expanded, is_address
 from rfd_tf.rules import (
     A_LIST,
-    ABSENT_OR_LIST,
+    ABSENT_OR_SPLITS,
+    ELSEWHERE,
     GIVEN,
     ON,
+    WITH_SPLITS,
     AllBut,
     Rule,
     is_off,
@@ -76,6 +78,8 @@ class Setting:
         if self.kind is Path:
             if not isinstance(value, str):
                 raise UserError(f"{self.name} {shown(repr(value))} must be a path")
+            if is_address(value):
+                return value
             return os.fspath(expanded(value))
         if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
             value = value.item()
@@ -146,14 +150,16 @@ _SOME_IMAGES = 10_000
 #: augmentation, optimisation and methods.
 _RULES = (
     Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": GIVEN}),
-    Rule(("train_split",), {"dataset": GIVEN, "data_dir": A_LIST}),
-    Rule(("eval_split",), {"dataset": GIVEN, "data_dir": A_LIST, "eval_dir": A_LIST}),
+    Rule(("train_split",), {"dataset": GIVEN, "data_dir": WITH_SPLITS}),
+    Rule(("eval_split",), {"dataset": GIVEN, "data_dir": WITH_SPLITS, "eval_dir": WITH_SPLITS}),
     Rule(("data_root",), {"data_dir": A_LIST, "eval_dir": A_LIST}),
     Rule(("tfds_dir", "tfds_download", "tfds_classes"), {"dataset": _EMBEDDED},
          "which is embedded"),
     Rule(("max_skipped", "max_megapixels"), {"dataset": _EMBEDDED, "eval_dir": GIVEN},
          "which has no files"),
-    Rule(("eval_split",), {"eval_dir": ABSENT_OR_LIST}),
+    Rule(("merge_copies",), {"data_dir": GIVEN}),
+    Rule(("cache_dir", "cache_gb"), dict.fromkeys(("data_dir", "eval_dir"), ELSEWHERE)),
+    Rule(("eval_split",), {"eval_dir": ABSENT_OR_SPLITS}),
     Rule(tuple(f"source_{name}" for name in (
         "crops", "size", "seed", "region", "scale", "area_min", "aspect", "rotation", "shear",
         "vertical_flip", "horizontal_flip", "color_jitter", "hue", "color_probability", "noise")),
@@ -179,6 +185,7 @@ CHOSEN = (
 _BOUNDS = {
     "max_skipped": (0.0, 1.0),
     "max_megapixels": (0.001, None),
+    "cache_gb": (0.0, None),
     "health_every": (0, None),
     "batch_norm_momentum": (0.0, 1.0),
     "small_epochs": (0.0, 1.0),
@@ -353,7 +360,8 @@ class PretrainConfig:
         dataset: embedded dataset (clothing, digits) or TFDS image dataset by name.
         data_dir: training images: a folder, flat or nested; several with commas between them; or
             a list of files (.csv, .tsv, .txt, .jsonl), see rfd_tf.data.image_list; or shards (.tar,
-            .tfrecord, .parquet), see rfd_tf.data.shards.
+            .tfrecord, .parquet), see rfd_tf.data.shards. Lists and shards may have addresses such
+            as s3://bucket/train-{000..099}.tar. hf:FOLDER or hf:NAME is a dataset of Hugging Face.
         data_root: folder that the paths in a list of images are relative to; the list's own if not
             given.
         train_split: split of `dataset` to train on, such as train or train[:60%]; of a list with a
@@ -364,6 +372,11 @@ class PretrainConfig:
         tfds_download: let TFDS download and prepare the dataset.
         max_skipped: largest share of undecodable images; more stop the run.
         max_megapixels: larger images are skipped before decoding.
+        merge_copies: train on exact copies of an image file as one image; otherwise they are one
+            another's negatives. Up to 200,000 images are compared.
+        cache_dir: folder in which files from addresses (https://, s3://, gs://) are kept; rfd_tf in
+            the user's folder of caches if not given.
+        cache_gb: largest total size of the files in `cache_dir` in 10^9 bytes.
         image_size: side of the training images in pixels; the backbone's default if not given.
         crop: how images are cropped. pad: zero border, random crop. resized: random resized crop.
             window: a random square with 7/8 of the image's side. stretch: the whole image, resized
@@ -500,6 +513,9 @@ class PretrainConfig:
     tfds_download: bool = False
     max_skipped: float = 0.01
     max_megapixels: float = 300.0
+    merge_copies: bool = True
+    cache_dir: Path | None = None
+    cache_gb: float = 50.0
     image_size: int | None = None
     crop: Literal["pad", "resized", "window", "stretch", "none"] | None = None
     crop_area_min: float | None = None
@@ -982,7 +998,7 @@ class PretrainConfig:
         from rfd_tf.data.run_images import RunImages, photo_options
 
         names = ("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split")
-        names += ("tfds_dir", "max_skipped", "max_megapixels")
+        names += ("tfds_dir", "max_skipped", "max_megapixels", "cache_dir", "cache_gb")
         given = {name: getattr(self, name) for name in names}
         if self.source_images:
             options = {name: getattr(self, name) for name in PHOTO_SETTINGS}
@@ -990,6 +1006,17 @@ class PretrainConfig:
                 photos=self.source_images, photo_options=photo_options(options, self.side())
             )
         return RunImages(**given, tfds_classes=tuple(self.tfds_classes))
+
+    def training_images(self, leave_out: Sequence[str | os.PathLike] = ()):
+        """Returns the `rfd_tf.data.Source` to train on, each image file once by default.
+
+        Args:
+            leave_out: folders that hold no images of the set, see `rfd_tf.data.image_folder`.
+        """
+        from rfd_tf.data import copies
+
+        source = self.images().train(self.tfds_download, leave_out)
+        return copies.merged(source) if self.merge_copies else source
 
     def method_arguments(self, source, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the arguments of the method besides the backbone.
@@ -1075,8 +1102,9 @@ PHOTO_SETTINGS = tuple(
 #: Settings of images, augmentation and network, shared by a run and its PU weights.
 IMAGE_SETTINGS = (
     "dataset", "data_dir", "data_root", "train_split", "tfds_classes", "tfds_dir",
-    "tfds_download", "max_skipped", "max_megapixels", "image_size", "crop", "crop_area_min",
-    "padding", "horizontal_flip", "color_jitter", "hue", "grayscale", "crops", "mean", "std",
-    "backbone", "backbone_option", "batch_norm_momentum", "batch_size", "mixed_precision", "preset",
+    "tfds_download", "max_skipped", "max_megapixels", "merge_copies", "cache_dir", "cache_gb",
+    "image_size", "crop", "crop_area_min", "padding", "horizontal_flip", "color_jitter", "hue",
+    "grayscale", "crops", "mean", "std", "backbone", "backbone_option", "batch_norm_momentum",
+    "batch_size", "mixed_precision", "preset",
     *PHOTO_SETTINGS,
 )  # fmt: skip

@@ -161,7 +161,7 @@ def check_output(output: str | os.PathLike, overwrite: bool) -> None:
 
 def load(config: PretrainConfig) -> Source:
     """Loads the images that a configuration names, and logs what was found."""
-    source = config.images().train(config.tfds_download)
+    source = config.training_images()
     _log.info(source.summary())
     if source.skipped:
         _log.info(f"{len(source.skipped)} images cannot be decoded and are skipped")

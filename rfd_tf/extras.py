@@ -11,7 +11,9 @@ from rfd_tf.errors import UserError
 EXTRAS = {
     "ai_edge_litert": "litert",
     "apache_beam": "beam",
+    "datasets": "hf",
     "faiss": "faiss",
+    "fsspec": "remote",
     "huggingface_hub": "hub",
     "jinja2": "report",
     "keras_cv": "detection",

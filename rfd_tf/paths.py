@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,18 @@ from rfd_tf.text import file_name_from_text, same_name_forms
 
 #: Endings of lists of image files, see `rfd_tf.data.image_list`.
 LISTS = (".csv", ".tsv", ".txt", ".jsonl")
+#: What names of Hugging Face's datasets begin with.
+HUGGING_FACE = "hf:"
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.\-]*(::[a-z0-9+.\-]+)*://", re.IGNORECASE)
+
+
+def is_address(path: str | os.PathLike) -> bool:
+    """Returns whether this is the address of a file elsewhere, such as `s3://bucket/train.tar`.
+
+    >>> is_address("https://host/train.csv"), is_address("photos/train.csv")
+    (True, False)
+    """
+    return isinstance(path, str) and _ADDRESS.match(path) is not None
 
 
 def expanded(path: str | os.PathLike) -> Path:

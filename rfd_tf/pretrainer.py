@@ -123,9 +123,7 @@ class Pretrainer:
         config, folder = self.config, self.folder
         start = self._starting_weights()
         self.images = config.images()
-        self.source = self._given_source or self.images.train(
-            config.tfds_download, leave_out=[folder.directory]
-        )
+        self.source = self._given_source or config.training_images([folder.directory])
         log.info(self.source.summary())
         self.judged: tuple[Source, Source | None] = (self.source, None)
         if config.monitor_every > 0 or config.evaluate:

@@ -15,13 +15,14 @@ from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.methods.base import constructor_arguments
 from rfd_tf.training import pretraining
 
-_IMAGES = ("data_dir", "eval_dir")
-_PATHS = ("data_root", "tfds_dir", "pu_weights", "output_dir")
+_IMAGES = ("data_dir", "eval_dir", "data_root")
+_PATHS = ("tfds_dir", "pu_weights", "output_dir", "cache_dir")
 # (The pooling of tokens is part of the architecture.)
 _IGNORED = {"resume", "overwrite", "output_dir", "token_pooling"}
 # Settings that a new call may change in a complete run; the others are those of its training.
 _NOT_OF_TRAINING = (
     *("data_dir", "data_root", "eval_dir", "tfds_dir", "pu_weights", "eval_split"),
+    *("cache_dir", "cache_gb"),
     *("evaluate", "export", "output_dir", "resume", "overwrite", "tfds_download"),
 )
 

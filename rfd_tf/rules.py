@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from rfd_tf.errors import UserError, shown
-from rfd_tf.paths import LISTS
+from rfd_tf.paths import HUGGING_FACE, LISTS, is_address
 
 __all__ = [
-    "ABSENT", "ABSENT_OR_LIST", "A_LIST", "GIVEN", "ON", "AllBut", "Including", "Rule", "is_off",
-    "moot", "refusal", "refuse_moot",
+    "ABSENT", "ABSENT_OR_SPLITS", "A_LIST", "ELSEWHERE", "GIVEN", "ON", "WITH_SPLITS", "AllBut",
+    "Including", "Rule", "is_off", "moot", "refusal", "refuse_moot",
 ]  # fmt: skip
 
 
@@ -48,10 +48,19 @@ GIVEN = _State(lambda value: not is_off(value), "{name}")
 A_LIST = _State(
     lambda value: str(value).lower().endswith(LISTS), f"a list ({', '.join(LISTS)}) as {{name}}"
 )
+#: Images that may have splits.
+WITH_SPLITS = _State(
+    lambda value: value in A_LIST or str(value).startswith(HUGGING_FACE),
+    f"a list ({', '.join(LISTS)}) or {HUGGING_FACE}NAME as {{name}}",
+)
+#: Files at an address, or a list, whose images may be.
+ELSEWHERE = _State(
+    lambda value: is_address(value) or value in A_LIST, "an address or a list as {name}"
+)
 #: Left out.
 ABSENT = _State(is_off, "no {name}")
-#: Left out, or a list of images.
-ABSENT_OR_LIST = _State(lambda value: value in ABSENT or value in A_LIST, "no {name}")
+#: Left out, or images that may have splits.
+ABSENT_OR_SPLITS = _State(lambda value: value in ABSENT or value in WITH_SPLITS, "no {name}")
 
 
 class AllBut(tuple):

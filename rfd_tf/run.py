@@ -54,8 +54,9 @@ def pretrain(
 
     Args:
         data: images to train on: a folder; several, as a list or with commas between them; a list
-            of image files (`.csv`, `.tsv`, `.txt`, `.jsonl`, see `rfd_tf.data.image_list`); an
-            embedded or TFDS dataset by name; a `rfd_tf.data.Source`; or uint8 `[N, H, W, 3]`. None
+            of image files (`.csv`, `.tsv`, `.txt`, `.jsonl`, see `rfd_tf.data.image_list`); shards;
+            the address of a list or of shards; `hf:NAME`; an embedded or TFDS dataset by name; a
+            `rfd_tf.data.Source`; or uint8 `[N, H, W, 3]`. None
             if `settings` names the images (`source_images`).
         backbone: name of a network, see `rfd_tf.applications.BACKBONES`; the path of a `.keras`
             file; or a functional Keras model, images `[B, H, W, 3]` in, feature maps

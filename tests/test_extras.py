@@ -56,6 +56,8 @@ needs = {
     "torch": lambda: torch_checkpoint.read_checkpoint(f"{folder}/x.pth"),
     "faiss": lambda: clustering.check_library("faiss"),
     "wandb": lambda: trackers.start("wandb.integration.keras"),
+    "remote": lambda: sources.load("s3://bucket/x.tar"),
+    "hf": lambda: sources.load("hf:user/photos"),
 }
 messages = {}
 for name, call in needs.items():
@@ -69,7 +71,7 @@ print("FOUND" + json.dumps(found))
 EXPECTED = {
     "dataset": "tfds", "splits": "tfds", "voc_tfds": "tfds", "detection": "detection",
     "report": "report", "check_output": "report", "plot": "report", "grid": "report",
-    "torch": "torch", "faiss": "faiss", "wandb": "wandb",
+    "torch": "torch", "faiss": "faiss", "wandb": "wandb", "remote": "remote", "hf": "hf",
 }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ flags.disclaim_key_flags()
 _PATH_LISTS = ("source_images",)
 _IMAGES = (
     "dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split", "tfds_classes",
-    "tfds_dir", "max_skipped", "max_megapixels",
+    "tfds_dir", "max_skipped", "max_megapixels", "cache_dir", "cache_gb",
 )  # fmt: skip
 
 #: Names of the flags and method options that were given by a flag file only.

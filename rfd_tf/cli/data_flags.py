@@ -20,8 +20,9 @@ _FILES = ("data_dir", "calibration_dir")
 #: What --data takes.
 FORMS = (
     "a folder, several (a,b), a list of files (.csv, .tsv, .txt, .jsonl), shards (.tar, .tfrecord, "
-    ".parquet: a file, a folder or a pattern), an embedded dataset (clothing, digits) or a TFDS "
-    "dataset by name"
+    ".parquet: a file, a folder or a pattern), the address of a list or of shards (https://, "
+    "s3://, gs://), a dataset of Hugging Face (hf:FOLDER, hf:NAME), an embedded "
+    "dataset (clothing, digits) or a TFDS dataset by name"
 )
 
 

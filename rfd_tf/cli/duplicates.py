@@ -45,6 +45,7 @@ def main() -> None:
         from rfd_tf import export
 
         embedder = export.keras_embedder(FLAGS.weights)
+    settings.merge_copies = False  # they are what is looked for
     source = estimation.load(settings)
     report = duplicates.find_duplicates(
         source, FLAGS.output_dir, embedder=embedder, **config_flags.values(_SEARCH)

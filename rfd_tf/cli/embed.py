@@ -41,6 +41,8 @@ flags.DEFINE_list(
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "train_split", "tfds_dir", "tfds_download"),
     "max_megapixels",
+    "cache_dir",
+    "cache_gb",
     data_dir="images: a folder, flat or nested, several, or a list.",
     train_split="split of --dataset or of a list; all of a list that is given.",
 )
@@ -108,7 +110,13 @@ def written(found) -> dict:
     from rfd_tf import export
     from rfd_tf.data.file_list import ALL
 
-    of_list = (found.data_root, found.train_split or ALL, found.max_megapixels)
+    of_list = {
+        "data_root": found.data_root,
+        "split": found.train_split or ALL,
+        "max_megapixels": found.max_megapixels,
+        "cache_dir": found.cache_dir,
+        "cache_gb": found.cache_gb,
+    }
     options = {"progress": True, **config_flags.values(_FOLDER)}
     if FLAGS.runner:
         from rfd_tf.data import given
@@ -118,18 +126,15 @@ def written(found) -> dict:
         source = functools.partial(found.train, FLAGS.tfds_download)
         if found.data_dir:
             place = given.absolute(found.data_dir)
-            source = functools.partial(embeddings.listed, place, output, *of_list)
+            source = functools.partial(embeddings.listed, place, output, **of_list)
         return beam.embed_by_beam(
             embedder(), source, output, FLAGS.runner, FLAGS.beam_option, **options
         )
-    data_root, split, max_megapixels = of_list
     return export.embed_folder(
         embedder()(),
         found.data_dir or found.train(FLAGS.tfds_download),
         FLAGS.output_dir,
-        data_root=data_root,
-        split=split,
-        max_megapixels=max_megapixels,
+        **of_list,
         **options,
     )
 

@@ -27,6 +27,7 @@ from rfd_tf.cli import config_flags, data_flags, evaluate_flags
 from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
+_LIMITS = ("max_skipped", "max_megapixels", "cache_dir", "cache_gb")
 flags.adopt_module_key_flags(evaluate_flags)
 
 
@@ -80,10 +81,8 @@ def sources(recorded) -> tuple:
             if FLAGS[name].value:
                 raise UserError(f"--train_list goes with --eval_list, not with --{name}")
         lists = [FLAGS.train_list, FLAGS.eval_list]
-        images = recorded.replaced(
-            max_skipped=FLAGS.max_skipped, max_megapixels=FLAGS.max_megapixels
-        )
-        limits = {"max_skipped": images.max_skipped, "max_megapixels": images.max_megapixels}
+        images = recorded.replaced(**{name: FLAGS[name].value for name in _LIMITS})
+        limits = {name: getattr(images, name) for name in _LIMITS}
         return tuple(
             image_list(path, FLAGS.list_root or FLAGS.data_root, **limits) if path else None
             for path in lists

@@ -44,6 +44,8 @@ path_flags.DEFINE_path(
 config_flags.DEFINE_images(
     *("dataset", "data_root", "train_split", "tfds_dir", "tfds_download", "max_skipped"),
     "max_megapixels",
+    "cache_dir",
+    "cache_gb",
 )
 
 FLAGS = flags.FLAGS

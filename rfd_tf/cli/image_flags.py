@@ -37,7 +37,7 @@ def config():
 
 def load_source():
     """Loads the training images."""
-    return config().images().train(FLAGS.tfds_download)
+    return config().training_images()
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:

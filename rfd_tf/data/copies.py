@@ -1,21 +1,95 @@
-"""Image files that are in the training and in the test set."""
+"""Image files that occur twice: in one set, or in the training and in the test set."""
 
 from __future__ import annotations
 
 import collections
 import hashlib
 import os
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 
 from rfd_tf.data.base import Source
+from rfd_tf.data.folder import in_threads
 from rfd_tf.data.subset import index_hash
+from rfd_tf.errors import shown
 from rfd_tf.text import file_name_to_text
 
 _MOST_BYTES = 512 << 20
 _MOST_FILES = 50_000
 _CHUNK = 1 << 20
+#: Of larger sets copies are not searched: that would delay the start.
+MOST_IMAGES = 200_000
+_NAMED = 3
+
+
+def first_of_copies(source: Source) -> np.ndarray | None:
+    """Returns the first image whose file is byte for byte that of each image.
+
+    Only files of equal length are read.
+
+    Returns:
+        int64 `[num_images]`: the image's own index, or that of an earlier one; None where images
+        are not files.
+
+    >>> from rfd_tf.data import digits
+    >>> first_of_copies(digits()) is None
+    True
+    """
+    if not source.files or not source.lengths:
+        return None
+    first = np.arange(source.num_images)
+    lengths = np.asarray(source.lengths, np.int64)
+    values, counts = np.unique(lengths, return_counts=True)
+    alike = np.flatnonzero(np.isin(lengths, values[counts > 1]))
+    digests = in_threads(lambda row: _digest(source, row), alike.tolist(), "Looking for copies")
+    seen: dict[bytes, int] = {}
+    for row, digest in zip(alike.tolist(), digests, strict=True):
+        first[row] = seen.setdefault(digest, row)
+    return first
+
+
+def merged(source: Source) -> Source:
+    """Returns a source that has each image file once: copies of an earlier one are left out.
+
+    In a memory bank copies are one another's negatives. A warning counts and names them, and those
+    with another label than the image they are copies of. The index and the fingerprint are those of
+    the images that are left.
+
+    Args:
+        source: the images; returned as it is where they are not files, where there are more than
+            200,000, or no copies.
+    """
+    first = first_of_copies(source) if source.num_images <= MOST_IMAGES else None
+    if first is None:
+        return source
+    own = np.arange(source.num_images)
+    copies, kept = np.flatnonzero(first != own), np.flatnonzero(first == own)
+    if not len(copies):
+        return source
+    part = source.subset(kept, source.name)
+    part.skipped = source.skipped
+    root, names = source.files
+    part.files = root, [names[row] for row in kept.tolist()]
+    part.lengths = [source.lengths[row] for row in kept.tolist()]
+    remark = (
+        f"{len(copies)} of {source.num_images} images of '{source.name}' are exact copies of "
+        f"others and left out ({_listed(source, copies, first)}); --nomerge_copies keeps them"
+    )
+    if source.labels is not None:
+        other = copies[source.labels[copies] != source.labels[first[copies]]]
+        if len(other):
+            remark += (
+                f"; {len(other)} of them differ in the label ({_listed(source, other, first)})"
+            )
+    warnings.warn(remark, stacklevel=2)
+    return part
+
+
+def _listed(source: Source, copies: np.ndarray, first: np.ndarray) -> str:
+    named = (f"{source.names[row]} of {source.names[first[row]]}" for row in copies[:_NAMED])
+    return shown(", ".join(named)) + ", ..." * (len(copies) > _NAMED)
 
 
 class Copies(NamedTuple):

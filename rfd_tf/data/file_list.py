@@ -20,8 +20,10 @@ from rfd_tf.data import image_files
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import file_ids, in_threads, read_files
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
+from rfd_tf.data.remote import transports
+from rfd_tf.data.remote.cache import CACHE_GB, NotFetched, opened
 from rfd_tf.errors import UserError, shown
-from rfd_tf.paths import absolute, expanded
+from rfd_tf.paths import absolute, expanded, is_address
 from rfd_tf.text import (
     file_name_from_text,
     file_name_to_text,
@@ -43,7 +45,7 @@ _SPLITS = {
 }  # fmt: skip
 #: The split of all rows.
 ALL = "all"
-_TRAIN = "train"
+TRAIN = "train"
 _MOST_CLASSES = 1_000_000  # there is memory for as many classes as the largest label says
 # With so many whole numbers among the labels the others are mistakes, not names.
 _NUMBERS = 0.99
@@ -67,7 +69,7 @@ class _Row(NamedTuple):
     ) -> _Row:
         """A row of texts as they are written."""
         fault = fault or ("" if path else "no path")
-        return cls(line, path, label and _label(label), split and _split_word(split), fault)
+        return cls(line, path, label and _label(label), split and split_word(split), fault)
 
 
 # (Cached, a word of a million rows is one object.)
@@ -77,7 +79,8 @@ def _label(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=1 << 10)
-def _split_word(text: str) -> str:
+def split_word(text: str) -> str:
+    """Returns the word for a split: of several for the same one always the same."""
     word = text.strip().casefold()
     return _SPLITS.get(word, word)
 
@@ -95,6 +98,8 @@ def image_list(
     cache_bytes: int = 1 << 30,
     max_megapixels: float = MAX_MEGAPIXELS,
     split: str | None = ALL,
+    cache_dir: str | os.PathLike | None = None,
+    cache_gb: float = CACHE_GB,
 ) -> Source:
     """Returns the images that a list names; the index follows the list.
 
@@ -113,6 +118,10 @@ def image_list(
     there are no labels. Paths may hold spaces; a leading slash is taken as `root` where there is no
     such file. Empty lines are passed over, and so is a row that names a file again.
 
+    The list, `root` and the paths in rows may be addresses (`https://`, `s3://`, `gs://` and the
+    others of fsspec). Images at addresses are fetched into a local cache as training comes to them,
+    and not decoded beforehand.
+
     Rows without a path, with a file that is not there or cannot be decoded, and with an impossible
     label are left out and listed, by their line, in the source's `skipped`.
 
@@ -125,6 +134,8 @@ def image_list(
             between them. `train` and `training`, `validation`, `val`, `valid` and `dev`, `test` and
             `testing` are the same. `all` takes every row. None is `train`, or `all` where there is
             no such row; of a list without that column `train` takes every row.
+        cache_dir: the folder of the cache; `rfd_tf` in the user's folder of caches if None.
+        cache_gb: the largest total length of the files in it, 10^9 bytes each.
 
     Returns:
         An `ArraySource` where the images are kept in memory, else a `FolderSource`; its name is
@@ -146,9 +157,9 @@ def image_list(
     >>> image_list(folder / "some.csv").labels.tolist()
     [0, -1]
     """
-    path = expanded(path)
-    root = absolute(path.parent if root is None else root)
-    rows, has_splits = _read(path)
+    options = {"cache_dir": cache_dir, "cache_gb": cache_gb}
+    path, root = _places(path, root)
+    rows, has_splits = _read(path, **options)
     rows, labels, class_names = _numbered(rows)
     split = _effective(rows, has_splits, split)
     chosen = _of_split(rows, has_splits, split, path)
@@ -156,6 +167,17 @@ def image_list(
     labels = labels and [labels[chosen[i]] for i in kept]
     if not labels or max(labels) < 0:
         labels = class_names = None
+    described = {
+        "name": file_name_to_text(str(path)) + (f"[{split}]" if split != ALL else ""),
+        "labels": labels and np.array(labels, np.int64),
+        "class_names": class_names,
+    }
+    if any(is_address(name) for name, _ in files):
+        from rfd_tf.data.shards import listed  # which imports Arrow
+
+        return listed.listed_images(
+            str(root), files, str(path), max_skipped, max_megapixels, **options, **described
+        )
     return read_files(
         str(root),
         files,
@@ -164,16 +186,28 @@ def image_list(
         cache_bytes,
         max_megapixels,
         listed=str(path),
-        name=file_name_to_text(str(path)) + (f"[{split}]" if split != ALL else ""),
-        labels=labels and np.array(labels, np.int64),
-        class_names=class_names,
+        **described,
     )
 
 
-def list_splits(path: str | os.PathLike) -> list[str]:
+def _places(
+    path: str | os.PathLike, root: str | os.PathLike | None
+) -> tuple[str | Path, str | Path]:
+    """Returns where a list lies and what its paths are relative to; texts if elsewhere."""
+    if not is_address(path):
+        path = expanded(path)
+    if root is None:
+        root = transports.folder_of(path) if isinstance(path, str) else path.parent
+    return path, root if is_address(root) else absolute(root)
+
+
+def list_splits(path: str | os.PathLike, **options: Any) -> list[str]:
     """Returns the words in a list's column `split`, in the order of their first rows.
 
     Of several words for a split it is always the same one, such as `validation` for `val`.
+
+    Args:
+        path, **options: the list, `cache_dir` and `cache_gb`, as of `image_list`.
 
     Returns:
         An empty list where there is no such column.
@@ -181,32 +215,48 @@ def list_splits(path: str | os.PathLike) -> list[str]:
     Raises:
         UserError: the list cannot be read.
     """
-    return list(dict.fromkeys(row.split for row in _read(expanded(path)).rows if row.split))
+    path, _ = _places(path, None)
+    return list(dict.fromkeys(row.split for row in _read(path, **options).rows if row.split))
 
 
 def list_ids(
-    path: str | os.PathLike, root: str | os.PathLike | None = None, split: str | None = ALL
+    path: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    split: str | None = ALL,
+    **options: Any,
 ) -> np.ndarray:
     """Returns the ids of the files that a list names, as `Source.image_ids` has them.
 
     Args:
-        path, root, split: as of `image_list`.
+        path, root, split, **options: as of `image_list`; of these `cache_dir` and `cache_gb`.
     """
-    path = expanded(path)
-    root = absolute(path.parent if root is None else root)
-    rows, has_splits = _read(path)
+    path, root = _places(path, root)
+    rows, has_splits = _read(path, **options)
     split = _effective(rows, has_splits, split)
     rows = [rows[i] for i in _of_split(rows, has_splits, split, path)]
     files = in_threads(lambda row: _file(root, row), rows, "Looking for files")
-    return file_ids(str(root), [name for name, size in files if isinstance(size, int)])
+    names = [name for name, size in files if isinstance(size, int)]
+    if any(map(is_address, names)):
+        from rfd_tf.data.shards import listed
+
+        return listed.ids(str(root), names)
+    return file_ids(str(root), names)
 
 
 # -- the rows of a list ---------------------------------------------------------------------
 
 
-def _read(path: Path) -> _Rows:
-    text = read_text(path, "the image list")
-    suffix = path.suffix.lower()
+def _read(
+    path: str | Path, cache_dir: str | os.PathLike | None = None, cache_gb: float = CACHE_GB
+) -> _Rows:
+    place = path
+    if isinstance(path, str):
+        try:
+            place = opened(cache_dir, cache_gb).latest(path)
+        except NotFetched as error:
+            raise UserError(error) from None
+    text = read_text(place, "the image list")
+    suffix = place.suffix.lower()
     if suffix == ".jsonl":
         found = _of_json(text, path)
     elif suffix in (".csv", ".tsv"):
@@ -234,7 +284,7 @@ def _of_line(number: int, line: str) -> _Row:
     return _Row.of(number, path.strip(), label)
 
 
-def _of_table(text: str, path: Path, delimiters: str) -> _Rows:
+def _of_table(text: str, path: str | Path, delimiters: str) -> _Rows:
     first, line = next(_lines(text), (1, ""))
     headers = {mark: _next(csv.reader([line], delimiter=mark), path) or [] for mark in delimiters}
     fitting = [mark for mark, names in headers.items() if "path" in _columns(names)]
@@ -259,7 +309,7 @@ def _of_table(text: str, path: Path, delimiters: str) -> _Rows:
     return _Rows(rows, "split" in columns)
 
 
-def _next(cells: Any, path: Path) -> list[str] | None:
+def _next(cells: Any, path: str | Path) -> list[str] | None:
     """The next row of a table that is not empty; None at the end."""
     try:
         return next((row for row in cells if any(cell.strip() for cell in row)), None)
@@ -281,7 +331,7 @@ def _columns(names: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _of_json(text: str, path: Path) -> _Rows:
+def _of_json(text: str, path: str | Path) -> _Rows:
     rows, known, first, kinds = [], set(), None, {}
     for number, line in _lines(text):
         try:
@@ -321,7 +371,7 @@ def _of_entries(number: int, entries: Mapping[str, Any]) -> _Row:
 
 
 def _without_path(
-    path: Path, line: int, what: str, names: Sequence[str], way_out: str
+    path: str | Path, line: int, what: str, names: Sequence[str], way_out: str
 ) -> UserError:
     wanted = ", ".join(COLUMNS["path"])
     found = shown(", ".join(names), 200) or "none"
@@ -372,11 +422,11 @@ def _label_fault(text: str, match: re.Match | None) -> str | None:
 def _effective(rows: Sequence[_Row], has_splits: bool, split: str | None) -> str:
     """The split to read, see `image_list`."""
     if split is None:
-        return _TRAIN if any(row.split == _TRAIN for row in rows) else ALL
-    return split if has_splits or split != _TRAIN else ALL
+        return TRAIN if any(row.split == TRAIN for row in rows) else ALL
+    return split if has_splits or split != TRAIN else ALL
 
 
-def _of_split(rows: list[_Row], has_splits: bool, split: str, path: Path) -> list[int]:
+def _of_split(rows: list[_Row], has_splits: bool, split: str, path: str | Path) -> list[int]:
     """Returns the positions of the rows of a split, those without one among them, with a fault."""
     if split == ALL:
         return list(range(len(rows)))
@@ -385,7 +435,7 @@ def _of_split(rows: list[_Row], has_splits: bool, split: str, path: Path) -> lis
             f"the image list '{path}' has no column 'split' to choose '{shown(split)}' by; add "
             "one, or leave the split out"
         )
-    wanted = set(map(_split_word, split.split("+")))
+    wanted = set(map(split_word, split.split("+")))
     there = dict.fromkeys(row.split for row in rows if row.split)
     for word in wanted:
         if word not in there:
@@ -402,7 +452,7 @@ def _of_split(rows: list[_Row], has_splits: bool, split: str, path: Path) -> lis
 
 
 def _files(
-    root: Path, rows: Sequence[_Row], path: Path, max_skipped: float
+    root: str | Path, rows: Sequence[_Row], path: str | Path, max_skipped: float
 ) -> tuple[list[tuple[str, int | str]], list[int]]:
     """Returns `(name, bytes)` of each file, or `(name, reason)`, and its row's position."""
     found = in_threads(lambda row: _file(root, row), rows, "Looking for files")
@@ -440,11 +490,18 @@ def _files(
     return files, kept
 
 
-def _file(root: Path, row: _Row) -> tuple[str, int | str]:
-    """Returns the name under which a row's file exists and its bytes; or a name and a reason."""
+def _file(root: str | Path, row: _Row) -> tuple[str, int | str]:
+    """Returns the name under which a row's file exists and its bytes; or a name and a reason.
+
+    A file elsewhere has its address and -1.
+    """
     if row.fault:
         return row.path or "a row", row.fault
     name = row.path
+    if is_address(name):
+        return name, -1
+    if isinstance(root, str):
+        return transports.joined(root, name), -1
     if name.startswith("/") and not os.path.isfile(name):
         name = name.lstrip("/")
     found = _found(root, name)

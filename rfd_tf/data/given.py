@@ -18,7 +18,7 @@ from rfd_tf.errors import UserError, shown
 
 # Several, in text; a comma within braces belongs to a pattern.
 _COMMA = re.compile(r",(?![^{}]*\})")
-_PATTERN = re.compile(r"[*?\[{]|://")
+_PATTERN = re.compile(r"[*?\[{]|://|^hf:")
 _MOST_COMMAS = 8  # in the name of a folder
 
 
@@ -30,18 +30,21 @@ class Reader(NamedTuple):
         read: called with the paths, one or several of this kind, and by name with `data_root`,
             `split`, `leave_out` and what else `read` was given; returns the source. A split of None
             is the usual one of training images.
-        ids: called with the paths, `data_root` and `split`; returns what `Source.image_ids` has
-            without decoding images, or None.
-        splits: returns the splits that a path has; None where files of this kind have none.
+        ids: called with the paths, and by name with `data_root`, `split`, `cache_dir` and
+            `cache_gb`; returns what `Source.image_ids` has without decoding images, or None.
+        splits: called with a path, and by name with `cache_dir` and `cache_gb`; returns its
+            splits. None where files of this kind have none.
     """
 
     takes: Callable[[str], bool]
     read: Callable[..., Source]
     ids: Callable[..., np.ndarray | None]
-    splits: Callable[[str], list[str]] | None = None
+    splits: Callable[..., list[str]] | None = None
 
 
 def _is_list(path: str) -> bool:
+    if paths.is_address(path):
+        return not looks_like_shards(path)
     return path.lower().endswith(paths.LISTS) and not os.path.isdir(paths.expanded(path))
 
 
@@ -50,8 +53,8 @@ def _read_list(found: Sequence[str], data_root: Any, leave_out: Any, **options: 
     return file_list.image_list(_one_list(found), data_root, **options)
 
 
-def _list_ids(found: Sequence[str], data_root: Any, split: str | None) -> np.ndarray:
-    return file_list.list_ids(_one_list(found), data_root, split)
+def _list_ids(found: Sequence[str], data_root: Any, split: str | None, **cache: Any) -> np.ndarray:
+    return file_list.list_ids(_one_list(found), data_root, split, **cache)
 
 
 def _one_list(found: Sequence[str]) -> str:
@@ -62,8 +65,46 @@ def _one_list(found: Sequence[str]) -> str:
     return found[0]
 
 
-def _read_folders(found: Sequence[str], data_root: Any, split: Any, **options: Any) -> Source:
-    del data_root, split  # which may be of other images of the same run
+def _one_dataset(found: Sequence[str]) -> str:
+    if len(found) > 1:
+        raise UserError(f"{class_folders.quoted(found)} are several datasets; give one")
+    return found[0]
+
+
+def _read_hugging_face(
+    found: Sequence[str], data_root: Any, split: str | None, leave_out: Any, **options: Any
+) -> Source:
+    del data_root, leave_out
+    from rfd_tf.data.shards import hugging_face, source
+
+    files, called = hugging_face.chosen(_one_dataset(found), split)
+    return source.shard_source(files, called=called, **options)
+
+
+def _hugging_face_ids(
+    found: Sequence[str], data_root: Any, split: str | None, **_: Any
+) -> np.ndarray:
+    del data_root
+    from rfd_tf.data.shards import hugging_face, source
+
+    return source.shard_ids(hugging_face.chosen(_one_dataset(found), split)[0])
+
+
+def _hugging_face_splits(path: str, **_: Any) -> list[str]:
+    from rfd_tf.data.shards import hugging_face
+
+    return hugging_face.splits(path)
+
+
+def _read_folders(
+    found: Sequence[str],
+    data_root: Any,
+    split: Any,
+    cache_dir: Any = None,
+    cache_gb: Any = None,
+    **options: Any,
+) -> Source:
+    del data_root, split, cache_dir, cache_gb  # which may be of other images of the same run
     return image_folder(found, **options)
 
 
@@ -79,14 +120,21 @@ def _read_shards(
     return source.shard_source(found, **options)
 
 
-def _shard_ids(found: Sequence[str], **_: Any) -> np.ndarray:
+def _shard_ids(found: Sequence[str], data_root: Any, split: Any, **cache: Any) -> np.ndarray:
+    del data_root, split
     from rfd_tf.data.shards import source
 
-    return source.shard_ids(found)
+    return source.shard_ids(found, **cache)
 
 
 #: The first that takes a path reads it.
 READERS = [
+    Reader(
+        lambda path: path.startswith(paths.HUGGING_FACE),
+        _read_hugging_face,
+        _hugging_face_ids,
+        _hugging_face_splits,
+    ),
     Reader(_is_list, _read_list, _list_ids, file_list.list_splits),
     Reader(looks_like_shards, _read_shards, _shard_ids),
     _FOLDERS,
@@ -134,7 +182,7 @@ def place_of(data: str | os.PathLike | Sequence[str | os.PathLike]) -> dict[str,
 
 def _is_path(text: str) -> bool:
     marked = text.startswith(("/", ".", "~")) or text.endswith(("/", os.sep))
-    return marked or _exists(text) or reader_of(text) is not _FOLDERS
+    return marked or paths.is_address(text) or _exists(text) or reader_of(text) is not _FOLDERS
 
 
 def _exists(text: str) -> bool:
@@ -177,7 +225,7 @@ def joined(data: Iterable[str | os.PathLike]) -> str:
     Raises:
         UserError: there are none, or they cannot be told apart by their commas.
     """
-    found = [os.fspath(paths.absolute(path)) for path in data]
+    found = [_absolute(os.fspath(path)) for path in data]
     if not found:
         raise UserError("data is an empty list; give at least one folder of images")
     text = ",".join(found)
@@ -194,8 +242,16 @@ def joined(data: Iterable[str | os.PathLike]) -> str:
 
 def absolute(data: str) -> str:
     """Returns what a text names by absolute paths, so that it is found from any folder."""
-    found = parts(data)
-    return ",".join(path if "://" in path else os.fspath(paths.absolute(path)) for path in found)
+    return ",".join(map(_absolute, parts(data)))
+
+
+def _absolute(path: str) -> str:
+    if paths.is_address(path):
+        return path
+    if path.startswith(paths.HUGGING_FACE):
+        folder = path.removeprefix(paths.HUGGING_FACE)
+        return f"{paths.HUGGING_FACE}{paths.absolute(folder)}" if _exists(folder) else path
+    return os.fspath(paths.absolute(path))
 
 
 def missing(data: str) -> str | None:
@@ -219,7 +275,8 @@ def read(
         data_root: folder that the paths in a list are relative to; the list's own if None.
         split: of a list that has splits; None for `train`, or all where it has no such split.
         leave_out: folders that hold no images of the set, see `image_folder`.
-        **options: `max_skipped`, `max_megapixels`, `verify`, `cache_bytes` of `image_folder`.
+        **options: `max_skipped`, `max_megapixels`, `verify`, `cache_bytes` of `image_folder`;
+            `cache_dir`, `cache_gb` of `rfd_tf.data.load`.
 
     Raises:
         UserError: something is not there, several of different kinds, or what the reader finds
@@ -245,19 +302,27 @@ def has_splits(data: str | None) -> bool:
     return bool(data) and all(reader_of(path).splits is not None for path in parts(data))
 
 
-def splits(data: str) -> list[str]:
-    """Returns the splits that the images have; none of a folder or a list without that column."""
+def splits(data: str, **cache: Any) -> list[str]:
+    """Returns the splits that the images have; none of a folder or a list without that column.
+
+    Args:
+        data, **cache: as of `read`; of these `cache_dir` and `cache_gb`.
+    """
     named = parts(data) if has_splits(data) else ()
-    return list(dict.fromkeys(name for path in named for name in reader_of(path).splits(path)))
+    found = (name for path in named for name in reader_of(path).splits(path, **cache))
+    return list(dict.fromkeys(found))
 
 
 def ids(
-    data: str, data_root: str | os.PathLike | None = None, split: str | None = None
+    data: str,
+    data_root: str | os.PathLike | None = None,
+    split: str | None = None,
+    **cache: Any,
 ) -> np.ndarray | None:
     """Returns what `Source.image_ids` has, without reading images; None where it is not known.
 
     Args:
-        data, data_root, split: as of `read`.
+        data, data_root, split, **cache: as of `read`; of these `cache_dir` and `cache_gb`.
     """
     found = parts(data)
-    return reader_of(found[0]).ids(found, data_root=data_root, split=split)
+    return reader_of(found[0]).ids(found, data_root=data_root, split=split, **cache)

@@ -16,10 +16,11 @@ from rfd_tf.data.base import Source
 from rfd_tf.data.file_list import ALL
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings
+from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.data.sources import DATASETS, load, splits
 from rfd_tf.data.tfds_source import tfds
 from rfd_tf.errors import UserError
-from rfd_tf.paths import expanded
+from rfd_tf.paths import HUGGING_FACE, expanded
 
 _FILE = "run.json"
 _PLACES = ("dataset", "data_dir")
@@ -31,8 +32,8 @@ class RunImages:
     """The images that a run trains on and is evaluated on, for all commands.
 
     Attributes:
-        dataset, data_dir, data_root, tfds_dir, tfds_classes, max_skipped, max_megapixels: as
-            `rfd_tf.data.load` takes them, the classes as `classes`.
+        dataset, data_dir, data_root, tfds_dir, tfds_classes, max_skipped, max_megapixels,
+            cache_dir, cache_gb: as `rfd_tf.data.load` takes them, the classes as `classes`.
         train_split: split of `dataset`, or of a list, to train on; "train" if None.
         eval_split: split of `dataset`, or of a list, to evaluate on. If None, "test", or else
             "validation"; if both are missing, a part of the training images is held out.
@@ -57,6 +58,8 @@ class RunImages:
     tfds_classes: Sequence[str] = ()
     max_skipped: float = 0.01
     max_megapixels: float = MAX_MEGAPIXELS
+    cache_dir: str | None = None
+    cache_gb: float = CACHE_GB
     photos: Sequence[str] = ()
     photo_options: Mapping[str, Any] | None = None
 
@@ -117,6 +120,7 @@ class RunImages:
                 tfds_dir=self.tfds_dir,
                 max_skipped=self.max_skipped,
                 max_megapixels=self.max_megapixels,
+                **self._cache(),
             )
         if "tfds_classes" in given:
             given["tfds_classes"] = tuple(given["tfds_classes"])
@@ -139,6 +143,9 @@ class RunImages:
     def named(self) -> bool:
         """Whether there are any images."""
         return bool(self.dataset or self.data_dir or self.eval_dir or self.photos)
+
+    def _cache(self) -> dict[str, Any]:
+        return {"cache_dir": self.cache_dir, "cache_gb": self.cache_gb}
 
     def train(self, download: bool = False, leave_out: Sequence[str | os.PathLike] = ()) -> Source:
         """Returns the images to train on.
@@ -163,6 +170,7 @@ class RunImages:
             photo_options=self.photo_options,
             classes=self.tfds_classes,
             leave_out=leave_out,
+            **self._cache(),
         )
 
     def test(
@@ -173,7 +181,7 @@ class RunImages:
         Warns if a dataset or a list has splits but no "test", and names the images used instead.
         """
         if self.eval_dir:
-            there = files.splits(self.eval_dir)
+            there = files.splits(self.eval_dir, **self._cache())
             usual = next((name for name in _TEST_SPLITS if name in there), ALL)
             return load(
                 data_dir=self.eval_dir,
@@ -182,6 +190,7 @@ class RunImages:
                 max_skipped=self.max_skipped,
                 max_megapixels=self.max_megapixels,
                 leave_out=leave_out,
+                **self._cache(),
             )
         has_splits = self.dataset or files.has_splits(self.data_dir)
         split = self._eval_split(download) if has_splits else None
@@ -196,8 +205,10 @@ class RunImages:
             there = splits(self.dataset, self.tfds_dir, download)
             what, apart = "dataset", "give --train_split=train[:80%] --eval_split=train[80%:]"
         else:
-            there = files.splits(self.data_dir)
+            there = files.splits(self.data_dir, **self._cache())
             what, apart = "list", "write test into the column 'split' of some rows"
+            if self.data_dir.startswith(HUGGING_FACE):
+                what, apart = "dataset", "give others as --val_data"
             if not there:
                 return self.eval_split
         if "test" in there:
@@ -239,7 +250,7 @@ class RunImages:
         """
         try:
             if self.data_dir:
-                return files.ids(self.data_dir, self.data_root, self.train_split)
+                return files.ids(self.data_dir, self.data_root, self.train_split, **self._cache())
             if not self.dataset:
                 return None
             if self.dataset in DATASETS:

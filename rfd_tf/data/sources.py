@@ -13,6 +13,7 @@ from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
 from rfd_tf.data.image_files import MAX_MEGAPIXELS
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
+from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
 from rfd_tf.errors import UserError
 
@@ -69,6 +70,8 @@ def load(
     photo_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
     leave_out: Sequence[str | os.PathLike] = (),
+    cache_dir: str | os.PathLike | None = None,
+    cache_gb: float = CACHE_GB,
 ) -> Source:
     """Returns the source that folders, a list, a name or photographs stand for.
 
@@ -76,7 +79,9 @@ def load(
         data: a folder of images, see `image_folder`; several, as a sequence or with commas between
             them; a list of images (`.csv`, `.tsv`, `.txt`, `.jsonl`), see `image_list`; shards: a
             file, a folder or a pattern of `.tar`, `.tfrecord` or `.parquet`, see
-            `rfd_tf.data.shards.shard_source`; a name in `DATASETS`, or of a TFDS image dataset, as
+            `rfd_tf.data.shards.shard_source`; the address of such a list or such shards elsewhere
+            (`https://`, `s3://`, `gs://` and the others of fsspec); `hf:FOLDER` or `hf:NAME`, a
+            dataset of Hugging Face; a name in `DATASETS`, or of a TFDS image dataset, as
             `tfds.builder` takes it (`"cifar10"`, `"imagenet_resized/64x64"`).
         dataset, data_dir: `data`, where it is known to be a name, or to be files.
         data_root: the folder that the paths in a list are relative to; the list's own if None.
@@ -90,6 +95,9 @@ def load(
         photo_options: the other arguments of `photo_crops`, by name.
         classes: of a TFDS dataset with objects, only the images that show one of these classes.
         leave_out: folders in `data` that hold no images of the set, see `image_folder`.
+        cache_dir: folder of the cache of files at addresses; `rfd_tf` in the user's folder of
+            caches if None.
+        cache_gb: the largest total length of the files in it, 10^9 bytes each.
 
     Raises:
         UserError: no images or several sets are given, an unknown name or split, or what the
@@ -122,6 +130,8 @@ def load(
             max_skipped=max_skipped,
             max_megapixels=max_megapixels,
             leave_out=leave_out,
+            cache_dir=cache_dir,
+            cache_gb=cache_gb,
         )
     split = split or "train"
     if dataset in DATASETS:

@@ -19,6 +19,7 @@ from rfd_tf.data import given
 from rfd_tf.data.base import Source
 from rfd_tf.data.file_list import ALL
 from rfd_tf.data.image_files import MAX_MEGAPIXELS, read_rgb, reason_of
+from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
 from rfd_tf.evaluation.files import write_json, write_text
@@ -47,6 +48,8 @@ def embed_folder(
     batch_size: int = 64,
     part_images: int = PART_IMAGES,
     max_megapixels: float = MAX_MEGAPIXELS,
+    cache_dir: str | os.PathLike | None = None,
+    cache_gb: float = CACHE_GB,
     overwrite: bool = False,
     progress: bool = False,
     make_parts: Callable[[Parts, list[int]], int] | None = None,
@@ -77,6 +80,7 @@ def embed_folder(
         batch_size: images a step.
         part_images: images a part.
         max_megapixels: see `rfd_tf.data.image_folder`.
+        cache_dir, cache_gb: see `rfd_tf.data.load`.
         overwrite: replace other embeddings in `output_dir`.
         progress: whether to show a bar with images a second.
         make_parts: writes the missing parts in place of this process, and returns how many images
@@ -111,7 +115,15 @@ def embed_folder(
     if not isinstance(source, Source):
         (place,) = given.place_of(directory).values()
         # (Headers alone: decoding everything twice would double the time.)
-        source = listed(place, output, data_root, split, max_megapixels)
+        source = listed(
+            place,
+            output,
+            data_root=data_root,
+            split=split,
+            max_megapixels=max_megapixels,
+            cache_dir=cache_dir,
+            cache_gb=cache_gb,
+        )
     if progress:
         _log.info(source.summary())
     identity = {
@@ -139,23 +151,10 @@ def embed_folder(
     return {**report, "embedded_now": count, "seconds": seconds, "images_per_second": rate}
 
 
-def listed(
-    place: Any,
-    output: Path,
-    data_root: str | os.PathLike | None,
-    split: str,
-    max_megapixels: float,
-) -> Source:
-    """Returns the images to embed, checked by their headers alone; see `embed_folder`."""
+def listed(place: Any, output: Path, **options: Any) -> Source:
+    """Returns the images to embed, checked by their headers alone; options as `embed_folder`'s."""
     return given.read(
-        place,
-        data_root=data_root,
-        split=split,
-        max_skipped=1.0,
-        verify="header",
-        cache_bytes=0,
-        max_megapixels=max_megapixels,
-        leave_out=[output],
+        place, max_skipped=1.0, verify="header", cache_bytes=0, leave_out=[output], **options
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rfd_tf.data.base import Source
+from rfd_tf.data.copies import first_of_copies
 from rfd_tf.errors import UserError
 from rfd_tf.export.embedders import Embedder
 from rfd_tf.paths import expanded
@@ -42,8 +43,7 @@ class Pairs(NamedTuple):
 def identical_images(source: Source) -> np.ndarray:
     """Returns the first image with the same content as each one.
 
-    Files are compared byte by byte, by their length and SHA-256; images without files by their
-    pixels at 64 x 64.
+    Files are compared byte by byte; images without files by their pixels at 64 x 64.
 
     Args:
         source: the images.
@@ -56,26 +56,15 @@ def identical_images(source: Source) -> np.ndarray:
     >>> identical_images(ArraySource(three)).tolist()
     [0, 1, 0]
     """
-    first = np.arange(source.num_images)
-    paths = getattr(source, "paths", None)
-    seen: dict[bytes, int] = {}
-    if paths is None:
-        for batch in source.eval_dataset(image_size=64, batch_size=256):
-            for index, image in zip(batch["index"].numpy(), batch["image"].numpy(), strict=True):
-                digest = hashlib.sha256(image.tobytes()).digest()
-                first[index] = seen.setdefault(digest, int(index))
+    first = first_of_copies(source)
+    if first is not None:
         return first
-    lengths = source.lengths
-    if lengths is None:
-        lengths = [os.path.getsize(path) for path in paths]
-    lengths = np.asarray(lengths, np.int64)
-    values, counts = np.unique(lengths, return_counts=True)
-    for index in np.flatnonzero(np.isin(lengths, values[counts > 1])):
-        try:
-            digest = hashlib.sha256(Path(os.fsdecode(paths[index])).read_bytes()).digest()
-        except OSError:
-            continue  # gone since it was found: no copy of anything
-        first[index] = seen.setdefault(digest, int(index))
+    first = np.arange(source.num_images)
+    seen: dict[bytes, int] = {}
+    for batch in source.eval_dataset(image_size=64, batch_size=256):
+        for index, image in zip(batch["index"].numpy(), batch["image"].numpy(), strict=True):
+            digest = hashlib.sha256(image.tobytes()).digest()
+            first[index] = seen.setdefault(digest, int(index))
     return first
 
 

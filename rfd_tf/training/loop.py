@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from rfd_tf.data import record_files, streams
+from rfd_tf.data.remote import cache
 from rfd_tf.errors import UserError
 from rfd_tf.training import strategy as strategies
 
@@ -190,9 +191,10 @@ def _readable_images():
     except tf.errors.InvalidArgumentError as error:
         if streams.NOTHING_READ not in str(error):
             raise
+        why = f" ({cache.trouble[0]})" if cache.trouble else "; is their folder still there?"
         raise UserError(
-            f"{streams.NOTHING_READ}; is their folder still there? The last checkpoint is kept, "
-            "and the same command resumes from it"
+            f"{streams.NOTHING_READ}{why}. The last checkpoint is kept, and the same command "
+            "resumes from it"
         ) from None
 
 

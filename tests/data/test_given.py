@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rfd_tf.data import given, image_folder, image_list, load, load_images
+from rfd_tf.config import PretrainConfig
+from rfd_tf.data import copies, given, image_folder, image_list, load, load_images
 from rfd_tf.data.run_images import RunImages, shared
 from rfd_tf.errors import UserError
 from rfd_tf.training import image_list as names_of_run
@@ -97,6 +98,33 @@ def test_images_of_several_folders_are_recognised_in_other_sets(folders):
     assert shared(ids, image_folder("more/b,c")) == 2 and shared(ids, image_folder("a")) == 3
     trained = RunImages(data_dir="a,link").train_ids()
     np.testing.assert_array_equal(trained, ids)
+
+
+def test_exact_copies_are_trained_on_once_and_named(folders):
+    fill(folders / "a", "cat/4.png", "dog/5.png")
+    shutil.copy("a/cat/1.png", "more/b,c/elk/1.png")  # another class
+    shutil.copy("a/dog/2.png", "a/dog/7.png")
+    (folders / "a" / "bad.png").touch()
+    for cache_bytes in (0, 1 << 20):
+        source = image_folder(["a", "more/b,c"], max_skipped=0.5, cache_bytes=cache_bytes)
+        with pytest.warns(UserWarning, match="copies") as seen:
+            once = copies.merged(source)
+        told = str(seen[0].message)
+        names = "a/cat/4.png of a/cat/1.png, a/dog/5.png of a/dog/1.png, a/dog/7.png of a/dog/2.png"
+        assert f"5 of 8 images of 'a,b,c' are exact copies of others and left out ({names}" in told
+        other = "more/b,c/dog/1.png of a/cat/1.png, more/b,c/elk/1.png of a/cat/1.png"
+        assert told.endswith(f"2 of them differ in the label ({other})")
+        assert once.names == ["a/cat/1.png", "a/dog/1.png", "a/dog/2.png"]
+        assert once.files[1] == once.names and len(once.lengths) == 3
+        assert (once.name, once.skipped) == (source.name, source.skipped)
+        assert once.labels.tolist() == [0, 1, 1] and once.fingerprint != source.fingerprint
+        np.testing.assert_array_equal(load_images(once, 8), load_images(source, 8, [0, 2, 3]))
+    settings = {"data_dir": "a,more/b,c", "max_skipped": 0.5}
+    with pytest.warns(UserWarning, match="copies"):
+        assert PretrainConfig.create(settings).training_images().num_images == 3
+    every = PretrainConfig.create({**settings, "merge_copies": False}).training_images()
+    assert every.num_images == 8
+    assert copies.merged(load("digits")).num_images == 1500
 
 
 @pytest.mark.parametrize(

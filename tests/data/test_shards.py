@@ -148,8 +148,8 @@ def test_training_on_shards_read_at_offsets_is_training_on_the_folder(folder, so
 def test_an_epoch_over_blocks_visits_each_image_once_in_a_fresh_order(
     pixels, sources, format, monkeypatch
 ):
-    monkeypatch.setattr(order, "_WINDOW_BYTES", 1)
-    monkeypatch.setattr(order, "_LEAST_BLOCKS", 2)
+    monkeypatch.setattr(order, "WINDOW_BYTES", 1)
+    monkeypatch.setattr(order, "LEAST_BLOCKS", 2)
     source = sources[format].subset(np.arange(COUNT))
     whole = _batches(source, 34, batch_size=1, crop="none", horizontal_flip=False)
     seen = np.array([batch["index"][0] for batch in whole])
@@ -180,8 +180,8 @@ def test_a_stream_is_taken_up_in_the_middle_and_shared_by_workers(sources, forma
 
 
 def test_a_given_order_visits_blocks_one_after_the_other(sources, monkeypatch):
-    monkeypatch.setattr(order, "_WINDOW_BYTES", 1)
-    monkeypatch.setattr(order, "_LEAST_BLOCKS", 1)
+    monkeypatch.setattr(order, "WINDOW_BYTES", 1)
+    monkeypatch.setattr(order, "LEAST_BLOCKS", 1)
     wanted = np.array([0, 16, 0, 7, 12, 3, 16, 8])
     at_offsets = _batches(sources["tar"], 5, order=wanted, order_step=0)
     assert np.concatenate([b["index"] for b in at_offsets]).tolist() == wanted.tolist()
@@ -192,6 +192,33 @@ def test_a_given_order_visits_blocks_one_after_the_other(sources, monkeypatch):
     blocks = found // 5
     assert 1 + (np.diff(blocks) != 0).sum() == len(set(blocks))
     _assert_same(_batches(source, 1, order=wanted, order_step=0, start_step=1), in_blocks[1:])
+
+
+@pytest.mark.parametrize("format", ["tar", "tfrecord", "parquet"])
+def test_the_index_beside_shards_stands_for_reading_them(
+    written, sources, tmp_path, monkeypatch, format
+):
+    place = shutil.copytree(written[format], tmp_path / format)
+    read = []
+    list_shard = lister.list_shard
+    monkeypatch.setattr(
+        lister, "list_shard", lambda path, *_: read.append(path) or list_shard(path, *_)
+    )
+    source = shard_source(place, verify="header")
+    assert not read and source.fingerprint == sources[format].fingerprint
+    np.testing.assert_array_equal(source.labels, sources[format].labels)
+    assert list(source.names) == list(sources[format].names)
+    # A shard of another length, and what the index does not have, are read.
+    first, second, *_ = sorted(place.glob("shard-*"))
+    first.rename(place / second.name.replace("00001", "00009"))
+    with open(second, "ab") as file:
+        file.write(bytes(16))
+    shard_source(place, verify="header", max_skipped=0.9)
+    assert len(read) == 2
+    (place / "index.jsonl").write_bytes(b"[1, 2]\nx\n" + b"\xff" * 9)
+    read.clear()
+    shard_source(place, verify="header", max_skipped=0.9)
+    assert len(read) == 4
 
 
 @pytest.mark.parametrize("format", ["tar", "parquet"])

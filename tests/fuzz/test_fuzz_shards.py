@@ -13,7 +13,10 @@ from fuzzing import anything, refused
 from hypothesis import example, given
 from PIL import Image
 
-from rfd_tf.data.shards import looks_like_shards, shard_source
+from rfd_tf.data import load
+from rfd_tf.data.shards import lister, looks_like_shards, shard_source
+from rfd_tf.data.shards.index import write_index
+from rfd_tf.data.shards.listing import Wanted
 from rfd_tf.data.shards.names import class_names_beside
 
 
@@ -122,6 +125,54 @@ def test_the_content_of_records(tmp_path):
 def _path(folder):
     _records(folder / "good")
     return str(folder / "good")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_arrow_files(tmp_path):
+    file = io.BytesIO()
+    table = pq.read_table(io.BytesIO(_parquet()))
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    good = file.getvalue()
+
+    @given(content=anything(good))
+    @example(content=good[:-40])
+    @example(content=b"ARROW1" * 9)
+    def check(content):
+        _check(tmp_path / "a.arrow", content)
+
+    check()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_index_beside_shards(tmp_path):
+    (tmp_path / "a.tar").write_bytes(_tar(tarfile.PAX_FORMAT))
+    write_index(tmp_path, lister.list_all([str(tmp_path / "a.tar")], "tar", Wanted()))
+    good = (tmp_path / "index.jsonl").read_bytes()
+
+    @given(content=anything(good))
+    @example(content=good.replace(b"[512", b"[-512"))
+    @example(content=good.replace(b"[512", b"[1e99"))
+    def check(content):
+        (tmp_path / "index.jsonl").write_bytes(content)
+        _check(tmp_path / "a.tar", _tar(tarfile.PAX_FORMAT))
+
+    check()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_folders_of_saved_datasets(tmp_path):
+    good = b'{"splits": ["train"], "_data_files": [{"filename": "a.arrow"}]}'
+    (tmp_path / "train").mkdir()
+
+    @given(content=anything(good))
+    @example(content=b'{"splits": [{}]}')
+    def check(content):
+        for path in ("dataset_dict.json", "train/state.json"):
+            (tmp_path / path).write_bytes(content)
+        refused(lambda: load(f"hf:{tmp_path}"), tmp_path)
+
+    check()
 
 
 @pytest.mark.filterwarnings("ignore")

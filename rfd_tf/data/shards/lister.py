@@ -11,27 +11,22 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rfd_tf.data import folder, image_files
-from rfd_tf.data.shards import parquet, tar, tfrecord
-from rfd_tf.data.shards.listing import FileBytes, HeldBytes, Listing, Wanted
-from rfd_tf.data.shards.store import unpack_gzip
+from rfd_tf.data.remote.cache import NotFetched
+from rfd_tf.data.shards import arrow, parquet, tar, tfrecord
+from rfd_tf.data.shards.index import VERSION, Indexes, line_of, listed_in
+from rfd_tf.data.shards.listing import FileBytes, HeldBytes, Listed, Listing, Wanted
+from rfd_tf.data.shards.store import Places, unpack_gzip
 from rfd_tf.errors import UserError
+from rfd_tf.paths import replacing
 
 _MOST_THREADS = 16
 # Processes take a second or two to start.
 _LEAST_SECONDS = 6.0
 _SECONDS_EACH = 2.0
 _PROGRAM = "from rfd_tf.data.shards import lister; lister.main()"
-
-
-class Listed(NamedTuple):
-    """A shard, its length in bytes and what it holds."""
-
-    path: str
-    file_bytes: int
-    listing: Listing
 
 
 def is_compressed(path: str) -> bool:
@@ -49,8 +44,9 @@ def list_shard(path: str, format: str, wanted: Wanted) -> Listed:
         size = os.stat(path).st_size
         if not size:
             return Listed(path, 0, Listing(damage="empty file"))
-        if format == "parquet":
-            return Listed(path, size, parquet.listing(path, wanted))
+        if format in ("parquet", "arrow"):
+            read = {"parquet": parquet, "arrow": arrow}[format].listing
+            return Listed(path, size, read(path, wanted))
         damage = None
         if is_compressed(path):
             unpacked = unpack_gzip(path)
@@ -70,11 +66,29 @@ def list_shard(path: str, format: str, wanted: Wanted) -> Listed:
 
 
 def list_all(paths: Sequence[str], format: str, wanted: Wanted) -> list[Listed]:
-    """Lists shards, in order. How is chosen by how long the first one takes.
+    """Lists shards, in order, unless an index beside them has them.
+
+    How the others are listed is chosen by how long the first one takes.
 
     Raises:
         UserError: see `list_shard`.
     """
+    indexes = Indexes(wanted)
+    known = {path: indexes.of(path, _size(path)) for path in paths}
+    others = [path for path in paths if known[path] is None]
+    listed = _list_all(others, format, wanted) if others else []
+    known.update(zip(others, listed, strict=True))
+    return [known[path] for path in paths]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
+
+
+def _list_all(paths: Sequence[str], format: str, wanted: Wanted) -> list[Listed]:
 
     def one(path: str) -> Listed:
         return list_shard(path, format, wanted)
@@ -97,6 +111,57 @@ def list_all(paths: Sequence[str], format: str, wanted: Wanted) -> list[Listed]:
                 listed.append(each)
                 bar.update(1)
     return listed
+
+
+def list_fetched(paths: Sequence[str], format: str, wanted: Wanted, places: Places) -> list[Listed]:
+    """Lists shards elsewhere, in order, unless an index beside them has them.
+
+    What the others hold is kept in the cache for later runs.
+
+    Raises:
+        UserError: a shard cannot be fetched; see `list_shard`.
+    """
+
+    indexes = Indexes(wanted, places)
+    if paths:
+        indexes.of(paths[0], None)  # read once, before the threads ask for it
+
+    def one(path: str) -> Listed:
+        described = places.described[path]
+        if known := indexes.of(path, described.size):
+            return known
+        kept = places.cache.index((VERSION, path, described.size, described.version, *wanted))
+        with contextlib.suppress(OSError):
+            if known := listed_in(kept.read_bytes()):
+                return known._replace(path=path)
+        listed = _list_fetched(path, format, wanted, places)
+        if not listed.listing.damage:
+            with contextlib.suppress(OSError), replacing(kept) as writing:
+                writing.write_text(line_of(listed), encoding="utf-8")
+        return listed
+
+    listed: list[Listed] = []
+    with (
+        ThreadPoolExecutor(_MOST_THREADS) as pool,
+        folder.progress(len(paths), "Reading the index of shards", " shards", 2) as bar,
+    ):
+        try:
+            for found in pool.map(one, paths):
+                listed.append(found)
+                bar.update(1)
+        except NotFetched as error:
+            pool.shutdown(cancel_futures=True)
+            raise UserError(error) from None
+    return listed
+
+
+def _list_fetched(path: str, format: str, wanted: Wanted, places: Places) -> Listed:
+    with places.cache.using(path, places.described[path]) as place:
+        place = os.fspath(place)
+        try:
+            return list_shard(place, format, wanted)._replace(path=path)
+        except UserError as error:
+            raise UserError(error.marked.replace(place, path)) from None
 
 
 def _cores() -> int:

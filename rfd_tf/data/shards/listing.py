@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from typing import NamedTuple
 
@@ -63,6 +64,47 @@ class Listing:
         """Notes that a shard of `size` bytes cannot be read from `place` on."""
         self.damage = f"{damage} after {len(self):,} images"
         self.lost_bytes = size - place
+
+    def to_json(self) -> str:
+        """Returns the listing as text, for `from_json`."""
+        values = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
+        }
+        values["missing"] = list(self.missing.items())
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Listing:
+        """Returns the listing that `to_json` wrote.
+
+        Raises:
+            ValueError: it is damaged, or of another version.
+
+        >>> listing = Listing(names=["a.jpg"], offsets=[512], lengths=[9], labels=["cat"])
+        >>> Listing.from_json(listing.to_json()) == listing
+        True
+        """
+        values = json.loads(text)
+        try:
+            found = cls(**values)
+            found.missing = {int(row): str(reason) for row, reason in found.missing}
+            if found.groups is not None:
+                found.groups = np.array(found.groups, np.int32)
+            columns = (found.names, found.offsets, found.lengths, found.labels)
+            if len(set(map(len, columns))) > 1:
+                raise ValueError("columns of different lengths")
+        except (TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(str(error)) from None
+        return found
+
+
+class Listed(NamedTuple):
+    """A shard, its length in bytes and what it holds."""
+
+    path: str
+    file_bytes: int
+    listing: Listing
 
 
 class Wanted(NamedTuple):

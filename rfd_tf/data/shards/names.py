@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rfd_tf.data.remote import transports
+from rfd_tf.data.remote.cache import NotFetched
 from rfd_tf.data.shards.listing import Label
+from rfd_tf.data.shards.store import Places
 from rfd_tf.errors import UserError, shown
 from rfd_tf.text import file_name_to_text, read_text, same_form
 
@@ -126,9 +129,15 @@ class Labels:
         return labels, list(class_names) if class_names else None
 
 
-def class_names_beside(shard: str) -> list[str] | None:
+def class_names_beside(shard: str, places: Places | None = None) -> list[str] | None:
     """Returns the names of classes that a file beside shards lists by number; None without one."""
     path = Path(shard).parent / LABELS_FILE
+    if places is not None:
+        address = transports.joined(transports.folder_of(shard), LABELS_FILE)
+        try:
+            path = places.cache.latest(address)
+        except NotFetched:
+            return None
     if not path.is_file():
         return None
     names: dict[int, str] = {}

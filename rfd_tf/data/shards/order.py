@@ -15,8 +15,8 @@ import numpy as np
 from rfd_tf.data.shards.store import MOST_HELD, Store
 from rfd_tf.data.subset import index_hash
 
-_WINDOW_BYTES = 256 << 20
-_LEAST_BLOCKS = 4
+WINDOW_BYTES = 256 << 20
+LEAST_BLOCKS = 4
 _KEPT_WINDOWS = 4
 _MIX = 0x9E3779B97F4A7C15
 
@@ -43,6 +43,11 @@ class BlockOrder:
         sizes = np.array([store.blocks[block].bytes for block in self._blocks], np.int64)
         self._sizes = np.maximum(sizes, 1)
         self._num_images = len(blocks)
+        # Files that are fetched are read some at a time, with all of their blocks.
+        self._files = None
+        if store.places is not None:
+            paths = [store.blocks[block].path for block in self._blocks]
+            self._files = np.unique(paths, return_inverse=True)[1]
         self._lock = threading.Lock()
         self._epochs: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()
         self._windows: collections.OrderedDict[tuple, np.ndarray] = collections.OrderedDict()
@@ -98,18 +103,23 @@ class BlockOrder:
         key = (seed, epoch)
         found = self._epochs.get(key)
         if found is None:
-            shuffled = np.argsort(_hashed(len(self._blocks), seed, epoch, 0), kind="stable")
+            hashed = _hashed(len(self._blocks), seed, epoch, 0)
+            shuffled = np.argsort(hashed, kind="stable")
+            if self._files is not None:
+                first = np.unique(self._files[shuffled], return_index=True)[1]
+                rank = np.argsort(np.argsort(first))  # of the files, by their first blocks
+                shuffled = np.lexsort((hashed, rank[self._files] // LEAST_BLOCKS))
             bounds, held = [0], 0
             for place, block in enumerate(shuffled):
-                filled = held + self._sizes[block] > _WINDOW_BYTES
-                if filled and place - bounds[-1] >= _LEAST_BLOCKS:
+                filled = held + self._sizes[block] > WINDOW_BYTES
+                if filled and place - bounds[-1] >= LEAST_BLOCKS:
                     bounds.append(place)
                     held = 0
                 held += self._sizes[block]
             bounds = np.array([*bounds, len(shuffled)])
             held = np.add.reduceat(self._sizes[shuffled], bounds[:-1])
             # (Of the largest blocks none is held in memory.)
-            largest = max(int(held.max()), _LEAST_BLOCKS * MOST_HELD)
+            largest = max(int(held.max()), LEAST_BLOCKS * MOST_HELD)
             self._store.most_kept = max(self._store.most_kept, 2 * largest)
             before = np.concatenate([[0], np.cumsum(self._counts[shuffled])])
             found = self._epochs[key] = shuffled, bounds, before[bounds[:-1]]

@@ -19,7 +19,7 @@ from rfd_tf.text import file_name_from_text
 _ROWS = 64
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "picture", "image/encoded")
 _LABEL_NAMES = ("label", "labels", "class", "cls", "fine_label", "image/class/label")
-_KNOWN_BY = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError)
+KNOWN_BY = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, OverflowError)
 
 
 def listing(path: str, wanted: Wanted) -> Listing:
@@ -36,18 +36,18 @@ def listing(path: str, wanted: Wanted) -> Listing:
     file_bytes = os.stat(path).st_size
     try:
         file = pq.ParquetFile(path)
-    except _KNOWN_BY as error:
-        found.damage = f"no Parquet file ({_reason(error)})"
+    except KNOWN_BY as error:
+        found.damage = f"no Parquet file ({reason(error)})"
         found.lost_bytes = file_bytes
         return found
     with file:
         schema = file.schema_arrow
         found.columns = [f"{field.name} ({field.type})" for field in schema]
-        image = _image_column(path, schema, wanted.image)
-        label = _label_column(path, schema, wanted.label, image)
-        found.class_names = _class_names(schema, label)
+        image = image_column(path, schema, wanted.image)
+        label = label_column(path, schema, wanted.label, image)
+        found.class_names = class_names(schema, label)
         leaf = image_leaf(schema, image)
-        named = f"{image}.path" if leaf != image and _has_path(schema.field(image).type) else None
+        named = f"{image}.path" if leaf != image and has_path(schema.field(image).type) else None
         groups, sizes = [], []
         for number in range(file.num_row_groups):
             rows = 0
@@ -67,8 +67,8 @@ def listing(path: str, wanted: Wanted) -> Listing:
                     names = [file_name_from_text(name or "") for name in paths]
                 if len(labels) != rows or len(names) != rows:
                     raise ValueError("columns of different lengths")
-            except _KNOWN_BY as error:
-                found.damage = f"row group {number} is damaged ({_reason(error)})"
+            except KNOWN_BY as error:
+                found.damage = f"row group {number} is damaged ({reason(error)})"
                 found.lost += min(max(1, rows), file_bytes)
                 continue
             found.names += names
@@ -92,7 +92,7 @@ def images_of_group(path: str, group: int, wanted: str | None) -> Iterator[bytes
     """
     try:
         with pq.ParquetFile(path) as file:
-            image = _image_column(path, file.schema_arrow, wanted)
+            image = image_column(path, file.schema_arrow, wanted)
             leaf = image_leaf(file.schema_arrow, image)
             batches = file.iter_batches(_ROWS, row_groups=[group], columns=[leaf])
             for batch in batches:
@@ -100,8 +100,8 @@ def images_of_group(path: str, group: int, wanted: str | None) -> Iterator[bytes
                 if leaf != image:
                     column = column.field("bytes")
                 yield from column.to_pylist()
-    except _KNOWN_BY as error:
-        raise OSError(f"row group {group} of '{shown(path)}': {_reason(error)}") from None
+    except KNOWN_BY as error:
+        raise OSError(f"row group {group} of '{shown(path)}': {reason(error)}") from None
 
 
 def image_leaf(schema: pa.Schema, image: str) -> str:
@@ -109,7 +109,7 @@ def image_leaf(schema: pa.Schema, image: str) -> str:
     return f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     return shown(" ".join(str(error).split()), 120)
 
 
@@ -123,7 +123,7 @@ def _fields_of(kind: pa.DataType) -> dict[str, pa.DataType]:
     return {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
 
 
-def _has_path(kind: pa.DataType) -> bool:
+def has_path(kind: pa.DataType) -> bool:
     path = _fields_of(kind).get("path")
     return path is not None and (pa.types.is_string(path) or pa.types.is_large_string(path))
 
@@ -132,7 +132,7 @@ def _is_image(kind: pa.DataType) -> bool:
     return _is_bytes(kind) or ("bytes" in _fields_of(kind) and _is_bytes(_fields_of(kind)["bytes"]))
 
 
-def _image_column(path: str, schema: pa.Schema, wanted: str | None) -> str:
+def image_column(path: str, schema: pa.Schema, wanted: str | None) -> str:
     possible = [field.name for field in schema if _is_image(field.type)]
     if wanted is not None:
         possible = [name for name in possible if name == wanted]
@@ -149,7 +149,7 @@ def _image_column(path: str, schema: pa.Schema, wanted: str | None) -> str:
     return [*declared, *usual, *possible][0]
 
 
-def _label_column(path: str, schema: pa.Schema, wanted: str | None, image: str) -> str | None:
+def label_column(path: str, schema: pa.Schema, wanted: str | None, image: str) -> str | None:
     if wanted is not None:
         if wanted not in schema.names or wanted == image:
             raise UserError(
@@ -180,7 +180,7 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
+def class_names(schema: pa.Schema, label: str | None) -> list[str] | None:
     names = _features(schema).get(label or "", {}).get("names")
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return names

@@ -11,14 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rfd_tf.data import class_folders, image_files
+from rfd_tf.data.remote import transports
+from rfd_tf.data.remote.cache import Cache, NotFetched
+from rfd_tf.data.remote.transports import Described
 from rfd_tf.errors import UserError, shown
-from rfd_tf.paths import absolute, expanded
+from rfd_tf.paths import LISTS, absolute, expanded, is_address
 
 #: Format -> how the names of its files end.
 FORMATS = {
     "tar": re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE),
     "tfrecord": re.compile(r"\.tfrec(ord)?s?(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE),
     "parquet": re.compile(r"\.parquet$", re.IGNORECASE),
+    "arrow": re.compile(r"\.arrow$", re.IGNORECASE),
 }
 _BRACES = re.compile(r"\{(\d+\.\.\d+|[^{}]*,[^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -34,6 +38,7 @@ def format_of(name: str) -> str | None:
     >>> [format_of(name) for name in ("a.tar", "b.tfrecord-00000-of-00002", "c.jpg")]
     ['tar', 'tfrecord', None]
     """
+    name = transports.name_of(name)
     return next((name_ for name_, ending in FORMATS.items() if ending.search(name)), None)
 
 
@@ -42,7 +47,7 @@ def looks_like_shards(data: Shards) -> bool:
 
     Args:
         data: a path, a pattern or several. A folder is one of shards if shards lie directly in it
-            and no image files.
+            and no image files. An address is one of shards unless its name is that of a list.
 
     >>> looks_like_shards("photos-{000..099}.tar"), looks_like_shards("data/*.parquet")
     (True, True)
@@ -52,6 +57,8 @@ def looks_like_shards(data: Shards) -> bool:
     if not isinstance(data, str | os.PathLike):
         items = list(data)
         return bool(items) and all(looks_like_shards(item) for item in items)
+    if is_address(data):
+        return not transports.name_of(data).lower().endswith(LISTS)
     path = str(expanded(data))
     try:
         if not os.path.isdir(path):
@@ -77,6 +84,10 @@ def find(data: Shards) -> tuple[str, list[str]]:
     """
     items = [data] if isinstance(data, str | os.PathLike) else list(data)
     found = sorted({path for item in items for path in _matching(str(absolute(item)))})
+    return _format_of_all(found, items), found
+
+
+def _format_of_all(found: Sequence[str], items: Sequence[str | os.PathLike]) -> str:
     if not found:
         raise UserError("no shards are given")
     formats = {format_of(path) for path in found}
@@ -91,7 +102,61 @@ def find(data: Shards) -> tuple[str, list[str]]:
             f"'{shown(items[0])}' holds shards of several formats ({', '.join(sorted(formats))}); "
             "give those of one, such as --data='DIR/*.tar'"
         )
-    return formats.pop(), found
+    return formats.pop()
+
+
+def find_remote(data: Shards, cache: Cache) -> tuple[str, dict[str, Described]]:
+    """Returns the format and the addresses of shards elsewhere, sorted, as servers describe them.
+
+    Args:
+        data: addresses, with patterns, ranges and choices as of `find`; patterns and folders where
+            the file system lists files.
+        cache: which asks the servers.
+
+    Raises:
+        UserError: see `find`; a server that cannot be reached or refuses, paths beside addresses.
+    """
+    items = [data] if isinstance(data, str | os.PathLike) else list(data)
+    named: dict[str, None] = {}
+    found: dict[str, Described] = {}
+    for item in items:
+        if not is_address(item):
+            raise UserError(
+                f"'{shown(item)}' is a path and '{shown(next(filter(is_address, items)))}' an "
+                "address elsewhere; give --data one kind"
+            )
+        for address in unfolded(item):
+            if transports.is_http(address) and "*" not in address and not address.endswith("/"):
+                named[address] = None
+            elif format_of(address) and not glob.has_magic(address):
+                named[address] = None
+            else:
+                found.update(_listed(address, cache))
+    format = _format_of_all([*found, *named], items)
+    try:
+        found.update(zip(named, cache.describe(list(named)), strict=True))
+    except NotFetched as error:
+        raise UserError(f"{error}; give --data addresses that can be read") from None
+    return format, dict(sorted(found.items()))
+
+
+def _listed(address: str, cache: Cache) -> dict[str, Described]:
+    """Returns the files that match a pattern, or the shards in a folder."""
+    is_pattern = glob.has_magic(address)
+    try:
+        found = cache.matching(address if is_pattern else f"{address.rstrip('/')}/*")
+    except NotFetched as error:
+        raise UserError(f"{error}; give --data addresses that can be read") from None
+    if is_pattern and not found:
+        raise UserError(f"no such shards: '{shown(address)}'; give --data shards that exist")
+    if not is_pattern:
+        found = {one: described for one, described in found.items() if format_of(one)}
+    if not found:
+        raise UserError(
+            f"no shards (.tar, .tfrecord, .parquet) in '{shown(address)}'; images at addresses are "
+            "read from shards, or by a list of their addresses"
+        )
+    return found
 
 
 def _matching(path: str) -> Iterator[str]:
@@ -102,7 +167,7 @@ def _matching(path: str) -> Iterator[str]:
     if exists:
         yield from _in_folder(path) if is_folder else [path]
         return
-    named = list(_unfolded(path))
+    named = list(unfolded(path))
     missing = []
     for one in named:
         matches = glob.glob(one) if glob.has_magic(one) else [one] if os.path.isfile(one) else []
@@ -127,7 +192,7 @@ def _in_folder(folder: str) -> Iterator[str]:
     yield from (os.path.join(folder, name) for name in shards)
 
 
-def _unfolded(path: str) -> Iterator[str]:
+def unfolded(path: str) -> Iterator[str]:
     """Yields what a path with `{000..099}` and `{a,b}` stands for."""
     parts: list[list[str]] = []
     for number, text in enumerate(_BRACES.split(path)):
@@ -182,5 +247,5 @@ def warn_of_splits(place: str, paths: Sequence[str]) -> None:
 def place_of(data: Shards, paths: Sequence[str]) -> str:
     """Returns what to call the shards in messages: what was given, or the folder of several."""
     if isinstance(data, str | os.PathLike):
-        return str(expanded(data))
+        return data if is_address(data) else str(expanded(data))
     return paths[0] if len(paths) == 1 else os.path.dirname(paths[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,12 +15,14 @@ import numpy as np
 from rfd_tf.data import folder, image_files
 from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint, image_ids
 from rfd_tf.data.image_files import Header
+from rfd_tf.data.remote.cache import CACHE_GB, opened
 from rfd_tf.data.shards import lister, paths
 from rfd_tf.data.shards.listing import Wanted
 from rfd_tf.data.shards.names import Labels, Names, class_names_beside
-from rfd_tf.data.shards.order import BlockOrder
-from rfd_tf.data.shards.store import Block, Store
+from rfd_tf.data.shards.order import LEAST_BLOCKS, WINDOW_BYTES, BlockOrder
+from rfd_tf.data.shards.store import ARROW, READ_AT_ONCE, WHOLE, Block, Places, Store
 from rfd_tf.errors import UserError, shown
+from rfd_tf.paths import is_address
 from rfd_tf.text import file_name_from_text, file_name_to_text
 
 if TYPE_CHECKING:
@@ -28,8 +31,9 @@ if TYPE_CHECKING:
     from rfd_tf.data.recipe import Recipe
 
 _FULL_CHECK_LIMIT = 200_000
-_READ_AT_ONCE = 64
-_UNKNOWN = -1
+_CHECKED_AT_ONCE = 64
+#: In headers: not read yet.
+UNKNOWN = -1
 # Of an image whose header is broken: its bytes are withheld, so that decoding fails.
 _UNREADABLE = (image_files.PILLOW, 1, 1, 1)
 _ALL_KINDS = (
@@ -77,7 +81,10 @@ class ShardSource(Source):
         self._store, self._max_megapixels = store, max_megapixels
         self._blocks, self._offsets, self._lengths = blocks, offsets, lengths
         self._headers = headers
-        self.order = BlockOrder(blocks, store) if any(b.packed for b in store.blocks) else None
+        # (Files that are images are read as those of a folder, wherever they lie.)
+        fetched = store.places is not None and any(b.packed != WHOLE for b in store.blocks)
+        unpacked = any(b.packed not in READ_AT_ONCE for b in store.blocks)
+        self.order = BlockOrder(blocks, store) if fetched or unpacked else None
 
     def fetch(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the encoded images and their headers.
@@ -92,7 +99,7 @@ class ShardSource(Source):
         rows = (part[index].tolist() for part in (self._blocks, self._offsets, self._lengths))
         contents = self._store.read_many(*rows)
         headers = self._headers[index]
-        for place in np.flatnonzero(headers[:, 0] == _UNKNOWN):
+        for place in np.flatnonzero(headers[:, 0] == UNKNOWN):
             header = image_files.header_of_bytes(contents[place], self._max_megapixels)
             if isinstance(header, Header):
                 headers[place] = self._headers[index[place]] = header
@@ -103,12 +110,12 @@ class ShardSource(Source):
     def headers_of(self, index: np.ndarray) -> np.ndarray:
         """Returns the headers of images that have been fetched: int32 `[n, 4]`."""
         headers = self._headers[index]
-        headers[headers[:, 0] == _UNKNOWN] = _UNREADABLE
+        headers[headers[:, 0] == UNKNOWN] = _UNREADABLE
         return headers
 
     def occurring(self) -> tuple[tuple[int, ...], bool]:
         """Returns which kinds can occur, and whether an orientation may be other than 1."""
-        if (self._headers[:, 0] == _UNKNOWN).any():
+        if (self._headers[:, 0] == UNKNOWN).any():
             return _ALL_KINDS, True
         kinds = tuple(np.unique(self._headers[:, 0]).tolist())
         return kinds, bool((self._headers[:, 3] != 1).any())
@@ -171,6 +178,9 @@ def shard_source(
     label_feature: str | None = None,
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
+    cache_dir: str | os.PathLike | None = None,
+    cache_gb: float = CACHE_GB,
+    called: str | None = None,
 ) -> Source:
     """Returns the images in shards: WebDataset tar files, TFRecord or Parquet files.
 
@@ -180,6 +190,7 @@ def shard_source(
       `image/class/label` or `label`.
     - `.parquet`: a column of bytes, or of Hugging Face's structs of bytes and path, and a label: a
       number, a name, or Hugging Face's `ClassLabel`.
+    - `.arrow`: the same columns; files of Hugging Face's `save_to_disk`.
 
     `.tar.gz`, `.tgz` and `.tfrecord.gz` are read, too. Images are of any format that `image_folder`
     reads, and give the same pixels. A file `labels.txt` beside the shards, lines of "NUMBER:NAME",
@@ -189,6 +200,11 @@ def shard_source(
     as of a folder. Row groups of Parquet and compressed files are unpacked as a whole; an epoch
     goes through them in random order, several at a time (256 MiB, or four), and shuffles their
     images with one another.
+
+    Shards at addresses (`https://`, `s3://`, `gs://` and the others of fsspec) are fetched into a
+    local cache: once to list them, unless the cache has their index, and again while training
+    where the cache does not hold all of them. An epoch goes through them as through compressed
+    files, and those needed next are fetched ahead. They are not decoded beforehand.
 
     Damaged, empty or missing images are left out and listed in the source's `skipped`. A shard that
     is damaged loses what lies behind the damage; `skipped` names it, and about as many images
@@ -207,6 +223,9 @@ def shard_source(
             training is left out on the way.
         cache_bytes: images of one common size, no side above 256, that are all decoded
             beforehand are kept in memory if they take no more than this. 0 turns it off.
+        cache_dir: the folder of the cache; `rfd_tf` in the user's folder of caches if None.
+        cache_gb: the largest total length of the files in it, 10^9 bytes each.
+        called: what to call them in messages; what was given if None.
 
     Returns:
         An `ArraySource` where the images are kept in memory, else a `ShardSource`.
@@ -221,11 +240,20 @@ def shard_source(
     rfd_tf.errors.UserError: no such shards: '...no-such-00.tar', '...no-such-01.tar' (2 of 2); ...
     """
     folder.check_options(max_skipped, verify, max_megapixels)
-    format, found = paths.find(data)
-    place = paths.place_of(data, found)
-    paths.warn_of_splits(place, found)
-    table = _Table(format, found, place, Wanted(image_feature, label_feature))
-    few = len(table) <= _FULL_CHECK_LIMIT
+    items = [data] if isinstance(data, str | os.PathLike) else data
+    places = None
+    if any(map(is_address, items)):
+        cache = opened(cache_dir, cache_gb)
+        format, described = paths.find_remote(data, cache)
+        places, found = Places(cache, described), list(described)
+        _check_room(places)
+    else:
+        format, found = paths.find(data)
+    place = called or paths.place_of(data, found)
+    if called is None:
+        paths.warn_of_splits(place, found)
+    table = _Table(format, found, place, Wanted(image_feature, label_feature), places)
+    few = len(table) <= _FULL_CHECK_LIMIT and places is None
     pixels = None
     if verify == "full" or (verify == "auto" and few):
         with warnings.catch_warnings():
@@ -235,15 +263,30 @@ def shard_source(
     return table.source(max_skipped, max_megapixels, pixels)
 
 
-def shard_ids(data: paths.Shards) -> np.ndarray:
+def _check_room(places: Places) -> None:
+    """Makes sure that the shards of an epoch's present and next window fit into the cache."""
+    sizes = sorted((one.size or 0 for one in places.described.values()), reverse=True)
+    needed = min(sum(sizes), max(sum(sizes[: 2 * LEAST_BLOCKS]), 2 * (WINDOW_BYTES + sizes[0])))
+    if needed > places.cache.limit:
+        raise UserError(
+            f"--cache_gb {places.cache.limit / 1e9:g} is too small for shards of up to "
+            f"{sizes[0] / 1e9:.3g} GB, of which several are used at a time; give at least "
+            f"{math.ceil(needed / 1e7) / 100:g}"
+        )
+
+
+def shard_ids(data: paths.Shards, **options: Any) -> np.ndarray:
     """Returns the ids of the images in shards, readable or not, see `Source.image_ids`.
+
+    Args:
+        data, **options: see `shard_source`.
 
     Raises:
         UserError: see `shard_source`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is left out has been named before
-        return shard_source(data, max_skipped=1.0, verify="header").image_ids()
+        return shard_source(data, max_skipped=1.0, verify="header", **options).image_ids()
 
 
 def _damaged(listed: Sequence[lister.Listed]) -> list[tuple[str, str, int]]:
@@ -269,13 +312,23 @@ class _Table:
     """All samples of some shards, while they are being checked.
 
     Attributes:
-        headers: int32 `[N, 4]` of each sample; `_UNKNOWN` where it has not been read.
+        headers: int32 `[N, 4]` of each sample; `UNKNOWN` where it has not been read.
         reasons: sample -> why it is left out.
     """
 
-    def __init__(self, format: str, found: Sequence[str], place: str, wanted: Wanted):
+    def __init__(
+        self,
+        format: str,
+        found: Sequence[str],
+        place: str,
+        wanted: Wanted,
+        places: Places | None = None,
+    ):
         self.place, self.paths = place, found
-        listed = lister.list_all(found, format, wanted)
+        if places is None:
+            listed = lister.list_all(found, format, wanted)
+        else:
+            listed = lister.list_fetched(found, format, wanted, places)
         listings = [one.listing for one in listed]
         self.damaged = _damaged(listed)
         counts = np.array([len(one) for one in listings])
@@ -290,6 +343,7 @@ class _Table:
             if one.listing.groups is None:
                 numbers.append(np.full(len(one.listing), len(blocks), np.int32))
                 packed = "gzip" if lister.is_compressed(one.path) else ""
+                packed = ARROW if format == "arrow" else packed
             else:
                 numbers.append(one.listing.groups + np.int32(len(blocks)))
                 packed = "parquet"
@@ -298,16 +352,16 @@ class _Table:
                 for group, size in enumerate(one.listing.bytes_of_groups)
             ]
         self.blocks = _joined(numbers, np.int32)
-        self.store = Store(blocks, wanted.image)
+        self.store = Store(blocks, wanted.image, places)
         labels = Labels()
         for one in listings:
             labels.add(one.labels)
             one.names, one.labels = [], []
         class_names = next((one.class_names for one in listings if one.class_names), None)
         self.labels, self.class_names = labels.numbered(
-            class_names or class_names_beside(found[0]), place
+            class_names or class_names_beside(found[0], places), place
         )
-        self.headers = np.full((len(self), 4), _UNKNOWN, np.int32)
+        self.headers = np.full((len(self), 4), UNKNOWN, np.int32)
         firsts = np.cumsum(counts) - counts
         self.reasons = {
             int(first) + row: reason
@@ -348,8 +402,8 @@ class _Table:
         """
         rows = self.good()
         with folder.progress(len(rows), "Reading headers") as bar:
-            for start in range(0, len(rows), _READ_AT_ONCE):
-                some = rows[start : start + _READ_AT_ONCE]
+            for start in range(0, len(rows), _CHECKED_AT_ONCE):
+                some = rows[start : start + _CHECKED_AT_ONCE]
                 for row, content in zip(some.tolist(), self.contents(some), strict=True):
                     header = image_files.header_of_bytes(content, max_megapixels)
                     if isinstance(header, Header):
@@ -396,6 +450,8 @@ class _Table:
         """Returns the display names of some samples."""
         names = [self.names[row] for row in rows.tolist()]
         shard_names = [Path(path).name for path in self.paths]
+        if len(set(shard_names)) < len(shard_names):  # of several folders
+            shard_names = ["/".join(Path(path).parts[-2:]) for path in self.paths]
         return Names(names, self.shards[rows], self.rows[rows], shard_names)
 
     def source(
@@ -480,7 +536,7 @@ class _Samples:
             )
             return tf.ensure_shape(contents, [None])
 
-        batches = tf.data.Dataset.from_tensor_slices(chosen).batch(_READ_AT_ONCE)
+        batches = tf.data.Dataset.from_tensor_slices(chosen).batch(_CHECKED_AT_ONCE)
         return batches.map(read).prefetch(1).unbatch()
 
     def read(self, origin: tf.Tensor) -> tf.Tensor:
@@ -504,6 +560,7 @@ def _ids(found: Sequence[str], shards: np.ndarray, rows: np.ndarray) -> np.ndarr
     for number, path in enumerate(found):
         here = shards == number
         if here.any():
-            every = image_ids(os.path.realpath(path), 0, int(rows[here].max()) + 1)
+            known_by = path if is_address(path) else os.path.realpath(path)
+            every = image_ids(known_by, 0, int(rows[here].max()) + 1)
             ids[here] = every[rows[here]]
     return ids

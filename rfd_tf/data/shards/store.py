@@ -13,16 +13,29 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from rfd_tf.data.shards import parquet
+from rfd_tf.data.remote.cache import Cache
+from rfd_tf.data.remote.transports import UNKNOWN, Described
+from rfd_tf.data.shards import arrow, parquet
+from rfd_tf.paths import is_address
+
+_T = TypeVar("_T")
 
 #: Blocks of more bytes are unpacked to a temporary file, which is deleted with them.
 MOST_HELD = 64 << 20
+#: `Block.packed` of a file that is an image.
+WHOLE = "whole"
+#: `Block.packed` of an Arrow file.
+ARROW = "arrow"
+#: `Block.packed` of files of which an image is read without others.
+READ_AT_ONCE = ("", WHOLE, ARROW)
 _LEAST_KEPT = 128 << 20
 _OPEN_FILES = 256
+_OPEN_FETCHED = 16
 _READ_CHUNK = 1 << 16
 _TRIAL = 8
 _QUICK = 50e-6  # seconds
@@ -34,7 +47,8 @@ class Block(NamedTuple):
     Attributes:
         path: of the shard.
         file_bytes: length of the file.
-        packed: "" where the file is read as it is, "gzip" or "parquet".
+        packed: "" where the file is read as it is, "gzip" or "parquet"; `ARROW`; `WHOLE` where the
+            file is an image.
         group: number of the row group.
         bytes: of all its images, about.
     """
@@ -46,21 +60,50 @@ class Block(NamedTuple):
     bytes: int
 
 
+class Places:
+    """Where files lie whose blocks have addresses: in a cache that fetches them.
+
+    Args:
+        cache: the cache.
+        described: the files by address, as servers describe them; of others nothing is known.
+    """
+
+    def __init__(self, cache: Cache, described: Mapping[str, Described]):
+        self.cache, self.described = cache, described
+
+    def fetch(self, path: str) -> str:
+        """Returns the file of an address; raises OSError where it cannot be fetched."""
+        return os.fspath(self.cache.fetch(path, self.described.get(path, UNKNOWN)))
+
+    def fetch_ahead(self, paths: Iterable[str]) -> None:
+        """Begins to fetch files that will be read soon."""
+        wanted = dict.fromkeys(filter(is_address, paths))
+        self.cache.fetch_ahead((path, self.described.get(path, UNKNOWN)) for path in wanted)
+
+
 class Store:
     """Reads images of some blocks.
 
     Args:
         blocks: what there is to read from.
         image_column: of Parquet files; the usual one if None.
+        places: where blocks with addresses lie, if there are any.
     """
 
-    def __init__(self, blocks: Sequence[Block], image_column: str | None = None):
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        image_column: str | None = None,
+        places: Places | None = None,
+    ):
         self.blocks = list(blocks)
+        self.places = places
         #: Unpacked blocks are kept up to so many bytes.
         self.most_kept = _LEAST_KEPT
         self._column = image_column
         self._lock = threading.Lock()
         self._files: collections.OrderedDict[str, _File] = collections.OrderedDict()
+        self._tables: dict[str, Callable[[int], bytes]] = {}
         self._unpacked: collections.OrderedDict[int, Future] = collections.OrderedDict()
         self._pool: ThreadPoolExecutor | None = None
         self._readers: ThreadPoolExecutor | None = None
@@ -72,6 +115,10 @@ class Store:
             OSError: the shard cannot be read, or is not what it was.
         """
         described = self.blocks[block]
+        if described.packed == WHOLE:
+            return self._at_place(described, lambda path: Path(path).read_bytes())
+        if described.packed == ARROW:
+            return self._rows(described)(offset)
         if described.packed:
             return self._block(block).read(offset, length)
         content = os.pread(self._file(described).number, length, offset)
@@ -91,6 +138,8 @@ class Store:
                 return b""
 
         rows = list(zip(blocks, offsets, lengths, strict=True))
+        if self.places is not None:
+            self.places.fetch_ahead(self.blocks[block].path for block in blocks)
         began = time.perf_counter()
         found = [one(*row) for row in rows[:_TRIAL]]
         # Threads hide the waiting for slow storage, and only delay what is in memory already.
@@ -103,9 +152,12 @@ class Store:
 
     def prefetch(self, blocks: Iterable[int]) -> None:
         """Begins to unpack blocks that will be read soon."""
+        if self.places is not None:
+            blocks = list(blocks)
+            self.places.fetch_ahead(self.blocks[block].path for block in blocks)
         with self._lock:
             for block in blocks:
-                if self.blocks[block].packed:
+                if self.blocks[block].packed not in READ_AT_ONCE:
                     self._future(block)
 
     def _threads(self) -> ThreadPoolExecutor:
@@ -117,25 +169,51 @@ class Store:
     def _file(self, block: Block) -> _File:
         with self._lock:
             file = self._files.get(block.path)
-            if file is None:
-                file = self._files[block.path] = _File(block.path, block.file_bytes)
-                if len(self._files) > _OPEN_FILES:
-                    self._files.popitem(last=False)  # closed when nobody reads it any more
-            else:
+            if file is not None:
                 self._files.move_to_end(block.path)
-            return file
+                return file
+        file = self._at_place(block, lambda path: _File(path, block.file_bytes))
+        with self._lock:
+            self._files[block.path] = file
+            # (An open file takes space after it was removed from a cache.)
+            if len(self._files) > (_OPEN_FILES if self.places is None else _OPEN_FETCHED):
+                self._files.popitem(last=False)  # closed when nobody reads it any more
+        return file
+
+    def _rows(self, block: Block) -> Callable[[int], bytes]:
+        with self._lock:
+            read = self._tables.get(block.path)
+        if read is None:
+            read = self._at_place(block, lambda path: arrow.reader(path, self._column))
+            with self._lock:
+                self._tables[block.path] = read
+        return read
+
+    def _at_place(self, block: Block, read: Callable[[str], _T]) -> _T:
+        """Calls `read` with the path of a block's file, which is fetched if need be."""
+        if self.places is None or not is_address(block.path):
+            return read(block.path)
+        for _ in range(3):
+            try:
+                return read(self.places.fetch(block.path))
+            except FileNotFoundError:  # removed from the cache meanwhile
+                continue
+        raise OSError(f"'{block.path}' was removed from the cache again and again")
 
     def _block(self, block: int) -> Unpacked:
         with self._lock:
             future = self._future(block)
         return future.result()
 
+    def _unpack(self, block: Block) -> Unpacked:
+        return self._at_place(block, lambda path: _unpack(path, block, self._column))
+
     def _future(self, block: int) -> Future:
         future = self._unpacked.get(block)
         if future is None:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(2)
-            future = self._pool.submit(_unpack, self.blocks[block], self._column)
+            future = self._pool.submit(self._unpack, self.blocks[block])
             self._unpacked[block] = future
             kept = sum(self.blocks[one].bytes for one in self._unpacked)
             while kept > self.most_kept and len(self._unpacked) > 1:
@@ -217,13 +295,13 @@ class Unpacked:
         return bytes(view[offset : offset + length])
 
 
-def _unpack(block: Block, column: str | None) -> Unpacked:
-    if os.stat(block.path).st_size != block.file_bytes:
+def _unpack(path: str, block: Block, column: str | None) -> Unpacked:
+    if os.stat(path).st_size != block.file_bytes:
         raise OSError(f"'{block.path}' has changed its length")
     if block.packed == "gzip":
-        return unpack_gzip(block.path)
+        return unpack_gzip(path)
     rows = Unpacked()
-    for image in parquet.images_of_group(block.path, block.group, column):
+    for image in parquet.images_of_group(path, block.group, column):
         rows.write(image or b"")
         rows.end_row()
     rows.content()

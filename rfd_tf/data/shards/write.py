@@ -20,8 +20,11 @@ from rfd_tf.data import image_files
 from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.file_heads import HEAD_BYTES, sniff
 from rfd_tf.data.folder import FolderSource, progress
-from rfd_tf.data.shards import parquet
+from rfd_tf.data.shards import lister, parquet
+from rfd_tf.data.shards.index import write_index
+from rfd_tf.data.shards.listing import Wanted
 from rfd_tf.data.shards.names import LABELS_FILE, class_names_file
+from rfd_tf.data.shards.paths import format_of
 from rfd_tf.data.shards.source import ShardSource
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute
@@ -49,7 +52,8 @@ def write_shards(
     """Writes the images of a source into shards, in the order of the index, with their labels.
 
     `shard_source` reads what is written: the same images, labels and names. Files are copied byte
-    for byte; images that are in memory are written as PNG.
+    for byte; images that are in memory are written as PNG. `index.jsonl` beside the shards holds
+    what each contains, so that they need not be read through before training.
 
     Args:
         source: the images.
@@ -71,7 +75,7 @@ def write_shards(
     >>> from rfd_tf import data
     >>> folder = write_shards(data.digits("test"), tempfile.mkdtemp(), images_per_shard=200)
     >>> sorted(path.name for path in folder.iterdir())
-    ['labels.txt', 'shard-00000.tar', 'shard-00001.tar']
+    ['index.jsonl', 'labels.txt', 'shard-00000.tar', 'shard-00001.tar']
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
@@ -159,6 +163,8 @@ def _write(
     if source.class_names is not None and format != "parquet":
         text = class_names_file(source.class_names)
         (folder / LABELS_FILE).write_text(text, encoding="utf-8")
+    shards = sorted(str(path) for path in folder.iterdir() if format_of(path.name))
+    write_index(folder, lister.list_all(shards, format, Wanted()))
     if lost:
         more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
         warnings.warn(

@@ -1,0 +1,1 @@
+"""Files at addresses (`https://`, `s3://`, `gs://` ...), fetched into a local cache."""
