@@ -393,7 +393,8 @@ class PretrainConfig:
         std: channel standard deviations of pixels / 255; ImageNet's if not given.
         backbone: name of the network: six_layer, network_in_network, alexnet, resnet18, or one of
             keras.applications such as mobilenet_v2; or the path of a .keras file with a functional
-            Keras model. A .keras file, and a model given from Python, start from their own weights.
+            Keras model, or hf://USER/REPO[@REVISION] with one on the Hugging Face Hub. A .keras
+            file, a model from the Hub, and one given from Python start from their own weights.
         backbone_option: option of the backbone's constructor, such as width=0.5; on the command
             line name=value, repeatable.
         include_preprocessing: the Keras model given as `backbone` takes pixels from 0 to 255 and
@@ -423,9 +424,9 @@ class PretrainConfig:
             imagenet:mobilenet_v2 (any network of keras.applications, downloaded by Keras); in
             Python also a Keras model.
         init_weights: weights to start from: imagenet (those of keras.applications, which Keras
-            downloads), a run folder, a .weights.h5 or .keras file, or shipped weights such as
-            rfd_cifar10. If they carry a record, it sets `backbone`, its options, `mean` and `std`
-            that are not given.
+            downloads), a run folder, a .weights.h5 or .keras file, shipped weights such as
+            rfd_cifar10, or hf://USER/REPO[@REVISION]. If they carry a record, it sets `backbone`,
+            its options, `mean` and `std` that are not given.
         freeze_until: name of a layer: freeze the layers up to and including it, with the statistics
             of their batch normalisation. Needs weights to start from.
         backbone_learning_rate_scale: learning rate of the backbone relative to the heads'; below 1
@@ -605,6 +606,8 @@ class PretrainConfig:
         self.configured: frozenset[str] = frozenset()
         #: The adapted Keras model of a `backbone` without a name; see `take`.
         self.model: keras.Model | None = None
+        #: Where that model is from, if it is from the Hub.
+        self.model_origin: str | None = None
 
     @classmethod
     def create(
@@ -798,10 +801,21 @@ class PretrainConfig:
 
     def _follow_init_weights(self) -> None:
         """Takes backbone and options from the starting weights, if they are not given."""
-        from rfd_tf.applications import custom, registry, start, weights
+        from rfd_tf.applications import custom, hub, registry, start, weights
 
+        if hub.is_place(self.backbone):
+            if self.init_weights is not None:
+                raise UserError(
+                    f"--backbone '{self.backbone}' has weights; leave out --init_weights"
+                )
+            self.init_weights, self.backbone = self.backbone, type(self).backbone
+            self.given -= {"backbone"}
+        file = self._from_hub() if hub.is_place(self.init_weights) else None
         place = self.init_weights
         if place is None or "backbone" in self.given or self.model is not None:
+            return
+        if file is not None and custom.is_file(file):
+            self.model_origin, self.backbone, self.init_weights = place, str(file), None
             return
         if place == start.IMAGENET:
             raise UserError("--init_weights=imagenet needs --backbone, such as mobilenet_v2")
@@ -820,6 +834,26 @@ class PretrainConfig:
         if record is not None:
             self.backbone = registry.recorded_name(record, path)
             self.backbone_option = {**record["arguments"], **self.backbone_option}
+
+    def _from_hub(self) -> Path | None:
+        """Downloads starting weights from the Hub and pins them to a commit, that of a run which
+        is resumed; returns their file, or None if a run is resumed and they are not there."""
+        from rfd_tf.applications import hub, weights
+
+        run = Path(self.output_dir) / weights.RUN_FILE
+        resumes = run.is_file() and self.resume == "auto" and not self.overwrite
+        if resumes:
+            started = (weights.read_record(run) or {}).get("started_from") or {}
+            if hub.same(self.init_weights, started.get("weights")):
+                self.init_weights = started["weights"]
+        try:
+            file = hub.fetch(self.init_weights, keras_model=True)
+        except UserError:
+            if not resumes:
+                raise
+            return None
+        self.init_weights = hub.pinned(self.init_weights, file)
+        return file
 
     def untrained_backbone(self) -> keras.Model:
         """Builds the backbone with new weights, under the current dtype policy."""

@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 from rfd_tf import applications, evaluation, export, methods, recipes, recording
-from rfd_tf.applications import custom
+from rfd_tf.applications import custom, hub
 from rfd_tf.applications import start as starts
 from rfd_tf.applications.weights import RUN_FILE, sha256
 from rfd_tf.config import PretrainConfig
@@ -217,6 +217,7 @@ class Pretrainer:
                 config.model = custom.read(self.folder.path(custom.FILE))
             path = os.path.abspath(os.path.expanduser(str(weights)))
             known = started.get("weights") in (weights, path, os.path.join(path, RUN_FILE))
+            known = known or hub.same(weights, started.get("weights"))
             if started and (known or (same and weights is None)):
                 pixels = {name: record[name] for name in ("mean", "std") if name in record}
                 return starts.Start(started, pixels or None)
@@ -229,7 +230,7 @@ class Pretrainer:
         if weights is not None:
             return starts.load(weights, config.backbone, network, own)
         path = os.path.abspath(os.path.expanduser(config.backbone))
-        return starts.of_model(config.model, self._called or path)
+        return starts.of_model(config.model, self._called or config.model_origin or path)
 
     def _identity(self) -> str:
         """Returns the backbone's name, or a digest of its architecture, to compare on resume."""

@@ -343,6 +343,20 @@ class Run:
             options.setdefault("overwrite", True)
         return export_model(self.directory, output_dir, formats, **options)
 
+    def push(self, to: str, **options: Any) -> dict[str, Any]:
+        """Exports the network with a model card and uploads it to the Hugging Face Hub.
+
+        Args:
+            to: the repository, `USER/REPO`.
+            **options: see `rfd_tf.export.push`.
+
+        Returns:
+            The card; `card["hub"]` is the `hf://` place of what was uploaded, with its commit.
+        """
+        from rfd_tf import export
+
+        return export.push(self.directory, to, **options)
+
     def report(
         self,
         output: str | os.PathLike | None = None,

@@ -37,7 +37,8 @@ def is_file(backbone: Any) -> bool:
     >>> is_file("my.keras"), is_file("six_layer")
     (True, False)
     """
-    return os.fspath(backbone).endswith(".keras")
+    text = os.fspath(backbone)
+    return text.endswith(".keras") and not text.startswith("hf://")
 
 
 def read(path: str | os.PathLike) -> keras.Model:

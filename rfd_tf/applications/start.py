@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from rfd_tf.applications import custom, keras_applications, registry
+from rfd_tf.applications import custom, hub, keras_applications, registry
 from rfd_tf.applications import weights as weight_files
 from rfd_tf.applications.endpoints import check_functional, cut
 from rfd_tf.errors import UserError
@@ -67,7 +68,8 @@ def load(
 
     Args:
         place: `imagenet` (weights of `keras.applications`, which Keras downloads once), a run
-            folder, a `.weights.h5` file, a `.keras` file or the name of shipped weights.
+            folder, a `.weights.h5` file, a `.keras` file, the name of shipped weights, or
+            `hf://USER/REPO[@REVISION]`.
         backbone: name of the backbone, or the path of a `.keras` file.
         network: the backbone as it is to be trained; it is overwritten.
         options: its constructor's own options.
@@ -81,12 +83,13 @@ def load(
     """
     if place == IMAGENET:
         return _imagenet(backbone, network, options)
-    if isinstance(place, (str, os.PathLike)) and custom.is_file(place):
-        _from_keras_file(place, network)
-        path = os.path.abspath(os.path.expanduser(place))
-        return dataclasses.replace(
-            of_model(network, path), origin={"weights": path, "sha256": weight_files.sha256(path)}
-        )
+    path = hub.fetch(place, keras_model=True) if hub.is_place(place) else place
+    if isinstance(path, (str, os.PathLike)) and custom.is_file(path):
+        _from_keras_file(path, network)
+        path = Path(os.path.abspath(os.path.expanduser(path)))
+        called = hub.pinned(place, path) if hub.is_place(place) else str(path)
+        origin = {"weights": called, "sha256": weight_files.sha256(path)}
+        return dataclasses.replace(of_model(network, called), origin=origin)
     if custom.is_file(backbone):
         weight_files.load_exactly(network, place, backbone)
     else:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from rfd_tf.applications import pretrained
+from rfd_tf.applications import hub, pretrained
 from rfd_tf.applications import record as records
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import expanded, replacing
@@ -176,7 +176,7 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
     """Returns the file that a path, a run folder or a shipped name stands for.
 
     Args:
-        weights: a path or a name; see `pretrained.find` for names.
+        weights: a path, `hf://USER/REPO[@REVISION]` or a name; see `pretrained.find` for names.
         backbone: the network that the weights are for, where it is known.
 
     Raises:
@@ -193,6 +193,8 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
         return path
     if not isinstance(weights, (str, os.PathLike)):
         raise UserError(f"weights must be None, a path or a name, not {type(weights).__name__}")
+    if hub.is_place(weights):
+        return hub.fetch(weights)
     path = expanded(weights)
     if path.is_dir():
         if not (path / RUN_FILE).is_file():
@@ -217,7 +219,8 @@ def origin(weights: str | os.PathLike, backbone: str | None) -> dict[str, str]:
         backbone: key of `BACKBONES`, or None for a Keras model that is in no registry.
 
     Returns:
-        `weights`, the absolute path or the shipped name, and `sha256`, the file's digest.
+        `weights`, the absolute path, the shipped name or `hf://USER/REPO@COMMIT`, and `sha256`,
+        the file's digest.
 
     Raises:
         UserError: there is no such file or name.
@@ -227,7 +230,11 @@ def origin(weights: str | os.PathLike, backbone: str | None) -> dict[str, str]:
     """
     path = find_weights(weights, backbone)
     shipped = pretrained.find(weights, backbone)
-    return {"weights": shipped.name if shipped else str(path.absolute()), "sha256": sha256(path)}
+    if shipped:
+        called = shipped.name
+    else:
+        called = hub.pinned(weights, path) if hub.is_place(weights) else str(path.absolute())
+    return {"weights": called, "sha256": sha256(path)}
 
 
 def digest(arrays: Iterable[np.ndarray]) -> str:

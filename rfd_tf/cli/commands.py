@@ -14,6 +14,7 @@ COMMANDS = {
         "embed",
         "duplicates",
         "export",
+        "push",
         "report",
         "explore",
         "estimate-pu",

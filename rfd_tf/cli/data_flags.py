@@ -93,7 +93,7 @@ def replaced(name: str, given: Collection[str]) -> bool:
 
 
 def DEFINE_runner() -> None:
-    """Defines the flags of `rfd_tf.data.pipelines.Runner`."""
+    """Defines the flags of `rfd_tf.data.beam_runner.Runner`."""
     flags.DEFINE_string(
         "runner",
         None,

@@ -3,6 +3,7 @@
     rfd-tf shard --data=photos/ --output=shards/photos
     rfd-tf shard --data=photos/ --output=shards/small --format=parquet --image_size=256
     rfd-tf shard --dataset=cifar10 --split=test --output=shards/cifar10_test
+    rfd-tf shard --data=photos.csv --output=shards/photos --runner=DirectRunner
 
 A few large files are faster to copy and to read than many small ones. The other commands read the
 same images, labels and names from --data=shards/photos. Files are copied byte for byte unless they
@@ -10,6 +11,8 @@ are resized. The folder appears when all is written; one that holds anything is 
 """
 
 from __future__ import annotations
+
+import functools
 
 from absl import flags
 
@@ -29,6 +32,7 @@ _IMAGES = (
 config_flags.DEFINE_settings(_IMAGES)
 flags.DEFINE_string("split", None, "Which part of --dataset; train if not given.")
 path_flags.DEFINE_path("output", None, "The folder to write.")
+data_flags.DEFINE_runner()
 _WRITER = config_flags.DEFINE_arguments(
     "data.shards.write",
     "write_shards",
@@ -43,6 +47,7 @@ def main() -> None:
     from rfd_tf.errors import UserError
 
     data_flags.resolve()
+    data_flags.check_runner()
     if not FLAGS.output:
         raise UserError("--output is missing; see rfd-tf shard --help")
 
@@ -54,8 +59,15 @@ def main() -> None:
     given = config_flags.given(_IMAGES)
     download = given.pop("tfds_download", False)
     images = RunImages().replaced(train_split=FLAGS.split, **given)
-    source = images.train(download, leave_out=[FLAGS.output])
-    folder = shards.write_shards(source, FLAGS.output, **config_flags.values(_WRITER))
+    make_source = functools.partial(images.train, download, leave_out=[FLAGS.output])
+    source, options = make_source(), config_flags.values(_WRITER)
+    if FLAGS.runner:
+        from rfd_tf.data.shards.beam import shards_by_beam
+
+        given = (make_source, FLAGS.output, FLAGS.runner, FLAGS.beam_option)
+        folder = shards_by_beam(source, *given, **options)
+    else:
+        folder = shards.write_shards(source, FLAGS.output, **options)
     files = sorted(path for path in folder.iterdir() if shards.looks_like_shards(path))
     size = sum(path.stat().st_size for path in files)
     print(source.summary())

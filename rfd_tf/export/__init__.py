@@ -3,7 +3,7 @@
 `export_backbone` does the whole of it: build, run, compare with Keras, describe. The steps can
 be used alone: `deployable` (a model from pixels to named features), `write_saved_model`,
 `write_onnx`, `write_litert`, and the comparisons `verify_saved_model`, `verify_onnx`,
-`verify_litert`, `verify_keras`.
+`verify_litert`, `verify_keras`. `push` exports to the Hugging Face Hub.
 """
 
 from rfd_tf.lazy import attach
@@ -19,6 +19,7 @@ _HOMES = {
     "embed_folder": "embeddings",
     "LiteRTModel": "litert",
     "write_litert": "litert",
+    "push": "hub",
     "OnnxModel": "onnx_model",
     "QUANTIZATIONS": "quantize",
     "convert_float16": "quantize",

@@ -143,7 +143,7 @@ def export_backbone(
     if not tolerance > 0:
         raise UserError(f"tolerance must be above 0, not {tolerance!r}")
     output_dir = expanded(output_dir)
-    _check_output(output_dir, overwrite)
+    check_output(output_dir, overwrite)
 
     from rfd_tf.applications import pretrained
     from rfd_tf.applications.weights import find_weights
@@ -487,7 +487,8 @@ def in_float32() -> Iterator[None]:
         precision.enable_tensor_float_32_execution(shortened)
 
 
-def _check_output(output_dir: Path, overwrite: bool) -> None:
+def check_output(output_dir: Path, overwrite: bool) -> None:
+    """Raises `UserError` for a folder that is taken or cannot be written."""
     try:
         if not output_dir.exists():
             return

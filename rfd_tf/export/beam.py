@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rfd_tf.data.base import Source
-from rfd_tf.data.pipelines import Runner
+from rfd_tf.data.beam_runner import Runner
 from rfd_tf.errors import UserError
 from rfd_tf.export.embedders import Embedder
 from rfd_tf.export.embeddings import PART_IMAGES, Parts, embed_folder, embed_parts
@@ -39,7 +39,7 @@ def embed_by_beam(
             `functools.partial(keras_embedder, weights)`.
         make_source: returns the images, likewise; the same ones in each worker.
         output_dir: where to write.
-        runner, beam_options: see `rfd_tf.data.pipelines.Runner`.
+        runner, beam_options: see `rfd_tf.data.beam_runner.Runner`.
         batch_size, part_images, **options: see `embed_folder`.
 
     Returns:

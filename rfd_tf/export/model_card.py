@@ -72,6 +72,7 @@ def describe(
         formats: the formats that are written.
         licence: terms of use.
     """
+    from rfd_tf.applications import hub
     from rfd_tf.applications.weights import sha256
     from rfd_tf.export.features import EMBEDDING, feature_range
 
@@ -125,7 +126,9 @@ def describe(
     if record.get("started_from"):
         # The file's name alone: its folder means nothing elsewhere.
         started = record["started_from"]
-        card["started_from"] = {**started, "weights": Path(started["weights"]).name}
+        place = started["weights"]
+        called = place if hub.is_place(place) else Path(place).name
+        card["started_from"] = {**started, "weights": called}
     if "saved_model" in card["formats"]:
         pixels = {"dtype": "uint8", "shape": ["batch", size, size, 3]}
         card["inputs"]["saved_model"] = {

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from rfd_tf import applications
-from rfd_tf.applications import custom, keras_applications, pretrained, weights
+from rfd_tf.applications import custom, hub, keras_applications, pretrained, weights
 from rfd_tf.applications.image_size import reason
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.methods.base import Method
@@ -162,6 +162,8 @@ def _found(source: keras.Model | str | os.PathLike) -> tuple[str, keras.Model, d
         return str(path), custom.read(path), {}
     shipped = pretrained.find(text)
     model, record = applications.load_backbone(text)
+    if hub.is_place(text):
+        return weights.origin(text, None)["weights"], model, record
     return shipped.name if shipped else str(absolute(text)), model, record
 
 

@@ -38,7 +38,7 @@ from rfd_tf.data.shards import (
     tar,
 )
 from rfd_tf.data.shards.listing import Wanted
-from rfd_tf.data.shards.write import write_shards
+from rfd_tf.data.shards.write import UniqueNames, write_shard, write_shards
 from rfd_tf.errors import UserError
 
 COUNT = 17
@@ -605,3 +605,47 @@ def test_the_command_writes_what_the_others_read(folder, tmp_path):
     assert other[0] == 0 and shard_source(tmp_path / "d").num_images == 297, other
     assert missing[0] == 2 and "--output is missing" in missing[2]
     assert split[0] == 2 and "goes with" in split[2]
+
+
+@pytest.mark.parametrize("format", ("tar", "tfrecord", "parquet"))
+def test_shards_written_one_by_one_are_those_of_one_process(folder, written, tmp_path, format):
+    def make(place, numbers):
+        for number in [*reversed(numbers), 0]:  # a runner may repeat one
+            write_shard(folder, UniqueNames(folder.names, format), place, number, format, 5, None)
+
+    out = write_shards(folder, tmp_path / "out", format, 5, make_shards=make)
+    names = sorted(path.name for path in written[format].iterdir())
+    assert sorted(path.name for path in out.iterdir()) == names
+    for name in names:
+        if format == "tar" or name.endswith("txt"):
+            assert (out / name).read_bytes() == (written[format] / name).read_bytes()
+    one, other = shard_source(out), shard_source(written[format])
+    assert list(one.names) == list(other.names) and one.fingerprint == other.fingerprint
+
+
+def test_images_that_are_lost_are_named_by_shards_written_one_by_one(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(_encoded(number))
+    source = image_folder(tmp_path / "images")
+    for number in (1, 2, 3):
+        (tmp_path / "images" / f"{number}.jpg").unlink()
+
+    def make(place, numbers):
+        names = UniqueNames(source.names, "tar")
+        for number in numbers:
+            write_shard(source, names, place, number, "tar", 2, None)
+
+    with pytest.warns(UserWarning, match="3 of 6 images .* left out: 1.jpg, 2.jpg, 3.jpg"):
+        out = write_shards(source, tmp_path / "out", "tar", 2, make_shards=make)
+    assert sorted(path.name for path in out.glob("*.*")) == ["shard-00000.tar", "shard-00002.tar"]
+
+
+def test_the_command_writes_shards_by_beam(folder, written, tmp_path):
+    pytest.importorskip("apache_beam")
+    out = tmp_path / "out"
+    command = [f"--data={folder.directory}", f"--output={out}", "--images_per_shard=5"]
+    ((code, told, error),) = run_many("shard", [[*command, "--runner=DirectRunner"]])
+    assert code == 0 and "written: 4 shards" in told, error
+    for path in written["tar"].iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import json
 import os
 import shutil
 import tarfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rfd_tf import paths
 from rfd_tf.data import image_files
 from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.file_heads import HEAD_BYTES, sniff
@@ -48,6 +51,7 @@ def write_shards(
     format: str = "tar",
     images_per_shard: int = 10_000,
     image_size: int | None = None,
+    make_shards: Callable[[Path, list[int]], None] | None = None,
 ) -> Path:
     """Writes the images of a source into shards, in the order of the index, with their labels.
 
@@ -63,6 +67,8 @@ def write_shards(
         images_per_shard: images in a file; the last one holds what is left.
         image_size: pixels; larger images are resized until their shorter side is that long, and
             written as JPEG of quality 95. Images are copied as they are if None.
+        make_shards: writes the shards of these numbers to a folder in place of this process, each
+            by `write_shard`; see `rfd_tf.data.shards.beam`.
 
     Returns:
         The folder, for `shard_source`.
@@ -85,9 +91,16 @@ def write_shards(
         raise UserError(f"image_size must be 1 or more pixels, got {image_size}")
     output = absolute(output)
     check_output(output)
-    images = _images(source, image_size)
+    # (Refuses a kind of source before anything is written.)
+    images = _images(source, image_size, range(source.num_images))
     with _new_folder(output) as folder:
-        _write(source, images, folder, format, images_per_shard, image_size)
+        if make_shards is None:
+            lost = _write(source, images, folder, format, images_per_shard, image_size)
+        else:
+            numbers = list(range(-(-source.num_images // images_per_shard)))
+            make_shards(folder, numbers)
+            lost = [index for number in numbers for index in _taken_lost(folder, number)]
+        _finish(source, folder, format, lost)
     return output
 
 
@@ -135,30 +148,95 @@ def _write(
     format: str,
     images_per_shard: int,
     image_size: int | None,
-) -> None:
-    names = _Unique(source.names, format)
-    labels = source.labels
-    lost: list[str] = []
-    last = (source.num_images - 1) // images_per_shard
-    writer, number = None, -1
-    with progress(source.num_images, "Writing shards") as bar, contextlib.ExitStack() as stack:
-        for index, content in _resized(images, image_size):
-            if content is None:
-                lost.append(names.shown(index))
+) -> list[int]:
+    """Writes all shards; returns the indices of the images that cannot be read."""
+    names = UniqueNames(source.names, format)
+    lost: list[int] = []
+    with progress(source.num_images, "Writing shards") as bar:
+
+        def counted() -> Iterator[tuple[int, bytes | None]]:
+            for row in _resized(images, image_size):
+                yield row
                 bar.update(1)
+
+        for number, rows in itertools.groupby(counted(), lambda row: row[0] // images_per_shard):
+            path = folder / _shard_name(source, number, images_per_shard, format)
+            lost += _write_rows(source, names, rows, path, format)
+    return lost
+
+
+def write_shard(
+    source: Source,
+    names: UniqueNames,
+    folder: Path,
+    number: int,
+    format: str,
+    images_per_shard: int,
+    image_size: int | None,
+) -> None:
+    """Writes one shard of `write_shards`, whole or not at all; the images lost go to a file beside.
+
+    Args:
+        source, format, images_per_shard, image_size: see `write_shards`.
+        names: `UniqueNames(source.names, format)`, which takes a pass over all names.
+        folder: of the shards.
+        number: of the shard.
+    """
+    start = number * images_per_shard
+    index = range(start, min(start + images_per_shard, source.num_images))
+    rows = _resized(_images(source, image_size, index), image_size)
+    path = folder / _shard_name(source, number, images_per_shard, format)
+    # (There is no file if none of its images can be read.)
+    with contextlib.suppress(FileNotFoundError), paths.replacing(path) as writing:
+        lost = _write_rows(source, names, rows, writing, format)
+    with paths.replacing(folder / _lost_name(number)) as writing:
+        writing.write_text(json.dumps(lost))
+
+
+def _taken_lost(folder: Path, number: int) -> list[int]:
+    """Returns what `write_shard` noted beside a shard, and removes the note."""
+    path = folder / _lost_name(number)
+    lost = json.loads(path.read_bytes())
+    path.unlink()
+    return lost
+
+
+def _lost_name(number: int) -> str:
+    return f"lost-{number}.json"
+
+
+def _shard_name(source: Source, number: int, images_per_shard: int, format: str) -> str:
+    last = (source.num_images - 1) // images_per_shard
+    return f"shard-{number:0{max(5, len(str(last)))}d}.{format}"
+
+
+def _write_rows(
+    source: Source,
+    names: UniqueNames,
+    rows: Iterable[tuple[int, bytes | None]],
+    path: Path,
+    format: str,
+) -> list[int]:
+    """Writes the file of a shard, if any image can be read; returns the indices of the others."""
+    labels = source.labels
+    lost, writer = [], None
+    with contextlib.ExitStack() as stack:
+        for index, content in rows:
+            if content is None:
+                lost.append(index)
                 continue
-            if writer is None or index // images_per_shard != number:
-                if writer is not None:
-                    writer.close()
-                number = index // images_per_shard
-                name = f"shard-{number:0{max(5, len(str(last)))}d}.{format}"
-                writer = _WRITERS[format](folder / name, source)
+            if writer is None:
+                writer = _WRITERS[format](path, source)
                 stack.callback(writer.close)
             found = sniff(content[:HEAD_BYTES]) or ""
             label = -1 if labels is None else int(labels[index])
             writer.add(names.of(index, _EXTENSIONS.get(found, "jpg")), content, label)
-            bar.update(1)
-    if writer is None:
+    return lost
+
+
+def _finish(source: Source, folder: Path, format: str, lost: list[int]) -> None:
+    """Writes the names of the classes, and warns of images that are left out."""
+    if len(lost) == source.num_images:
         raise UserError(f"no image of '{source.name}' can be read")
     if source.class_names is not None and format != "parquet":
         text = class_names_file(source.class_names)
@@ -166,59 +244,75 @@ def _write(
     shards = sorted(str(path) for path in folder.iterdir() if format_of(path.name))
     write_index(folder, lister.list_all(shards, format, Wanted()))
     if lost:
+        names = [str(i) if source.names is None else source.names[i] for i in lost[:_NAMED]]
         more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
         warnings.warn(
             f"{len(lost)} of {source.num_images} images of '{source.name}' cannot be read and are "
-            f"left out: {', '.join(map(shown, lost[:_NAMED]))}{more}",
+            f"left out: {', '.join(map(shown, names))}{more}",
             stacklevel=3,
         )
 
 
-class _Unique:
+class UniqueNames:
     """Names of samples, each once; in tar files of a form that WebDataset splits as is meant."""
 
     def __init__(self, names: Sequence[str] | None, format: str):
         self._names, self._in_tar = names, format == "tar"
-        self._keys: set[str] = set()
-
-    def shown(self, index: int) -> str:
-        return self._names[index] if self._names is not None else str(index)
+        #: Keys of the images whose own key another one before has, by index.
+        self._renamed: dict[int, str] = {}
+        taken: set[str] = set()
+        for index in range(len(names or ()) if self._in_tar else 0):
+            key = unused = self._key(index)[0]
+            count = 1
+            while unused in taken:
+                count += 1
+                unused = f"{key}-{count}"
+            taken.add(unused)
+            if unused != key:
+                self._renamed[index] = unused
 
     def of(self, index: int, extension: str) -> str:
         """Returns the name of an image, or one that is made for it, with its extension."""
         if self._names is None:
             return f"{index:08d}.{extension}"
-        name = file_name_from_text(self._names[index])
         if not self._in_tar:
-            return name
+            return file_name_from_text(self._names[index])
+        key, ending = self._key(index)
+        return f"{self._renamed.get(index, key)}.{ending or extension}"
+
+    def _key(self, index: int) -> tuple[str, str | None]:
+        """Returns the part of a name that WebDataset groups by, and its ending, if an image's."""
+        name = file_name_from_text(self._names[index])
         folder, slash, base = name.lstrip("/").rpartition("/")
         stem, dot, ending = base.rpartition(".")
         if not dot or not image_files.has_image_extension(base):
-            stem, ending = base, extension
+            stem, ending = base, None
         # (A key ends at the first dot; one that begins with a dot is hidden.)
-        key = unused = f"{folder}{slash}{stem.replace('.', '_') or '_'}"
-        count = 1
-        while unused in self._keys:
-            count += 1
-            unused = f"{key}-{count}"
-        self._keys.add(unused)
-        return f"{unused}.{ending}"
+        return f"{folder}{slash}{stem.replace('.', '_') or '_'}", ending
 
 
 # Images ------------------------------------------------------------------------------------------
 
 
-def _images(source: Source, image_size: int | None) -> Iterator[tuple[int, bytes | None]]:
-    """Returns the encoded images of a source with their index; None where one cannot be read."""
+def _images(
+    source: Source, image_size: int | None, rows: range
+) -> Iterator[tuple[int, bytes | None]]:
+    """Returns encoded images of a source with their index; None where one cannot be read.
+
+    Args:
+        source: the images.
+        image_size: see `write_shards`.
+        rows: their indices; all of a source that has no places, see `has_places`.
+    """
     if source.files is not None:
         root, files = source.files
-        return _read(source, lambda index: Path(root, files[index]).read_bytes())
+        return _read(rows, lambda index: Path(root, files[index]).read_bytes())
     if isinstance(source, FolderSource):
-        return _read(source, lambda index: Path(os.fsdecode(source.paths[index])).read_bytes())
+        return _read(rows, lambda index: Path(os.fsdecode(source.paths[index])).read_bytes())
     if isinstance(source, ShardSource):
-        return _read(source, source.encoded)
+        return _read(rows, source.encoded)
     if isinstance(source, ArraySource):
-        return _read(source, lambda index: _encoded(source.images[index], "PNG"))
+        return _read(rows, lambda index: _encoded(source.images[index], "PNG"))
     if hasattr(source, "records"):
         return _recorded(source)
     size = image_size or getattr(source, "size", None)
@@ -229,14 +323,19 @@ def _images(source: Source, image_size: int | None) -> Iterator[tuple[int, bytes
     return _evaluated(source, size)
 
 
-def _read(source: Source, content: Callable[[int], bytes]) -> Iterator[tuple[int, bytes | None]]:
+def has_places(source: Source) -> bool:
+    """Whether any image of a source can be read by itself, for `write_shard`."""
+    return source.files is not None or isinstance(source, FolderSource | ShardSource | ArraySource)
+
+
+def _read(rows: range, content: Callable[[int], bytes]) -> Iterator[tuple[int, bytes | None]]:
     def one(index: int) -> tuple[int, bytes | None]:
         try:
             return index, content(index)
         except OSError:
             return index, None
 
-    return map(one, range(source.num_images))
+    return map(one, rows)
 
 
 def _recorded(source: Any) -> Iterator[tuple[int, bytes | None]]:
