@@ -140,7 +140,7 @@ def run(
         rfd_tf.pretrain(**own, output_dir=output / name)
         subject = Subject.pretrained(output / name)
         shown = pictures(output / name, subject.image_size)
-        found = objects.judge(subject, shown, maps[name], objects.LAYERS, progress=True)
+        found = objects.measure(subject, shown, maps[name], objects.LAYERS, progress=True)
         target = folder((output / name / _REPORT).parent)
         saliency_files.write(target, shown, found, maps[name], sheet_images)
         log.info(f"\n{saliency_files.summary(shown, found, maps[name])}\n")

@@ -37,6 +37,7 @@ FOREIGN = {
     "slurm": {"nodes", "ntasks", "gpus", "signal", "requeue"},
     "absl": {"help", "version"},
     "docker": {"rm", "build"},
+    "jupyter": {"clear", "inplace"},
     "pytest": {"dist"},
     "ruff": {"check"},
     "tensorflow_model_server": {"model_base_path"},

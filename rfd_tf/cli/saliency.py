@@ -208,7 +208,7 @@ def main() -> None:
     shown = pictures(subject.image_size, subject.folder)
     output = Path(FLAGS.output_dir or (subject.folder or Path()) / "saliency")
     saliency_files.folder(output)
-    found = objects.judge(
+    found = objects.measure(
         subject,
         shown,
         how,

@@ -36,7 +36,7 @@ class Result(NamedTuple):
     """One figure of one network.
 
     Attributes:
-        feature: what was judged: an endpoint, "f", "f1", "f2", or a head such as "fc6-8".
+        feature: what was evaluated: an endpoint, "f", "f1", "f2", or a head such as "fc6-8".
         value: in the metric's unit; accuracies and precisions from 0 to 1.
         images: "upright", "rotated" or another short qualifier, such as "20 per class".
         metric: "accuracy", "mean AP (11-point)", "precision@10", "distance", ...
@@ -64,7 +64,7 @@ class Settings:
         seed: of everything that is drawn.
         batch_size: images per step while features are taken.
         progress: whether to show progress bars.
-        endpoints: names of the endpoints to judge; None for all of the backbone's.
+        endpoints: names of the endpoints to evaluate; None for all of the backbone's.
         output: folder for figures, caches and what an interrupted task takes up again; None to
             write nothing.
         cache_features: whether frozen features are kept on disk, in `output`.

@@ -34,7 +34,7 @@ from rfd_tf.evaluation.finetune import (
     reported,
 )
 from rfd_tf.evaluation.pyramid import STRIDES, feature_pyramid
-from rfd_tf.evaluation.training_state import TrainingState, fit, is_judged
+from rfd_tf.evaluation.training_state import TrainingState, fit, is_evaluated
 from rfd_tf.training import schedules
 
 _BOXES = "xyxy"
@@ -58,7 +58,7 @@ def retinanet(
 
     Returns:
         The model, pixels 0 to 255 `[B, S, S, 3]` to logits and box offsets of the anchors, with
-        boxes as left, top, right, bottom; and, in words, where the pyramid's levels come from.
+        boxes as left, top, right, bottom; and a description of the pyramid's input layers.
 
     Raises:
         UserError: see `rfd_tf.evaluation.pyramid.feature_pyramid`.
@@ -85,12 +85,13 @@ def retinanet(
 class Detection(Task):
     """Task: mean average precision of a RetinaNet that starts from the pretrained backbone.
 
-    All layers are trained. The random twin goes through the same training: that is the detector
+    All layers are trained. The random twin is trained in the same way: that is the detector
     trained from scratch. Results: the mean average precision of VOC, 11-point (VOC2007) and
     all-point interpolated (VOC2010 and later), at an intersection over union of 0.5 with difficult
     objects not counted, and COCO's average precisions, after the last and the best epoch. With an
-    output folder, the average precision of every class after the last epoch and the figures of
-    all judged epochs are written to `detection_pretrained.json` and `detection_random_init.json`.
+    output folder, the average precision of every class after the last epoch and the scores of
+    the evaluated epochs are written to `detection_pretrained.json` and
+    `detection_random_init.json`.
 
     Args:
         voc_dir: folder in VOC's layout; see `rfd_tf.data.voc.voc_folder`.
@@ -196,22 +197,22 @@ class Detection(Task):
         model, self._origins = retinanet(
             subject, len(self.train_set.class_names), self.image_size, self.max_boxes, settings.seed
         )
-        judged = self._train(model, subject, settings)
-        last = judged[-1]
+        evaluated = self._train(model, subject, settings)
+        last = evaluated[-1]
         if settings.output is not None:
             name = re.sub(r"\W+", "_", subject.title)
-            epochs = [{"epoch": each["epoch"], **each["values"]} for each in judged]
+            epochs = [{"epoch": each["epoch"], **each["values"]} for each in evaluated]
             write_json(
                 folder(settings.output) / f"detection_{name}.json",
                 {**last["values"], "classes": last["classes"], "epochs": epochs},
             )
         for metric, value in last["values"].items():
-            best = max(each["values"][metric] for each in judged)
+            best = max(each["values"][metric] for each in evaluated)
             yield Result("all layers", value, metric=metric, when=LAST_EPOCH)
             yield Result("all layers", best, metric=metric, when=BEST_EPOCH)
 
-    def _judge(self, detect: Callable) -> dict[str, Any]:
-        """Metric -> value, and metric -> class -> value, of the detector as it is."""
+    def _evaluate(self, detect: Callable) -> dict[str, Any]:
+        """Returns metric -> value, and metric -> class -> value, of the detector as it is."""
         found = self._detections(detect)
         images, classes = self._read()["test"][0], self.train_set.class_names
         truth = [metrics.Objects(image.boxes, image.labels, image.difficult) for image in images]
@@ -227,7 +228,7 @@ class Detection(Task):
         return {"values": values, "classes": _tables(by_class, classes)}
 
     def _read(self) -> dict[str, tuple[list[voc.VocImage], np.ndarray]]:
-        """Upright pictures to train and to test on and how to decode them, each read once."""
+        """Returns the upright train and test pictures and how to decode them, each read once."""
         if self._pictures is None:
             trained_on = pictures.trainable(self.train_set.images)
             sides = {"train": trained_on, "test": self.test_set.images}
@@ -240,7 +241,7 @@ class Detection(Task):
     def _train(
         self, model: keras.Model, subject: Subject, settings: Settings
     ) -> list[dict[str, Any]]:
-        """Trains the detector; returns what `_judge` says of it, and "epoch", each time."""
+        """Trains the detector; returns the results of `_evaluate`, and "epoch", each time."""
         images, kinds = self._read()["train"]
         batch_size = min(self.batch_size, len(images))
         steps = len(images) // batch_size
@@ -264,8 +265,8 @@ class Detection(Task):
         detect = _detecting(model)
 
         def after_epoch(epoch: int, history: dict) -> None:
-            if is_judged(epoch, self.epochs, self.evaluate_every):
-                history.setdefault("judged", []).append({"epoch": epoch, **self._judge(detect)})
+            if is_evaluated(epoch, self.epochs, self.evaluate_every):
+                history.setdefault("judged", []).append({"epoch": epoch, **self._evaluate(detect)})
 
         def stream(done: int):
             return pictures.training_batches(
@@ -295,7 +296,7 @@ class Detection(Task):
         return history["judged"]
 
     def _detections(self, detect: Callable) -> list[metrics.Detections]:
-        """What the detector finds in each test picture, in that picture's own pixels."""
+        """Returns the detections in each test picture, in that picture's own pixels."""
         images, kinds = self._read()["test"]
         found: list[metrics.Detections] = []
         for batch in pictures.judging_batches(images, kinds, self.image_size, self.batch_size):

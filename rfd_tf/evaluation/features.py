@@ -1,4 +1,4 @@
-"""Frozen features: which tensors of a backbone are judged, and their values on images."""
+"""Frozen features: which tensors of a backbone are evaluated, and their values on images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def feature_tensors(
     pooling: Pooling = ("average", 1),
     names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Names the vectors of a backbone that an evaluator judges.
+    """Names the vectors of a backbone that are evaluated.
 
     Args:
         backbone: functional model without top, input `[None, S, S, 3]`.

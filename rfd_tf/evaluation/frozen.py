@@ -89,7 +89,7 @@ class Evaluator(Task):
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         """Takes the features of one network, fits and yields results."""
-        for _, result in judge([self], subject, data, settings):
+        for _, result in evaluate([self], subject, data, settings):
             yield result
 
 
@@ -102,7 +102,7 @@ def check(
         _check_memory(tensors, evaluators, len(data.train), len(data.test))
 
 
-def judge(
+def evaluate(
     evaluators: Sequence[Evaluator], subject: Subject, data: Data, settings: Settings
 ) -> Iterator[tuple[Evaluator, Result]]:
     """Takes a network's features once and yields every evaluator's results on them.

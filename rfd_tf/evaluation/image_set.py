@@ -1,4 +1,4 @@
-"""The labelled images that a task learns from or judges."""
+"""Labelled images: the train and the test split of an evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageSet:
 
     Attributes:
         turns: int64 `[source.num_images]`, 0 to 3: by how many quarter turns, counter-clockwise,
-            each image is turned where a task judges rotated images.
+            each image is rotated where a task evaluates rotated images.
 
     >>> from rfd_tf import data
     >>> digits = ImageSet(data.digits("test"), np.arange(5), image_size=16)
@@ -92,7 +92,7 @@ class ImageSet:
         """Yields all images once: {"image": uint8 `[B, S, S, 3]`, "index": int64 `[B]`, "label"}.
 
         The index is the source's. A file that can no longer be read is missing from the pass.
-        Sets of more than 1 GiB are read while they are gone through.
+        Sets of more than 1 GiB are read during the pass.
         """
         from rfd_tf.data.pipeline import evaluation_dataset
 
@@ -122,11 +122,11 @@ class ImageSet:
         progress: str | None = None,
         rows: Callable[[str], Any] | None = None,
     ) -> tuple[Features, np.ndarray | None]:
-        """Returns what a network gives for every image, and the labels that go with it, if any.
+        """Returns the features of every image, and their labels, if any.
 
         Args:
             extract: the network.
-            rotated: whether each image is first turned by its `turns`.
+            rotated: whether each image is first rotated by its `turns`.
             progress: title of a progress bar; None shows none.
             rows: where the features go, see `FeatureExtractor`.
         """
@@ -144,22 +144,22 @@ class ImageSet:
             num_images=len(self.rows),
             rows=rows,
         )
-        # A file that can no longer be read is missing from the pass: labels go by what was seen.
+        # A file that can no longer be read is missing from the pass, and so is its label.
         return features, self._labels_of(np.concatenate(seen))
 
 
 class Data:
-    """Labelled images to learn from and to judge, with the same classes.
+    """The train and test split of an evaluation: labelled images with the same classes.
 
     Args:
-        train: images to learn from.
-        test: images to judge; None holds out a fixed fifth of every class of `train`.
+        train: train images.
+        test: test images; None holds out a fixed fifth of every class of `train`.
         image_size: height and width in pixels.
         batch_size: images per step.
-        max_train_images: learn from at most so many, chosen by a hash of their index.
-        seed: of the turns of rotated images.
-        labels_optional: whether images without labels, of one class or of different classes will
-            do.
+        max_train_images: largest number of train images, chosen by a hash of their index.
+        seed: of the rotations of rotated images.
+        labels_optional: whether images without labels, of one class or of different classes are
+            accepted.
 
     Attributes:
         train, test: an `ImageSet` each.
@@ -167,7 +167,7 @@ class Data:
         class_names: their names by label, or None.
 
     Raises:
-        UserError: no labels, one class only, or classes that differ; nothing to judge.
+        UserError: no labels, one class only, or classes that differ; no test images.
 
     >>> from rfd_tf import data
     >>> digits = Data(data.digits(), None, image_size=32)
@@ -193,16 +193,16 @@ class Data:
             self.num_classes = 1 + max(int(labels.max()) for labels in sets) if known else 0
         self.class_names = train.class_names
         self.held_out = test is None
-        train_rows, judged, test_rows = split(train, test, max_train_images)
+        train_rows, test_source, test_rows = split(train, test, max_train_images)
         self.train = ImageSet(train, train_rows, image_size, batch_size, seed)
-        self.test = ImageSet(judged, test_rows, image_size, batch_size, seed)
+        self.test = ImageSet(test_source, test_rows, image_size, batch_size, seed)
 
     def identity(self) -> dict:
         """Returns `describe` without the names, which change when a folder is renamed."""
         return {key: value for key, value in self.describe().items() if key not in NAMES}
 
     def describe(self) -> dict:
-        """Returns what tells these images from others, ready for JSON."""
+        """Returns what identifies these images, ready for JSON."""
         train, test = self.train.source, self.test.source
         return {
             "train": train.name,

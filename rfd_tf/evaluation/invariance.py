@@ -22,7 +22,7 @@ from rfd_tf.evaluation.splits import subset
 from rfd_tf.evaluation.transformed import (
     AFFINE_RANGES,
     Transformation,
-    judged_tensors,
+    evaluated_tensors,
     shuffled,
     transformed_features,
     turned,
@@ -195,7 +195,7 @@ class Invariance(Task):
     ) -> dict[str, Features]:
         """Feature -> transformation -> distances float64 `[N]`."""
         model = subject.network()
-        tensors = judged_tensors(subject, model, endpoints)
+        tensors = evaluated_tensors(subject, model, endpoints)
         extract = FeatureExtractor(keras.Model(model.inputs, tensors), subject.mean, subject.std)
         # (The reference's images may have another size.)
         rows = subset(data.test.rows, self.max_images)

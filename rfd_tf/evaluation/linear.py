@@ -12,7 +12,7 @@ import numpy as np
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Features, Result
 from rfd_tf.evaluation.frozen import Evaluator
-from rfd_tf.evaluation.training_state import is_judged
+from rfd_tf.evaluation.training_state import is_evaluated
 
 _ROWS = 2048  # rows turned to float32 at a time where a whole set is gone through
 
@@ -102,7 +102,7 @@ class Probe:
                 velocity *= self.momentum
                 velocity += gradient
                 weights -= np.float32(rate) * (gradient + self.momentum * velocity)
-            if is_judged(epoch + 1, epochs, self.keep_every or epochs):
+            if is_evaluated(epoch + 1, epochs, self.keep_every or epochs):
                 self._epochs.append(weights.copy())
             if after_epoch:
                 after_epoch()

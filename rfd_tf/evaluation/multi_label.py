@@ -17,7 +17,7 @@ from rfd_tf.data.views import NUM_ROTATIONS, rotate_each
 from rfd_tf.evaluation import supervised
 from rfd_tf.evaluation.average_precision import per_class
 from rfd_tf.evaluation.base import Settings, Subject
-from rfd_tf.evaluation.training_state import TrainingState, fit, is_judged
+from rfd_tf.evaluation.training_state import TrainingState, fit, is_evaluated
 from rfd_tf.layers import limit_momentum
 from rfd_tf.training import schedules
 from rfd_tf.training.optimizers import SGD
@@ -173,7 +173,7 @@ def train(
     state = TrainingState(settings.output, f"{title} {subject.title}", identity)
 
     def after_epoch(epoch: int, history: dict) -> None:
-        if is_judged(epoch, training.epochs, training.evaluate_every):
+        if is_evaluated(epoch, training.epochs, training.evaluate_every):
             scores = crop_scores(trained, test_pictures, training.test_crops, settings.seed)
             each = per_class(scores, test_pictures.positive, test_pictures.ignored)
             means = {metric: float(np.nanmean(values)) for metric, values in each.items()}

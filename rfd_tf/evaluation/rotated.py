@@ -24,17 +24,17 @@ class _RotatedProbes(LinearProbes):
 
 
 class RotatedClassification(Task):
-    """Task: accuracy on images turned by random multiples of 90 degrees, learnt from such images.
+    """Task: accuracy on images rotated by random multiples of 90 degrees, trained on such images.
 
     A linear classifier on every frozen feature, f, f1 and f2 among them ("fc8" of the paper is the
-    one on f), each train image turned once; and, where the network has layers `fc6` and `fc7`,
+    one on f), each train image rotated once; and, where the network has layers `fc6` and `fc7`,
     these trained together with a new classifier on the frozen convolutions ("fc6-8"), each train
-    image turned anew whenever it is seen. Source: Feng et al., CVPR 2019, whose Rotated-PASCAL has
+    image rotated anew at every step. Source: Feng et al., CVPR 2019, whose Rotated-PASCAL has
     several classes a picture: `RotatedVocClassification` is that protocol.
 
     Args:
         probe_size: side that maps are max-pooled to for the linear classifiers.
-        probe_epochs: epochs of the linear classifiers; None goes by the number of images.
+        probe_epochs: epochs of the linear classifiers; chosen by the number of images if None.
         epochs: epochs of "fc6-8".
         learning_rate: highest rate of its cosine schedule.
         batch_size: images per step of it.
@@ -76,7 +76,7 @@ class RotatedClassification(Task):
         subject.feature_tensors(subject.network(), self._probes.pooling)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
-        for _, result in frozen.judge([self._probes], subject, data, settings):
+        for _, result in frozen.evaluate([self._probes], subject, data, settings):
             yield result
         backbone = subject.network()
         if not {"fc6", "fc7"} <= {layer.name for layer in backbone.layers}:

@@ -18,7 +18,7 @@ from rfd_tf.evaluation.features import FeatureExtractor, Features
 from rfd_tf.evaluation.files import folder, save_figure, write_json, write_text
 from rfd_tf.evaluation.image_set import ImageSet
 from rfd_tf.evaluation.splits import subset
-from rfd_tf.evaluation.transformed import judged_tensors, transformed_features, turned
+from rfd_tf.evaluation.transformed import evaluated_tensors, transformed_features, turned
 
 HEADS = ("trained", "fitted")
 ALL = "all rotations"
@@ -101,9 +101,9 @@ class Rotation(Task):
         features = _features(subject, model)
         extract = FeatureExtractor(keras.Model(model.inputs, features), subject.mean, subject.std)
         if self.head == "trained" and subject.is_pretrained:
-            heads = {name: _Linear(*_trained(subject, features)) for name in _judged(features)}
+            heads = {name: _Linear(*_trained(subject, features)) for name in _evaluated(features)}
         else:
-            names = list(features) if self.head == "fitted" else _judged(features)
+            names = list(features) if self.head == "fitted" else _evaluated(features)
             heads = self._fit(extract, names, subject, data, settings)
         predicted, images, places = self._predict(extract, heads, subject, data.test, settings)
         labels = data.test.source.labels
@@ -203,11 +203,11 @@ class _Linear:
 
 
 def _features(subject: Subject, model: keras.Model) -> Features:
-    tensors = judged_tensors(subject, model)
+    tensors = evaluated_tensors(subject, model)
     return {name: tensors[name] for name in ("f1", "f2", "f", "pooled") if name in tensors}
 
 
-def _judged(features: Mapping[str, Any]) -> list[str]:
+def _evaluated(features: Mapping[str, Any]) -> list[str]:
     """The features that the trained classifier is applied to, its own first."""
     own = next(iter(features))
     if own == "f1" and features["f1"].shape[-1] == features["f2"].shape[-1]:

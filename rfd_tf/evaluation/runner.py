@@ -256,7 +256,7 @@ def _run(
             results[task].extend(task.run(subject, data if task.needs_labels else None, settings))
             yield task, results[task]
         elif task is evaluators[0]:
-            for done, result in frozen.judge(evaluators, subject, data, settings):
+            for done, result in frozen.evaluate(evaluators, subject, data, settings):
                 results[done].append(result)
             yield from ((done, results[done]) for done in evaluators)
 

@@ -374,7 +374,7 @@ class Segmentation(Task):
                 raise
 
         def after_epoch(epoch: int, history: dict) -> None:
-            counts = self._judge(model, test.images, num_classes)
+            counts = self._evaluate(model, test.images, num_classes)
             history.setdefault("counts", []).append(counts.tolist())
 
         try:
@@ -400,7 +400,7 @@ class Segmentation(Task):
         yield Result("all layers", max(means), metric=METRIC, when=BEST_EPOCH)
         state.remove()
 
-    def _judge(
+    def _evaluate(
         self, model: keras.Model, images: Sequence[VocImage], num_classes: int
     ) -> np.ndarray:
         """Counts of all classes over the test pixels, each image at its own size."""

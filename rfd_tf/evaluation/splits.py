@@ -1,4 +1,4 @@
-"""Which images are learnt from and which are judged."""
+"""The split into train and test images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rfd_tf.errors import UserError, shown
 
 
 def held_out(labels: np.ndarray) -> np.ndarray:
-    """Chooses the images to judge where no test set is given: a fixed fifth of every class.
+    """Chooses the test images where no test set is given: a fixed fifth of every class.
 
     Within a class the images whose index has the lowest hash are chosen: no order, seed or
     machine changes the choice. A class of 2 to 4 images gives 1, a class of one image gives none.
@@ -54,13 +54,13 @@ def split(
     max_test: int | None = None,
     way_out: str = "give a test set",
 ) -> tuple[np.ndarray, Source, np.ndarray]:
-    """Chooses the images that are learnt from and those that are judged.
+    """Chooses the train and the test images.
 
     Args:
-        train: labelled images to learn from.
-        test: labelled images to judge; None holds out a part of `train`, see `held_out`.
-        max_train: most images to learn from, chosen by the hash of their index; None for all.
-        max_test: most images to judge, likewise.
+        train: labelled train images.
+        test: labelled test images; None holds out a part of `train`, see `held_out`.
+        max_train: largest number of train images, chosen by the hash of their index; None for all.
+        max_test: largest number of test images, likewise.
         way_out: what the error proposes where nothing can be held out.
 
     Returns:
@@ -81,8 +81,8 @@ def split(
     if train.labels is not None:
         labels = train.labels[train_rows]
     if test is None:
-        judged = held_out(labels)
-        train_rows, test_rows = train_rows[~judged], train_rows[judged]
+        chosen = held_out(labels)
+        train_rows, test_rows = train_rows[~chosen], train_rows[chosen]
     else:
         test_rows = _with_class(test)
     if not len(test_rows):
@@ -93,13 +93,13 @@ def split(
         train_rows = subset(train_rows, max_train)
     if max_test is not None:
         test_rows = subset(test_rows, max_test)
-    judged_source = train if test is None else test
-    _warn_of_copies(train, train_rows, judged_source, test_rows)
-    return train_rows, judged_source, test_rows
+    test_source = train if test is None else test
+    _warn_of_copies(train, train_rows, test_source, test_rows)
+    return train_rows, test_source, test_rows
 
 
 def _with_class(source: Source) -> np.ndarray:
-    """The indices of a source's images that have a class; all where none has."""
+    """Returns the indices of a source's images that have a class; all if none has."""
     labels = source.labels
     rows = np.arange(source.num_images)
     return rows if labels is None or (labels < 0).all() else rows[labels >= 0]
@@ -121,11 +121,11 @@ def _warn_of_copies(
 
 
 def check_classes(train: Source, test: Source | None) -> int:
-    """Makes sure that figures mean something, and returns the number of classes.
+    """Checks that train and test have the same classes, two or more, and returns their number.
 
     Args:
-        train: labelled images to learn from.
-        test: labelled images to judge, or None where some of `train` are held out.
+        train: labelled train images.
+        test: labelled test images, or None where some of `train` are held out.
 
     Raises:
         UserError: no labels, one class only, or classes that differ.
@@ -162,7 +162,7 @@ def check_classes(train: Source, test: Source | None) -> int:
 
 
 def _listed(names: tuple[str, ...], others: tuple[str, ...]) -> str:
-    """All of a few names, or of many the first that the others lack."""
+    """Returns all of a few names, or of many the first ones that the others lack."""
     if len(names) <= 10:
         return ", ".join(names)
     own = [name for name in names if name not in others]

@@ -1,4 +1,4 @@
-"""The networks under judgement: the pretrained one, and its random twin."""
+"""The models under evaluation: the pretrained one, and its random twin."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PRETRAINED, RANDOM, START = "pretrained", "random init", "starting weights"
 
 
 class Subject:
-    """One network under judgement.
+    """A model under evaluation.
 
-    Make it with `Subject.pretrained(weights)`; its `random_twin(seed)` has the same architecture,
-    untrained, and goes through the same code. So does `starting_twin(seed)`, the network as it was
-    before the training, where that started from weights.
+    Create it with `Subject.pretrained(weights)`. Its `random_twin(seed)` has the same architecture,
+    untrained, and is evaluated by the same code, as is `starting_twin(seed)`, the network before
+    training, if that started from weights.
 
     Attributes:
         title: "pretrained", "random init" or "starting weights".
@@ -67,14 +67,14 @@ class Subject:
         path = find_weights(weights)
         record = applications.read_record(path)
         if record is None:
-            applications.load_backbone(path)  # tells what is missing
+            applications.load_backbone(path)  # names what is missing
         in_run = os.path.isdir(weights) or (path.parent / "run.json").exists()
         return cls(PRETRAINED, record, path, path.parent if in_run else None, 0)
 
     def random_twin(self, seed: int) -> Subject:
         """Returns a subject of the same architecture with random weights, the seed's."""
         twin = Subject(RANDOM, self.record, self._path, None, seed)
-        twin._judged = self
+        twin._evaluated = self
         return twin
 
     def starting_twin(self, seed: int) -> Subject | None:
@@ -92,12 +92,12 @@ class Subject:
         if record is None or record.get("started_from") != self.record["started_from"]:
             return None
         twin = Subject(START, record, path, None, seed)
-        twin._judged = self
+        twin._evaluated = self
         return twin
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether this is the network to judge, rather than one of its twins."""
+        """Whether this is the model under evaluation, rather than one of its twins."""
         return self.title == PRETRAINED
 
     @functools.cached_property
@@ -108,7 +108,7 @@ class Subject:
     def network(self) -> keras.Model:
         """Returns a fresh backbone, `[None, S, S, 3]` normalised pixels to its last feature.
 
-        Without top and pooling, with the weights to be judged: always the same ones. It may be
+        Without top and pooling, always with the same weights. It may be
         trained. Sets Keras' global seed for a random twin.
         """
         if self.title != RANDOM:
@@ -138,7 +138,7 @@ class Subject:
         embedding: bool = False,
         pixels: bool = False,
     ) -> dict[str, Any]:
-        """Names the vectors of `network()` that are judged; see `features.feature_tensors`.
+        """Names the vectors of `network()` that are evaluated; see `features.feature_tensors`.
 
         Args:
             model: of `network()`.
@@ -186,7 +186,7 @@ class Subject:
             return _trained_heads(self.folder) if self._path.name == RUN_FILE else {}
         heads = {}
         rng = np.random.default_rng(self._seed)
-        for name, (kernel, bias) in self._judged.heads.items():
+        for name, (kernel, bias) in self._evaluated.heads.items():
             bound = 1 / np.sqrt(len(kernel))
             random = [rng.uniform(-bound, bound, part.shape) for part in (kernel, bias)]
             heads[name] = tuple(part.astype(np.float32) for part in random)

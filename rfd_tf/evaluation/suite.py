@@ -1,4 +1,4 @@
-"""Several runs judged by the same tasks, in one table."""
+"""Several runs, evaluated on the same tasks, in one table."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Entry:
     """One line of a suite: a task and its options.
 
     Attributes:
-        label: what tables call it, other than all others of the suite.
+        label: its name in tables, unique in the suite.
         task: name in `TASKS`.
-        options: of the task; what is not given is the task's own default.
-        without: options of the task that have no effect on this entry; where the user gives them,
-            they are for other entries.
+        options: of the task; the others have the task's defaults.
+        without: options of the task that have no effect on this entry; if the user gives them,
+            they apply to other entries.
         features, images, metrics: which of its results the table shows; None for all.
     """
 
@@ -48,7 +48,7 @@ class Entry:
     metrics: tuple[str, ...] | None = None
 
     def shows(self, row: Mapping[str, Any]) -> bool:
-        """Whether a result of a report belongs into the table."""
+        """Returns whether the table shows a result of a report."""
         chosen = (self.features, row["name"]), (self.images, row["images"])
         return all(
             names is None or value in names
@@ -180,11 +180,11 @@ def run_suite(
     cache_features: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Judges several runs by the tasks of a suite, and writes one table.
+    """Evaluates several runs on the tasks of a suite, and writes one table.
 
-    What a run's evaluation.json holds is reused where weights, images, protocol, endpoints and
-    seed are the same; the rest is run, and kept in the output folder, from where the same call
-    takes it again.
+    Results in a run's evaluation.json are reused if weights, images, protocol, endpoints and seed
+    are the same. The others are measured and kept in the output folder, where the same call finds
+    them again.
 
     Args:
         name: in `SUITES`.
@@ -195,10 +195,10 @@ def run_suite(
         only: labels or tasks of the suite to run; None for all.
         options: task -> options; those that the suite sets itself are the suite's.
         endpoints, batch_size, max_train_images, seed, progress, cache_features: see `evaluate`.
-        say: is told what happens, a line at a time.
+        say: called with each line of the log.
 
     Returns:
-        What comparison.json holds: "suite", "title", "data", "runs", "entries" (with their
+        The contents of comparison.json: "suite", "title", "data", "runs", "entries" (with their
         protocols), "rows", "notes" (tasks that a run does not allow), "date".
 
     Raises:
@@ -215,7 +215,7 @@ def run_suite(
 
         def images(subject: Subject, task: Task) -> Data:
             if train is None:
-                raise UserError("images to learn from and to judge are needed, and none were given")
+                raise UserError("the tasks need train and test images, and none were given")
             return Data(
                 train,
                 test,
@@ -238,7 +238,7 @@ def run_suite(
                     data = None
                     if task.needs_labels:
                         data = images(subject, task)
-                    # First: some learn from it what their protocol tells of this network.
+                    # First: the protocol of some tasks depends on what this finds.
                     task.check(subject, data)
                     wanted = {
                         "sha256": subject.sha256,
@@ -257,7 +257,7 @@ def run_suite(
                     continue
                 todo.append((title, run, entry, kept, wanted))
         if not todo and not any(reports.values()):
-            raise UserError(f"suite '{name}' can judge none of the runs: {notes[0]}")
+            raise UserError(f"suite '{name}' can evaluate none of the runs: {notes[0]}")
         for group in _groups(todo, tasks):
             title, run, _, kept, _ = group[0]
             say(f"{title}: {', '.join(entry.label for _, _, entry, _, _ in group)}")

@@ -123,7 +123,7 @@ class _Compiled:
         self.network.compile(optimizer=optimizer, loss=_joint_cross_entropy, jit_compile=False)
         optimizer.build(self.network.trainable_variables)
         self.variables = [*self.network.variables, *optimizer.variables]
-        self.judge = _Judge(model, subject, test, images)
+        self.scores = _Score(model, subject, test, images)
 
 
 def train(
@@ -187,7 +187,7 @@ def train(
     state = TrainingState(settings.output, f"{title} {subject.title}", identity)
 
     def after_epoch(epoch: int, history: dict) -> None:
-        for kind, accuracies in compiled.judge().items():
+        for kind, accuracies in compiled.scores().items():
             history.setdefault(kind, []).append(accuracies)
 
     def stream(done: int):
@@ -281,7 +281,7 @@ def _stream(
     return batches.enumerate(start_step).map(labelled).prefetch(2)
 
 
-class _Judge:
+class _Score:
     """Accuracy of every classifier on the test images."""
 
     def __init__(self, model: keras.Model, subject: Subject, test: ImageSet, images: Sequence[str]):

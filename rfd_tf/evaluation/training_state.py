@@ -109,11 +109,11 @@ class AfterEpoch(keras.callbacks.Callback):
     ):
         super().__init__()
         self._title, self._state, self._variables = title, state, variables
-        self._history, self._judge, self._saved = history, judge, time.monotonic()
+        self._history, self._evaluate, self._saved = history, judge, time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
         check_loss((logs or {}).get("loss", 0.0), self._title, epoch + 1)
-        self._judge(epoch + 1, self._history)
+        self._evaluate(epoch + 1, self._history)
         if time.monotonic() - self._saved >= SAVE_AFTER:
             arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables]
             self._state.save(epoch + 1, arrays, self._history)
@@ -221,10 +221,10 @@ def check_loss(loss: float, title: str, epoch: int) -> None:
         )
 
 
-def is_judged(epoch: int, epochs: int, every: int) -> bool:
+def is_evaluated(epoch: int, epochs: int, every: int) -> bool:
     """Whether the network is judged after so many epochs: after each `every`-th, and the last.
 
-    >>> [epoch for epoch in range(1, 8) if is_judged(epoch, 7, every=3)]
+    >>> [epoch for epoch in range(1, 8) if is_evaluated(epoch, 7, every=3)]
     [3, 6, 7]
     """
     return epoch % every == 0 or epoch == epochs

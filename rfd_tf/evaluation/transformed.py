@@ -26,7 +26,7 @@ AFFINE_RANGES = {
 _GREY = 128
 
 
-def judged_tensors(
+def evaluated_tensors(
     subject: Subject, model: keras.Model, endpoints: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Names the pretraining's own feature: "f", and "f1" and "f2" where it is split.

@@ -19,7 +19,7 @@ from rfd_tf.data.voc import IGNORED, VocSet, upright, upright_mask
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.subject import Subject
-from rfd_tf.evaluation.transformed import judged_tensors
+from rfd_tf.evaluation.transformed import evaluated_tensors
 from rfd_tf.interpret import activation, overlap
 from rfd_tf.interpret.saliency import COLORS, GROUPS, GradientMaps
 from rfd_tf.rules import Rule, moot
@@ -247,7 +247,7 @@ def layer_model(subject: Subject, layer: str, neurons: int = 0) -> keras.Model:
     if layer not in LAYERS:
         raise unknown("layer", layer, LAYERS)
     model = subject.network()
-    tensors = judged_tensors(subject, model)
+    tensors = evaluated_tensors(subject, model)
     if layer == "embedding":
         outputs = tensors["f"] if "f" in tensors else tensors["pooled"]
         if 0 < neurons < outputs.shape[-1]:
@@ -335,7 +335,7 @@ class Maps:
         return activation.grad_cam(self.model, pixels, layer=settings.layer, group=settings.group)
 
 
-def judge(
+def measure(
     subject: Subject,
     pictures: Pictures,
     settings: Settings,
@@ -429,7 +429,7 @@ def _has_layer(network: Subject, layer: str, settings: Settings) -> bool:
 
 
 def _of_network(maps: Maps, layer: str, pictures: Pictures, progress: bool):
-    """What `judge` shows and measures of one layer of one network."""
+    """What `measure` shows and measures of one layer of one network."""
     settings, limits = maps.settings, maps.settings.limits(layer)
     # Maps of each neuron are many: they are not held for all images.
     count = len(pictures.images)

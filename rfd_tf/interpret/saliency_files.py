@@ -1,4 +1,4 @@
-"""Tables and figures of `rfd_tf.interpret.objects.judge`."""
+"""Tables and figures of `rfd_tf.interpret.objects.measure`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _MAPS = {
 
 
 def table(rows: Sequence[Mapping[str, Any]], first: Sequence[str] = ()) -> str:
-    """Returns rows of `judge` as a Markdown table, everything in percent.
+    """Returns rows of `measure` as a Markdown table, everything in percent.
 
     Args:
-        rows: of `judge`.
+        rows: of `measure`.
         first: further keys of a row, which make the first columns.
 
     >>> row = {"layer": "rotation", "salient": "strongest 20 %", "network": "pretrained"}
@@ -85,7 +85,7 @@ def write(
 
     Args:
         output: the folder; made if need be.
-        pictures, found, settings: of `judge`.
+        pictures, found, settings: of `measure`.
         count: pictures on the figure.
 
     Raises:
@@ -121,9 +121,9 @@ def sheet(
     """Draws pictures with their objects beside the maps of both networks, a row a picture.
 
     Args:
-        pictures: of `judge`.
-        shown: of `judge`.
-        settings: of `judge`.
+        pictures: of `measure`.
+        shown: of `measure`.
+        settings: of `measure`.
         count: rows, at most.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What all methods share: the backbone, normalised pixels, and the only `train_step`."""
+"""The base class of methods: the backbone, normalised pixels, and the only `train_step`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rfd_tf.layers import generators, replicas
 from rfd_tf.methods import fitting
 from rfd_tf.rules import Rule, moot, refuse_moot
 
-#: Arguments of constructors that are no options: what is known of the images.
+#: Arguments of constructors that are not options but describe the images.
 _DATA = ("num_images", "pu_weights")
 # Name of a random generator's state in a saved method, before its number.
 _GENERATOR = "generator_"
@@ -91,7 +91,7 @@ class Method(keras.Model):
     #: Views of an image that pass through the backbone together.
     views = 1
     #: How many views of an image are examples of their own, shuffled over the batches of an epoch;
-    #: a batch then has `"view"`, integers `[batch]`, and `call` makes these views.
+    #: a batch then has `"view"`, integers `[batch]`, and `call` computes these views.
     separate_views: int = 1
     #: Whether training may use images smaller than the backbone's; see `add_image_size`.
     any_image_size = False
@@ -169,7 +169,7 @@ class Method(keras.Model):
             autocast=False,
             name="log_totals",
         )
-        # The same for trainers that know only Keras' own metrics.
+        # The same for trainers that support only Keras' own metrics.
         self.log_metrics = []
         if keras.backend.backend() != "tensorflow":
             self.log_metrics = [keras.metrics.Mean(name=name) for name in self.log_names]
@@ -182,14 +182,14 @@ class Method(keras.Model):
         raise TypeError(f"{type(self).__name__} must define call(batch, training)")
 
     def chance_levels(self) -> dict[str, float]:
-        """The value that a logged quantity has when nothing has been learnt, by name."""
+        """Returns the value at chance level of logged quantities, by name."""
         return {}
 
     def single_image_problem(self) -> str | None:
-        """Returns why a training step on a single image would learn nothing, or None.
+        """Returns why a training step on a single image cannot train, or None.
 
-        That is a step over all replicas, or a part of it under `gradient_accumulation`. By default
-        it is batch normalisation of one value a channel: its output is the same for any input.
+        A step over all replicas is meant, or a part of it under `gradient_accumulation`. The
+        default checks for batch normalisation of one value per channel, whose output is constant.
         """
         if self.views > 1:
             return None
@@ -200,7 +200,7 @@ class Method(keras.Model):
         return None
 
     def check_step(self, images: int) -> None:
-        """Raises a `UserError` for a number of images that training would learn nothing from.
+        """Raises a `UserError` for a number of images that cannot train.
 
         Args:
             images: of a step, over all replicas.
@@ -226,29 +226,29 @@ class Method(keras.Model):
         """
 
     def epoch_order(self, epoch: int, count: int) -> np.ndarray | None:
-        """Chooses the images that an epoch trains on; asked after `begin_epoch`.
+        """Chooses the images that an epoch trains on; called after `begin_epoch`.
 
-        What it answers must follow from the method's weights and options, so that a resumed run
-        and every machine see the same.
+        The result must depend on the method's weights and options alone, so that a resumed run and
+        every machine get the same.
 
         Args:
             epoch: number of the epoch.
             count: images the epoch takes.
 
         Returns:
-            int64 `[count]`, the images' indices in the order of training; or None, for every
-            epoch, where each image is to be seen once in random order.
+            int64 `[count]`, the images' indices in the order of training; or None, in every
+            epoch, to train on each image once in random order.
         """
         return None
 
     def heads(self) -> dict[str, keras.layers.Dense]:
-        """The linear layers on the feature, by name, that are worth keeping with the backbone."""
+        """Returns the linear layers on the feature, by name, that are saved with the backbone."""
         return {}
 
     def options(self) -> dict:
         """Returns the constructor's options with the values in use, those of `Method` included.
 
-        An option that was left to the method has the value that the method chose; one without
+        An option that the method chooses has the chosen value; one without
         effect beside the others is None. Data (the number of images, PU weights) are left out.
 
         >>> from rfd_tf.methods import RotationFeatureDecoupling
@@ -276,7 +276,7 @@ class Method(keras.Model):
         """Raises a `UserError` where an option takes effect in no epoch of so many."""
 
     def record(self) -> dict:
-        """What must be known, beside the weights, to use the backbone's feature."""
+        """Returns what the use of the backbone's feature needs beside the weights."""
         return {
             "mean": list(self.mean),
             "std": list(self.std),
@@ -285,13 +285,13 @@ class Method(keras.Model):
         }
 
     def identity(self) -> dict:
-        """What a resumed run must have in common with the one it resumes, JSON-able, by name."""
+        """Returns what a resumed run must share with the one it resumes, JSON-able, by name."""
         return {}
 
     def figures(self, images) -> dict:
-        """Draws what the method does with a few images, after an epoch.
+        """Draws a few images as the method sees them, after an epoch.
 
-        It must leave the method's random generators alone, or looking would change the training.
+        The method's random generators must not be used: drawing must not change the training.
 
         Args:
             images: uint8 `[batch, size, size, 3]`, NumPy, not augmented.
@@ -331,11 +331,11 @@ class Method(keras.Model):
         return ops.cast(model(preprocessed, training=training), "float32")
 
     def named_features(self, images) -> dict:
-        """Evaluation-mode features of pixels, by name: `f`, and its parts where it has some."""
+        """Returns evaluation-mode features of pixels, by name: `f`, and its parts, if any."""
         return {"f": self.features(self.preprocess(images), training=False)}
 
     def reset_optimizer_state(self, variables) -> None:
-        """Sets what the optimizer remembers of variables, such as momentum, to zero.
+        """Sets the optimizer's state of variables, such as momentum, to zero.
 
         Args:
             variables: trainable weights, whose meaning has changed.

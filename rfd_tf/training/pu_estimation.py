@@ -251,12 +251,14 @@ def estimate_fold(
         indices=held_out,
         stretch=session.stream.stretched,
     )
-    return _judge(session.method, batches)
+    return _predict(session.method, batches)
 
 
-def _judge(method, batches: tf.data.Dataset) -> Fold:
-    judge = _judge_rotations if hasattr(method, "rotation_head") else _judge_upright
-    step = tf.function(lambda images: judge(method, images), reduce_retracing=True, autograph=False)
+def _predict(method, batches: tf.data.Dataset) -> Fold:
+    predict = _predict_rotations if hasattr(method, "rotation_head") else _predict_upright
+    step = tf.function(
+        lambda images: predict(method, images), reduce_retracing=True, autograph=False
+    )
     indices, probability, right = [], [], []
     for batch in batches:
         outputs = step(batch["image"])
@@ -268,7 +270,7 @@ def _judge(method, batches: tf.data.Dataset) -> Fold:
     return Fold(np.concatenate(indices), np.concatenate(probability), np.concatenate(right))
 
 
-def _judge_rotations(method, images):
+def _predict_rotations(method, images):
     turned = views.flatten_views(views.rotate(method.preprocess(images)))
     features, _ = method.split_features(method.features(turned, training=False))
     count = views.NUM_ROTATIONS
@@ -277,7 +279,7 @@ def _judge_rotations(method, images):
     return ops.softmax(logits)[..., 0], ops.equal(ops.argmax(logits, axis=-1), ops.arange(count))
 
 
-def _judge_upright(method, images):
+def _predict_upright(method, images):
     logits = method.view_logits(images)
     return ops.sigmoid(logits), upright_found(logits)[:, None]
 

@@ -218,7 +218,7 @@ def test_a_detector_learns_what_it_is_shown(rectangles, tmp_path):
 
 def test_an_interrupted_training_goes_on(rectangles, tmp_path, monkeypatch):
     monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
-    subject, judge, judged = subject_of("six_layer", tmp_path), Detection._judge, []
+    subject, judge, judged = subject_of("six_layer", tmp_path), Detection._evaluate, []
 
     def interrupted(self, detect):
         judged.append(1)
@@ -230,7 +230,7 @@ def test_an_interrupted_training_goes_on(rectangles, tmp_path, monkeypatch):
         task = Detection(rectangles, image_size=64, epochs=3, evaluate_every=1)
         return list(task.run(subject, None, Settings(output=tmp_path / "out")))
 
-    monkeypatch.setattr(Detection, "_judge", interrupted)
+    monkeypatch.setattr(Detection, "_evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert list((tmp_path / "out").glob("unfinished*"))

@@ -38,8 +38,8 @@ def test_another_network_has_a_cache_of_its_own(weights, tmp_path):
     images = Data(data.digits("test"), None, 16)
     settings = Settings(output=tmp_path, cache_features=True, endpoints=["block3"])
     task = KNearestNeighbours(k=5)
-    mine = list(frozen.judge([task], subject, images, settings))
-    random = list(frozen.judge([task], subject.random_twin(5), images, settings))
+    mine = list(frozen.evaluate([task], subject, images, settings))
+    random = list(frozen.evaluate([task], subject.random_twin(5), images, settings))
     assert [r.value for _, r in mine] != [r.value for _, r in random]
 
 

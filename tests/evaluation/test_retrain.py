@@ -82,7 +82,7 @@ def test_frozen_layers_compute_in_inference_mode(tmp_path):
     np.testing.assert_array_equal(model(x, training=True), model(x, training=False))
 
 
-def test_every_endpoint_is_judged_and_learns(tmp_path, small_digits):
+def test_every_endpoint_is_evaluated_and_trains(tmp_path, small_digits):
     subject = subject_of("six_layer", 16, tmp_path, filters=[16] * 6)
     task = RetrainedLayers(epochs=10, learning_rate=0.1, batch_size=30)
     settings = Settings(endpoints=["block1", "block6"])

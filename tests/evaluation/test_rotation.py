@@ -122,7 +122,7 @@ def test_without_a_head_there_is_a_way_out(rfd_method, small_digits, tmp_path):
         Rotation(fit_images=1)
 
 
-def test_a_feature_without_split_is_judged_whole(rfd_method, small_digits, tmp_path):
+def test_a_feature_without_split_is_evaluated_whole(rfd_method, small_digits, tmp_path):
     from rfd_tf.methods import RotationFeatureDecoupling
 
     method = RotationFeatureDecoupling(

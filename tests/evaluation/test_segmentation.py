@@ -169,7 +169,7 @@ def test_images_and_masks_are_flipped_together(voc):
     assert again == seen[0][0]
 
 
-def test_scores_are_judged_at_the_image_s_own_size():
+def test_scores_are_computed_at_the_image_s_own_size():
     scores = np.random.default_rng(0).normal(size=(4, 4, 3)).astype("float32")
     assert predicted_mask(scores, (7, 5)).shape == (7, 5)
     np.testing.assert_array_equal(predicted_mask(scores, (4, 4)), scores.argmax(-1))
@@ -215,7 +215,7 @@ def test_an_interrupted_training_goes_on(rfd_subject, voc, tmp_path, monkeypatch
 
     whole, counts = run(tmp_path / "whole")
     assert np.count_nonzero(np.sum(counts, axis=0)) > 1  # it has learnt more than one class
-    judge = Segmentation._judge
+    judge = Segmentation._evaluate
     calls = []
 
     def interrupted(*args):
@@ -224,10 +224,10 @@ def test_an_interrupted_training_goes_on(rfd_subject, voc, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return judge(*args)
 
-    monkeypatch.setattr(Segmentation, "_judge", interrupted)
+    monkeypatch.setattr(Segmentation, "_evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")
-    monkeypatch.setattr(Segmentation, "_judge", judge)
+    monkeypatch.setattr(Segmentation, "_evaluate", judge)
     assert list((tmp_path / "broken").glob("unfinished*"))
     values, counts_again = run(tmp_path / "broken")
     assert values == pytest.approx(whole, abs=0.01)

@@ -334,7 +334,7 @@ def test_mistakes_are_named(judged, sources, tmp_path):
         call(runs=[])
     with pytest.raises(UserError, match="unknown weights 'nothing'"):
         call(runs=["nothing"])
-    with pytest.raises(UserError, match="can judge none of the runs: a, knn: images to learn"):
+    with pytest.raises(UserError, match="can evaluate none of the runs: a, knn: the tasks need"):
         call(data=(), only=["knn"])
     bare = ArraySource(sources[0].images, None, None, "bare")
     with pytest.raises(UserError, match="none of the runs.*'bare' has no labels"):

@@ -114,7 +114,7 @@ def test_an_interrupted_training_goes_on_to_the_same_figures(
     expected = figures(model, ["block4"], training, subject, images)
 
     monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
-    judge, judged = supervised._Judge.__call__, []
+    judge, judged = supervised._Score.__call__, []
 
     def interrupted(self):
         judged.append(judge(self))
@@ -123,12 +123,12 @@ def test_an_interrupted_training_goes_on_to_the_same_figures(
         return judged[-1]
 
     settings = Settings(seed=1, output=tmp_path)
-    monkeypatch.setattr(supervised._Judge, "__call__", interrupted)
+    monkeypatch.setattr(supervised._Score, "__call__", interrupted)
     model, _ = heads_on(subject, ["block4"])
     with pytest.raises(KeyboardInterrupt):
         figures(model, ["block4"], training, subject, images, settings)
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(supervised._Judge, "__call__", lambda self: judged.append(1) or judge(self))
+    monkeypatch.setattr(supervised._Score, "__call__", lambda self: judged.append(1) or judge(self))
     model, _ = heads_on(subject, ["block4"])
     found = figures(model, ["block4"], training, subject, images, settings)
     assert len(judged) == 3 + 2  # the first two epochs were not trained again
@@ -150,7 +150,7 @@ def test_another_training_s_state_is_not_taken_up(subject, images, tmp_path, mon
 def test_best_epoch_is_the_best_of_the_history(subject, images, monkeypatch):
     history = iter([0.2, 0.7, 0.5])
     monkeypatch.setattr(
-        supervised._Judge, "__call__", lambda self: {"upright": [value := next(history)]} | {
+        supervised._Score, "__call__", lambda self: {"upright": [value := next(history)]} | {
             "rotated": [value / 2]
         }
     )  # fmt: skip

@@ -15,7 +15,7 @@ from rfd_tf.errors import UserError
 from rfd_tf.evaluation.subject import Subject
 from rfd_tf.interpret import objects, overlap, saliency_files
 from rfd_tf.interpret.activation import attention_map
-from rfd_tf.interpret.objects import Maps, Settings, judge, layer_model, read_pictures
+from rfd_tf.interpret.objects import Maps, Settings, layer_model, measure, read_pictures
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_layers_are_the_classifiers_outputs_and_the_feature(subject, pictures):
 
 def test_networks_and_baselines_side_by_side(subject, pictures):
     settings = Settings(quantile=0.75, thresholds={"rotation": 1e9})
-    found = judge(subject, pictures, settings)
+    found = measure(subject, pictures, settings)
     rows = {(row["layer"], row["salient"], row["network"]): row for row in found["rows"]}
     quarter, fixed = "strongest 25 %", "at least 1e+09"
     assert {key[1] for key in rows} == {quarter, fixed} and len(rows) == 2 * 3
@@ -95,7 +95,7 @@ def test_overlaps_of_several_maps_are_combined(subject, pictures, combine):
         pictures, names=pictures.names[:5], images=pictures.images[:5], objects=pictures.objects[:5]
     )
     settings = Settings(group="each", combine=combine)
-    row = judge(subject, few, settings, ["rotation"])["rows"][0]
+    row = measure(subject, few, settings, ["rotation"])["rows"][0]
     maps = Maps(subject, "rotation", settings)(few.images)
     each = overlap.overlap(overlap.binary_map(maps, quantile=0.8), few.objects[:, None])
     assert maps.shape[1] == 4
@@ -115,9 +115,9 @@ def test_rotation_accuracy_counts_all_four_rotations(subject, pictures):
 
 
 @pytest.mark.parametrize("kind", ["smooth", "grad_cam", "attention"])
-def test_every_kind_of_map_is_judged_and_drawn(subject, pictures, kind, tmp_path):
+def test_every_kind_of_map_is_measured_and_drawn(subject, pictures, kind, tmp_path):
     settings = Settings(map=kind, draws=2, power=2, layer=None if kind == "smooth" else "block4")
-    found = judge(subject, pictures, settings, ["rotation"])
+    found = measure(subject, pictures, settings, ["rotation"])
     assert len(found["rows"]) == 2 and 0 <= found["rows"][0]["q"] <= 1
     saliency_files.write(tmp_path, pictures, found, settings, 2)
     assert (tmp_path / "saliency.png").read_bytes()[1:4] == b"PNG"
@@ -131,7 +131,7 @@ def test_a_supervised_network_stands_beside(subject, pictures, tmp_path):
     other = Subject.pretrained(path)
     settings = Settings(map="attention", layer="block2", power=4)
     beside = {"reference": other, "reference_title": "supervised"}
-    found = judge(subject, pictures, settings, ["rotation"], **beside)
+    found = measure(subject, pictures, settings, ["rotation"], **beside)
     names = ["pretrained", "random init", "supervised"]
     assert [row["network"] for row in found["rows"]] == names
     shown = found["shown"]["rotation"]["supervised"][1]
@@ -142,10 +142,10 @@ def test_a_supervised_network_stands_beside(subject, pictures, tmp_path):
     figure = saliency_files.sheet(pictures, found["shown"], settings, 2)
     assert figure.axes[5].get_title() == "rotation\nsupervised" and len(figure.axes) == 2 * 7
     # Gradients of a classifier that it does not have are left out.
-    found = judge(subject, pictures, Settings(neurons=2), **beside)
+    found = measure(subject, pictures, Settings(neurons=2), **beside)
     assert [row["network"] for row in found["rows"]] == names[:2] + names
     with pytest.raises(UserError, match="reference network has no rotation classifier"):
-        judge(subject, pictures, Settings(), ["rotation"], **beside)
+        measure(subject, pictures, Settings(), ["rotation"], **beside)
     with pytest.raises(UserError, match="unknown layer with a map 'fc7'"):
         objects.check_reference(
             subject, other, Settings(map="grad_cam", layer="fc7"), ["embedding"]
@@ -154,12 +154,12 @@ def test_a_supervised_network_stands_beside(subject, pictures, tmp_path):
     applications.save_backbone(network, tmp_path / "large.weights.h5", large)
     with pytest.raises(UserError, match="takes images of 32 pixels.*of 16"):
         large = Subject.pretrained(tmp_path / "large.weights.h5")
-        judge(subject, pictures, settings, ["rotation"], reference=large)
+        measure(subject, pictures, settings, ["rotation"], reference=large)
 
 
 def test_tables_hold_what_was_measured(subject, pictures, tmp_path):
     settings = Settings(thresholds={"rotation": 1e-3})
-    found = judge(subject, pictures, settings)
+    found = measure(subject, pictures, settings)
     saliency_files.write(tmp_path, pictures, found, settings, 3)
     report = json.loads((tmp_path / "saliency.json").read_text())
     assert report["num_images"] == 10 and report["settings"]["thresholds"] == {"rotation": 1e-3}
@@ -186,7 +186,7 @@ def test_tables_hold_what_was_measured(subject, pictures, tmp_path):
 
 def test_without_boxes_maps_are_drawn_and_nothing_is_measured(subject, tmp_path):
     pictures = objects.without_objects(data.digits("test"), 16, 5)
-    found = judge(subject, pictures, Settings())
+    found = measure(subject, pictures, Settings())
     assert found["rows"] == [] and "pretrained" in found["rotation_accuracy"]
     saliency_files.write(tmp_path, pictures, found, Settings(), 2)
     assert "no Q" in (tmp_path / "saliency.md").read_text()

@@ -66,7 +66,7 @@ def pictures(tmp_path_factory):
     return root
 
 
-def test_a_run_folder_is_judged_on_its_own_data(run_folder):
+def test_a_run_folder_is_evaluated_on_its_own_data(run_folder):
     done = subprocess.run(
         [sys.executable, SCRIPT, f"--weights={run_folder}", "--endpoints=block2,block6"],
         capture_output=True,

@@ -36,7 +36,7 @@ def labelled(tmp_path_factory):
     return folder
 
 
-def test_a_network_learns_from_two_photographs_and_is_judged_on_others(labelled, tmp_path):
+def test_a_network_trains_on_two_photographs_and_is_evaluated_on_others(labelled, tmp_path):
     run = tmp_path / "run"
     command = [*CROPS, "--source_noise=0.1", *TINY, f"--eval_dir={labelled}", f"--output_dir={run}"]
     results = run_many(

@@ -33,7 +33,7 @@ def make_source(changed=None):
     return ArraySource(pixels, name="noise")
 
 
-def test_an_image_is_judged_by_a_network_that_never_saw_it():
+def test_an_image_is_predicted_by_a_network_that_never_saw_it():
     fold = folds(COUNT, 2)
     longer = dataclasses.replace(
         TINY, optimization=dataclasses.replace(TINY.optimization, epochs=5)
@@ -95,7 +95,7 @@ def test_folds_are_put_together_and_kept(tmp_path):
     assert not keep.exists()
 
 
-def test_judgements_are_those_of_the_heads():
+def test_predictions_are_those_of_the_heads():
     backbone = applications.build("six_layer", 16, filters=[4] * 6)
     images = load_images(make_source(), 16)[:5]
     batch = {"image": images, "index": np.arange(5)}

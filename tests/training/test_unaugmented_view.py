@@ -73,12 +73,12 @@ def test_the_monitor_and_pu_estimation_see_the_same(source, crop, monkeypatch):
     np.testing.assert_array_equal(monitor.train[0], wanted(source, crop))
     evaluated = []
 
-    def judge(method, batches):
+    def predict(method, batches):
         evaluated.extend(batch for batch in batches.as_numpy_iterator())
         return original(method, batches)
 
-    original = pu_estimation._judge
-    monkeypatch.setattr(pu_estimation, "_judge", judge)
+    original = pu_estimation._predict
+    monkeypatch.setattr(pu_estimation, "_predict", predict)
     estimation = pu_estimation.Estimation(
         backbone="six_layer",
         backbone_options={"filters": (4, 4, 4, 4, 4, 8)},

@@ -14,7 +14,7 @@ from rfd_tf.evaluation.base import Data, Subject
 from rfd_tf.evaluation.features import FeatureExtractor, Features
 from rfd_tf.evaluation.image_set import ImageSet
 from rfd_tf.evaluation.splits import subset
-from rfd_tf.evaluation.transformed import judged_tensors, transformed_features
+from rfd_tf.evaluation.transformed import evaluated_tensors, transformed_features
 from rfd_tf.interpret.report.run_record import RunRecord
 
 _GALLERY = 5
@@ -80,7 +80,7 @@ class ReportImages:
     @functools.cached_property
     def tensors(self) -> dict[str, Any]:
         """The pretraining's own features: f1, f2 and f, or the one there is."""
-        found = judged_tensors(self.subject, self.network)
+        found = evaluated_tensors(self.subject, self.network)
         names = [name for name in _ORDER if name in found] or list(found)[-1:]
         return {name: found[name] for name in names}
 

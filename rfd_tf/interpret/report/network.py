@@ -391,10 +391,10 @@ def _saliency_models(subject: Subject, images: ReportImages) -> dict[str, Any]:
 
 
 def _random_models(twin: Subject, images: ReportImages) -> dict[str, Any]:
-    from rfd_tf.evaluation.transformed import judged_tensors
+    from rfd_tf.evaluation.transformed import evaluated_tensors
 
     network = twin.network()
-    tensors = judged_tensors(twin, network)
+    tensors = evaluated_tensors(twin, network)
     name = next(iter(images.tensors))
     model = keras.Model(network.inputs, tensors[name])
     return {f"{name}, random init": (model, _neurons(model))}
