@@ -70,7 +70,7 @@ def write_litert(
     path = expanded(path)
     operations = [tf.lite.OpsSet.TFLITE_BUILTINS]
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quietly():
-        write_saved_model(model, folder)
+        write_saved_model(model, folder, files=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[_SIGNATURE])
         if precision != "float32":
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -73,7 +73,7 @@ def loadable(directory: Path) -> Iterator[Path]:
         yield link
 
 
-def write_saved_model(model: keras.Model, directory: str | Path) -> None:
+def write_saved_model(model: keras.Model, directory: str | Path, *, files: bool = True) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `image_bytes`.
 
     - `serving_default`: input `pixels`, uint8 `[batch, S, S, 3]`, RGB.
@@ -87,6 +87,7 @@ def write_saved_model(model: keras.Model, directory: str | Path) -> None:
     Args:
         model: what `deployable` gives: pixels 0-255 `[batch, S, S, 3]` to a dict of features.
         directory: where to write.
+        files: whether to write `image_bytes`, too.
 
     >>> import tempfile
     >>> from rfd_tf import applications
@@ -117,6 +118,5 @@ def write_saved_model(model: keras.Model, directory: str | Path) -> None:
     # Not keras.export.ExportArchive: it writes every variable twice.
     module = tf.Module()
     module.weights = [variable.value for variable in model.variables]
-    tf.saved_model.save(
-        module, str(expanded(directory)), signatures={PIXELS: features, BYTES: features_of_files}
-    )
+    signatures = {PIXELS: features, **({BYTES: features_of_files} if files else {})}
+    tf.saved_model.save(module, str(expanded(directory)), signatures=signatures)

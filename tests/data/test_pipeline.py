@@ -55,6 +55,7 @@ def source(request):
 
 # A stream takes a while to build, hence not every pair.
 @pytest.fixture(
+    scope="module",
     params=[
         "array pad",
         "array resized",
@@ -64,12 +65,19 @@ def source(request):
         "folder pad",
         "folder resized",
         "folder crops",
-    ]
+    ],
 )
 def case(request):
     """A source and settings."""
     source, settings = request.param.split()
     return request.getfixturevalue(source), SETTINGS[settings]
+
+
+@pytest.fixture(scope="module")
+def whole(case):
+    """The first eight batches of a case."""
+    source, settings = case
+    return _batches(source, 8, **settings)
 
 
 def _batches(source, count, **arguments):
@@ -113,9 +121,8 @@ def test_whole_epochs_are_permutations(array):
     assert sorted(indices) == list(range(COUNT))
 
 
-def test_a_stream_can_be_entered_at_any_step(case):
+def test_a_stream_can_be_entered_at_any_step(case, whole):
     source, settings = case
-    whole = _batches(source, 8, **settings)
     # Five is inside the second epoch of three steps.
     _assert_same(_batches(source, 3, start_step=5, **settings), whole[5:])
 
@@ -177,16 +184,15 @@ def test_the_same_image_is_augmented_anew_at_each_step(array):
     assert len({batch["image"].tobytes() for batch in batches}) > 10
 
 
-def test_shards_together_are_the_whole_batch(case):
+def test_shards_together_are_the_whole_batch(case, whole):
     source, settings = case
-    whole = _batches(source, 4, **settings)
     parts = [_batches(source, 4, shard=(i, 2), **settings) for i in range(2)]
     assert len(parts[0][0]["image"]) == 3
     together = [
         {key: np.concatenate([part[key] for part in step]) for key in ("image", "index")}
         for step in zip(*parts, strict=True)
     ]
-    _assert_same(together, whole)
+    _assert_same(together, whole[:4])
 
 
 def test_padded_crops_are_windows_of_the_padded_image(source):

@@ -184,14 +184,29 @@ def test_every_backbone_gets_three_levels(backbone, size, origins, tmp_path):
     assert any(np.array_equal(np.array(weight), first) for weight in found.model.weights)
 
 
-def test_a_detector_learns_what_it_is_shown(rectangles, tmp_path):
-    subject = subject_of("six_layer", tmp_path)
-    options = {"batch_size": 6, "learning_rate": 1e-3, "evaluate_every": 25}
+def test_a_detector_learns_what_it_is_shown_and_goes_on_after_an_interruption(
+    rectangles, tmp_path, monkeypatch
+):
+    subject, judge, judged = subject_of("six_layer", tmp_path), Detection._evaluate, []
+
+    def interrupted(self, detect):
+        monkeypatch.setattr(training_state, "SAVE_AFTER", 0)  # (from here on: it takes a while)
+        judged.append(1)
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        return judge(self, detect)
+
+    monkeypatch.setattr(Detection, "_evaluate", interrupted)
+    options = {"batch_size": 6, "learning_rate": 1e-3, "evaluate_every": 39}
     task = Detection(rectangles, image_size=64, epochs=40, **options)
     assert (len(task.train_set.images), len(task.test_set.images)) == (6, 2)
     task.test_set = task.train_set
     task.check(subject, None)
+    with pytest.raises(KeyboardInterrupt):
+        list(task.run(subject, None, Settings(output=tmp_path / "out")))
+    assert list((tmp_path / "out").glob("unfinished*"))
     results = list(task.run(subject, None, Settings(output=tmp_path / "out")))
+    assert len(judged) == 2 + 1  # the epochs before were not trained again
     assert [result.when for result in results] == ["last epoch", "best epoch"] * 5
     assert [result.metric for result in results[::2]] == [
         "mean AP (11-point)",
@@ -207,38 +222,13 @@ def test_a_detector_learns_what_it_is_shown(rectangles, tmp_path):
     by_class = written["classes"]["mean AP (11-point)"]
     assert sum(by_class.values()) / 2 == pytest.approx(found["mean AP (11-point)"])
     assert set(by_class) == {"green", "red"}
-    assert [each["epoch"] for each in written["epochs"]] == [25, 40]
+    assert [each["epoch"] for each in written["epochs"]] == [39, 40]
     for last, best in zip(results[::2], results[1::2], strict=True):
         assert best.value == max(each[best.metric] for each in written["epochs"])
         assert last.value == written["epochs"][-1][last.metric]
     assert not list((tmp_path / "out").glob("unfinished*"))
     protocol = json.dumps(task.protocol(None))
     assert "1 new convolution of stride 2 on block6" in protocol and "Fast" in protocol
-
-
-def test_an_interrupted_training_goes_on(rectangles, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
-    subject, judge, judged = subject_of("six_layer", tmp_path), Detection._evaluate, []
-
-    def interrupted(self, detect):
-        judged.append(1)
-        if len(judged) == 2:
-            raise KeyboardInterrupt
-        return judge(self, detect)
-
-    def run():
-        task = Detection(rectangles, image_size=64, epochs=3, evaluate_every=1)
-        return list(task.run(subject, None, Settings(output=tmp_path / "out")))
-
-    monkeypatch.setattr(Detection, "_evaluate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert list((tmp_path / "out").glob("unfinished*"))
-    run()
-    assert len(judged) == 2 + 2  # the first epoch was not trained again
-    written = json.loads((tmp_path / "out" / "detection_pretrained.json").read_text())
-    assert [each["epoch"] for each in written["epochs"]] == [1, 2, 3]
-    assert not list((tmp_path / "out").glob("unfinished*"))
 
 
 def test_difficult_objects_are_neither_learnt_nor_background(rectangles, tmp_path):

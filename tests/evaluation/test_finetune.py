@@ -3,12 +3,14 @@ import numpy as np
 import pytest
 
 from rfd_tf import applications, data
+from rfd_tf.applications import building
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import multi_label
 from rfd_tf.evaluation.base import Data, Settings, Subject
 from rfd_tf.evaluation.finetune import FineTuning, classifier
 from rfd_tf.evaluation.pyramid import feature_pyramid
 from rfd_tf.evaluation.segmentation import Segmentation, segmentation_network
+from rfd_tf.layers import BatchNormalization
 
 
 def test_the_whole_network_is_trained_from_its_weights(rfd_subject):
@@ -23,10 +25,14 @@ def test_the_whole_network_is_trained_from_its_weights(rfd_subject):
     assert np.abs(np.array(scratch.weights[0]) - np.array(model.weights[0])).max() > 0.01
 
 
-def test_moving_statistics_arrive_in_short_trainings(tmp_path):
-    arguments = {"alpha": 0.25}
-    network = applications.build("mobilenet", 64, **arguments)
-    record = {"format": 1, "backbone": "mobilenet", "arguments": arguments, "image_size": 64}
+def test_moving_statistics_arrive_in_short_trainings(tmp_path, monkeypatch):
+    # A small network with the momentum of those of `keras.applications`.
+    monkeypatch.setattr(
+        building, "batch_norm", lambda x, name: BatchNormalization(momentum=0.99, name=name)(x)
+    )
+    arguments = {"filters": [4] * 6}
+    network = applications.build("six_layer", 64, **arguments)
+    record = {"format": 1, "backbone": "six_layer", "arguments": arguments, "image_size": 64}
     path = applications.save_backbone(network, tmp_path / "backbone.weights.h5", record)
     subject = Subject.pretrained(path)
 
