@@ -27,8 +27,6 @@ data_flags.DEFINE_data(
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "tfds_classes", "tfds_dir", "max_skipped"),
     "max_megapixels",
-    "cache_dir",
-    "cache_gb",
     data_dir="images: a folder, several, or a list; without, those that the run was evaluated or "
     "trained on.",
 )
@@ -53,6 +51,7 @@ def images_of(folder: Path):
 
     recorded = RunImages.of_run(folder)
     given = config_flags.images()
+    given.pop("cache_dir")  # here the folder of the command's own files
     classes = given.pop("tfds_classes")
     images = recorded.replaced(**given)
     if not (images.dataset or images.data_dir or images.eval_dir):
