@@ -51,7 +51,7 @@ def images_of(folder: Path):
 
     recorded = RunImages.of_run(folder)
     given = config_flags.images()
-    del given["cache_dir"]  # the explorer's own, not the one of downloaded images
+    given.pop("cache_dir")  # here the folder of the command's own files
     classes = given.pop("tfds_classes")
     images = recorded.replaced(**given)
     if not (images.dataset or images.data_dir or images.eval_dir):

@@ -1,1 +1,7 @@
 """Files at addresses (`https://`, `s3://`, `gs://` ...), fetched into a local cache."""
+
+from rfd_tf.lazy import attach
+
+_NAMES = {"Cache": "cache", "Described": "transports", "NotFetched": "cache"}
+
+__getattr__, __dir__, __all__ = attach(__name__, (), _NAMES)

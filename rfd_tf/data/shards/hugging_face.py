@@ -58,11 +58,11 @@ def chosen(data: str, split: str | None) -> tuple[list[str], str]:
     Raises:
         UserError: no such split; see `files`.
     """
-    found = files(data)
+    found, called = files(data), data.removeprefix(PREFIX)
     if split is None:
         split = TRAIN if TRAIN in found else ALL
     if split == ALL or (split == TRAIN and list(found) == [_WHOLE]):
-        return [path for paths in found.values() for path in paths], data
+        return [path for paths in found.values() for path in paths], called
     by_word = {split_word(name): paths for name, paths in found.items()}
     words = list(map(split_word, split.split("+")))
     for word in words:
@@ -71,7 +71,7 @@ def chosen(data: str, split: str | None) -> tuple[list[str], str]:
                 f"'{shown(data)}' has no split '{shown(word)}'; its splits are "
                 f"{shown(', '.join(filter(None, found))) or 'none'}, and {ALL} takes every one"
             )
-    return [path for word in words for path in by_word[word]], f"{data}[{split}]"
+    return [path for word in words for path in by_word[word]], f"{called}[{split}]"
 
 
 def splits(data: str) -> list[str]:

@@ -21,7 +21,7 @@ VERSION = 1
 def line_of(listed: Listed) -> str:
     """Returns the line of a shard.
 
-    >>> line = line_of(Listed("shards/a.tar", 1024, Listing()))
+    >>> line = line_of(Listed("shards/a.tar", 1024, Listing(bytes_of_groups=[1024])))
     >>> listed_in(line).path
     'a.tar'
     """

@@ -81,19 +81,32 @@ class Listing:
         Raises:
             ValueError: it is damaged, or of another version.
 
-        >>> listing = Listing(names=["a.jpg"], offsets=[512], lengths=[9], labels=["cat"])
-        >>> Listing.from_json(listing.to_json()) == listing
-        True
+        >>> listing = Listing(["a.jpg"], [512], [9], labels=["cat"], bytes_of_groups=[1024])
+        >>> Listing.from_json(listing.to_json()).names
+        ['a.jpg']
         """
         values = json.loads(text)
         try:
             found = cls(**values)
             found.missing = {int(row): str(reason) for row, reason in found.missing}
+            found.labels = list(map(label_of, found.labels))
+            found.bytes_of_groups = [min(max(0, int(n)), 1 << 62) for n in found.bytes_of_groups]
+            found.offsets = np.array(found.offsets, np.int64)
+            found.lengths = np.array(found.lengths, np.int64)
+            groups = np.zeros(len(found), np.int32)
             if found.groups is not None:
-                found.groups = np.array(found.groups, np.int32)
-            columns = (found.names, found.offsets, found.lengths, found.labels)
-            if len(set(map(len, columns))) > 1:
-                raise ValueError("columns of different lengths")
+                groups = found.groups = np.array(found.groups, np.int32)
+            texts = (*found.names, *found.columns, *(found.class_names or ()))
+            columns = (found.names, found.offsets, found.lengths, found.labels, groups)
+            possible = (
+                len(set(map(len, columns))) == 1
+                and all(isinstance(text, str) for text in texts)
+                and all(0 <= row < len(found) for row in found.missing)
+                and (found.offsets >= 0).all()
+                and ((groups >= 0) & (groups < len(found.bytes_of_groups))).all()
+            )
+            if not possible:
+                raise ValueError("no listing")
         except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(str(error)) from None
         return found
