@@ -2,6 +2,6 @@
 
 from rfd_tf.lazy import attach
 
-_NAMES = {"Cache": "cache", "Described": "transports", "NotFetched": "cache"}
+_NAMES = {"Cache": "cache"}
 
 __getattr__, __dir__, __all__ = attach(__name__, (), _NAMES)
