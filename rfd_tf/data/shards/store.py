@@ -205,7 +205,14 @@ class Store:
     def _block(self, block: int) -> Unpacked:
         with self._lock:
             future = self._future(block)
-        return future.result()
+        try:
+            return future.result()
+        except OSError:
+            with self._lock:
+                # (A file that cannot be fetched now may be later.)
+                if self.places is not None and self._unpacked.get(block) is future:
+                    del self._unpacked[block]
+            raise
 
     def _unpack(self, block: Block) -> Unpacked:
         return self._at_place(block, lambda path: _unpack(path, block, self._column))
