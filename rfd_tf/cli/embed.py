@@ -17,7 +17,7 @@ import functools
 from absl import flags
 
 from rfd_tf import paths
-from rfd_tf.cli import config_flags, data_flags, path_flags
+from rfd_tf.cli import beam_flags, config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 
 path_flags.DEFINE_path(
@@ -52,7 +52,7 @@ _FOLDER = config_flags.DEFINE_arguments(
     ("formats", "batch_size", "part_images", "overwrite"),
     {"formats": "format"},
 )
-data_flags.DEFINE_runner()
+beam_flags.DEFINE_runner()
 _EMBEDDER = config_flags.DEFINE_arguments(
     "export.embedders", "keras_embedder", ("image_size", "backbone")
 )
@@ -97,7 +97,7 @@ def main() -> None:
     if bool(FLAGS.weights) == bool(FLAGS.onnx):
         raise UserError("give --weights (a run folder, a file, a shipped name) or --onnx, not both")
 
-    data_flags.check_runner()
+    beam_flags.check_runner()
     print(summary(written(found), FLAGS.output_dir))
 
 

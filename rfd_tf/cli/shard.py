@@ -16,7 +16,7 @@ import functools
 
 from absl import flags
 
-from rfd_tf.cli import config_flags, data_flags, path_flags
+from rfd_tf.cli import beam_flags, config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 
 data_flags.DEFINE_data(
@@ -32,7 +32,7 @@ _IMAGES = (
 config_flags.DEFINE_settings(_IMAGES)
 flags.DEFINE_string("split", None, "Which part of --dataset; train if not given.")
 path_flags.DEFINE_path("output", None, "The folder to write.")
-data_flags.DEFINE_runner()
+beam_flags.DEFINE_runner()
 _WRITER = config_flags.DEFINE_arguments(
     "data.shards.write",
     "write_shards",
@@ -47,7 +47,7 @@ def main() -> None:
     from rfd_tf.errors import UserError
 
     data_flags.resolve()
-    data_flags.check_runner()
+    beam_flags.check_runner()
     if not FLAGS.output:
         raise UserError("--output is missing; see rfd-tf shard --help")
 
