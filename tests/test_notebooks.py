@@ -11,7 +11,10 @@ import warm_python
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 #: Less training than the notebooks have.
-SHORT = {"epochs=2": "epochs=1, steps_per_epoch=4", "epochs=30": "epochs=1"}
+SHORT = {
+    "epochs=2": "epochs=1, steps_per_epoch=4, fill_bank=False, tensorboard=False",
+    "epochs=30": "epochs=1",
+}
 
 
 def cells(notebook, kind="code"):
