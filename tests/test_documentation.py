@@ -178,6 +178,15 @@ def test_the_table_of_contents_links_to_every_page():
     assert {page.resolve() for page in guides()} <= linked | {index}
 
 
+def test_pictures_are_small_and_shown():
+    text = "".join(page.read_text(encoding="utf-8") for page in guides())
+    pictures = sorted((ROOT / "docs" / "figures").iterdir())
+    assert len(pictures) == 1 + len(methods.METHODS)
+    for picture in pictures:
+        assert picture.stat().st_size < 150_000
+        assert f"figures/{picture.name})" in text
+
+
 def test_a_guide_has_a_command_its_python_twin_and_what_to_do_when_it_goes_wrong():
     for page in (ROOT / "docs" / "guides").glob("*.md"):
         if page.stem == "troubleshooting":  # tables of messages
