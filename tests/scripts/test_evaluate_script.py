@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -68,7 +67,7 @@ def pictures(tmp_path_factory):
 
 def test_a_run_folder_is_evaluated_on_its_own_data(run_folder):
     done = subprocess.run(
-        [sys.executable, SCRIPT, f"--weights={run_folder}", "--endpoints=block2,block6"],
+        [*warm_python.command(), SCRIPT, f"--weights={run_folder}", "--endpoints=block2,block6"],
         capture_output=True,
         text=True,
         cwd=run_folder,

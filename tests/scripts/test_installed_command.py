@@ -9,6 +9,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import warm_python
 from script_driver import ROOT
 
 TINY = [
@@ -55,9 +56,9 @@ def installed(tmp_path_factory):
 def call(installed, tmp_path):
     """Runs a command line in an empty folder; returns the completed process."""
 
-    def run(*arguments, program=(str(installed / "bin" / "rfd-tf"),), **environment):
+    def run(*arguments, program=(str(installed / "bin" / "rfd-tf"),), python=None, **environment):
         return subprocess.run(
-            [sys.executable, *program, *map(str, arguments)],
+            [*(python or warm_python.command()), *program, *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=280,
@@ -90,7 +91,7 @@ def weights(folder):
 def test_a_configuration_is_trained_and_exported_without_a_checkout(call, installed, tmp_path):
     # Flags stand before and after the configuration; both win.
     own = ["--seed=3", "--deterministic", "--output_dir=run"]
-    done = call("pretrain", *TINY, "--config=quickstart", *own)
+    done = call("pretrain", *TINY, "--config=quickstart", *own, python=[sys.executable])
     assert done.returncode == 0, done.stderr
     flags = json.loads((tmp_path / "run" / "run.json").read_text())["flags"]
     assert (flags["dataset"], flags["backbone"]) == ("clothing", "six_layer")
@@ -123,7 +124,7 @@ def test_the_list_of_commands_is_quick_and_imports_no_tensorflow(call):
         "import sys; from rfd_tf.cli import main; main(sys.argv[1:]);"
         "print([name for name in ('tensorflow', 'keras', 'numpy') if name in sys.modules])"
     )
-    done = call("--help", program=("-c", program))
+    done = call("--help", program=("-c", program), python=[sys.executable])
     assert done.returncode == 0 and done.stdout.endswith("[]\n")
     assert "\n  import-caffe  Converts a Caffe AlexNet" in done.stdout
     assert call("--version", program=("-m", "rfd_tf")).stdout.startswith("rfd-tf 0.")
