@@ -71,6 +71,10 @@ def fit(
             f"{type(x).__name__} does not allow; give fit a uint8 array of images or the dataset "
             "of source.train_dataset(...)"
         )
+    if method.compiled and keras.backend.backend() == "tensorflow":
+        # An optimizer that is built within the first step has TensorFlow trace the step twice.
+        with method.distribute_strategy.scope():
+            method.optimizer.build(method.trainable_variables)
     if first == 0 and method.fill_bank and _untrained(method):
         fill_memory_bank(method, batches)
     images = batches.stream.images if batches.stream is not None else None

@@ -121,6 +121,14 @@ def test_fit_takes_images_in_memory(name):
     assert int(method.optimizer.iterations) == 2 * STEPS
 
 
+def test_fit_traces_the_training_step_once(monkeypatch):
+    method = make("rotation")
+    step, traced = method.train_step, []
+    monkeypatch.setattr(method, "train_step", lambda data: traced.append(data) or step(data))
+    method.fit(batches(), epochs=1, verbose=0)
+    assert len(traced) == 1 and int(method.optimizer.iterations) == STEPS
+
+
 def test_evaluate_is_the_mean_over_the_images():
     method = make("rfd", instance_loss="softmax")
     every = {"image": source().images, "index": np.arange(COUNT)}
@@ -242,7 +250,6 @@ def test_fit_on_two_replicas_trains_as_on_one():
         strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
         with strategy.scope():
             method = make("rfd")
-            method.optimizer.build(method.trainable_variables)
         history = method.fit(batches(), epochs=2, verbose=0).history
         results.append((history["loss"], method.get_weights()))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
