@@ -200,6 +200,7 @@ def test_the_index_beside_shards_stands_for_reading_them(
 ):
     place = shutil.copytree(written[format], tmp_path / format)
     read = []
+    monkeypatch.setattr(lister, "LEAST_INDEXED", 0)
     list_shard = lister.list_shard
     monkeypatch.setattr(
         lister, "list_shard", lambda path, *_: read.append(path) or list_shard(path, *_)

@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -61,36 +60,40 @@ def place(tmp_path_factory):
 
 
 def pretrained(place, lines):
-    """Runs the pretrainings in the folder; returns what they print."""
+    """Exit code, output and errors of the pretrainings in the folder."""
     at = f"import os; os.chdir({str(place)!r})"
-    found = run_many("pretrain", [[*line, *TINY] for line in lines], at)
-    for (code, _, error), line in zip(found, lines, strict=True):
-        assert code == 0, (line, error)
-    return [out for _, out, _ in found]
+    return run_many("pretrain", [[*line, *TINY] for line in lines], at)
 
 
-def test_the_documented_pretrainings_on_addresses_and_datasets(place, monkeypatch):
-    web, hugging_face = documented("Lists and shards elsewhere")[1], documented("Datasets of H.*?")
+def test_the_documented_pretrainings_on_addresses_and_datasets(place):
+    web, saved = documented("Lists and shards elsewhere")[1], documented("Datasets of H.*?")[0]
     with http_server(place) as address:
         web = [part.replace("https://images.example.org", address) for part in web]
-        lines = [web, *hugging_face]
-        listed, saved = pretrained(place, [[*line, "--epochs=1"] for line in lines])
-        assert f"10 images of {address}/lists/images.csv[train]; 2 classes: cat 5, dog 5" in listed
-        assert "12 images of saved; 2 classes" in saved
-        flags = json.loads((place / "runs" / "web" / "run.json").read_text())["flags"]
-        assert flags["data_dir"] == f"{address}/lists/images.csv"
-        assert flags["cache_dir"] == str(place / "cache")
-        flags = json.loads((place / "runs" / "saved" / "run.json").read_text())["flags"]
-        assert flags["data_dir"] == f"hf:{place}/saved"
-        listed, saved = pretrained(place, [[*line, "--epochs=2"] for line in lines])
-        assert "resuming after epoch 1" in listed and "resuming after epoch 1" in saved
+        lines = [[*line, f"--epochs={count}"] for line in (web, saved) for count in (1, 2)]
+        found = pretrained(place, lines)
+    assert [code for code, _, _ in found] == [0] * 4, found
+    listed, longer, whole, again = (out for _, out, _ in found)
+    assert f"10 images of {address}/lists/images.csv[train]; 2 classes: cat 5, dog 5" in listed
+    assert "12 images of saved; 2 classes" in whole
+    assert "resuming after epoch 1" in longer and "resuming after epoch 1" in again
+    flags = json.loads((place / "runs" / "web" / "run.json").read_text())["flags"]
+    assert flags["data_dir"] == f"{address}/lists/images.csv"
+    assert flags["cache_dir"] == str(place / "cache")
+    flags = json.loads((place / "runs" / "saved" / "run.json").read_text())["flags"]
+    assert flags["data_dir"] == f"hf:{place}/saved"
 
 
 def test_the_documented_pretraining_on_a_bucket(place, monkeypatch):
     skip_without_s3()
     import fsspec
 
-    (line, _) = documented("Lists and shards elsewhere")
+    line = documented("Lists and shards elsewhere")[0]
+    mistakes = {
+        "cannot read 's3://bucket/gone.tar': no such file": "--data=s3://bucket/gone.tar",
+        "--cache_gb 1e-07 is too small for shards": "--cache_gb=1e-7",
+    }
+    lines = [[*line, "--epochs=1"], [*line, "--epochs=2"]]
+    lines += [[*line, "--output_dir=runs/none", flag] for flag in mistakes.values()]
     with s3_server() as endpoint:
         for name, value in s3_environment(endpoint).items():
             monkeypatch.setenv(name, value)
@@ -98,17 +101,9 @@ def test_the_documented_pretraining_on_a_bucket(place, monkeypatch):
         system.mkdir("bucket")
         for path in sorted((place / "shards").iterdir()):
             system.put(str(path), f"bucket/{path.name}")
-        once, resumed = [*line, "--epochs=1"], [*line, "--epochs=2"]
-        first, second = pretrained(place, [once, resumed])
-        assert "12 images of bucket; 2 classes: cat 6, dog 6" in first
-        assert "memory bank of 12 x" in first and "resuming after epoch 1" in second
-        shutil.rmtree(place / "cache" / "files")
-        mistakes = {
-            "cannot read 's3://bucket/gone.tar': no such file": "--data=s3://bucket/gone.tar",
-            "cache_gb 1e-07 is too small for shards": "--cache_gb=1e-7",
-        }
-        for message, flag in mistakes.items():
-            lines = [[*line, "--output_dir=runs/none", flag, *TINY]]
-            at = f"import os; os.chdir({str(place)!r})"
-            ((code, _, error),) = run_many("pretrain", lines, at)
-            assert code == 2 and message in error and "Traceback" not in error
+        first, second, *wrong = pretrained(place, lines)
+    assert first[0] == second[0] == 0, (first, second)
+    assert "12 images of bucket; 2 classes: cat 6, dog 6" in first[1]
+    assert "memory bank of 12 x" in first[1] and "resuming after epoch 1" in second[1]
+    for message, (code, _, error) in zip(mistakes, wrong, strict=True):
+        assert code == 2 and message in error and "Traceback" not in error, error

@@ -22,6 +22,8 @@ from rfd_tf.data.shards.store import Places, unpack_gzip
 from rfd_tf.errors import UserError
 from rfd_tf.paths import replacing
 
+#: Of no more images than this shards are read beforehand, which finds damage in them.
+LEAST_INDEXED = 200_000
 _MOST_THREADS = 16
 # Processes take a second or two to start.
 _LEAST_SECONDS = 6.0
@@ -66,16 +68,19 @@ def list_shard(path: str, format: str, wanted: Wanted) -> Listed:
 
 
 def list_all(paths: Sequence[str], format: str, wanted: Wanted) -> list[Listed]:
-    """Lists shards, in order, unless an index beside them has them.
+    """Lists shards, in order; of large sets only those that an index beside them does not have.
 
-    How the others are listed is chosen by how long the first one takes.
+    How they are listed is chosen by how long the first one takes.
 
     Raises:
         UserError: see `list_shard`.
     """
     indexes = Indexes(wanted)
-    known = {path: indexes.of(path, _size(path)) for path in paths}
-    others = [path for path in paths if known[path] is None]
+    found = {path: indexes.of(path, _size(path)) for path in paths}
+    known = {path: one for path, one in found.items() if one is not None}
+    if sum(len(one.listing) for one in known.values()) <= LEAST_INDEXED:
+        known = {}
+    others = [path for path in paths if path not in known]
     listed = _list_all(others, format, wanted) if others else []
     known.update(zip(others, listed, strict=True))
     return [known[path] for path in paths]

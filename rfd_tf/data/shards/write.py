@@ -57,7 +57,7 @@ def write_shards(
 
     `shard_source` reads what is written: the same images, labels and names. Files are copied byte
     for byte; images that are in memory are written as PNG. `index.jsonl` beside the shards holds
-    what each contains, so that they need not be read through before training.
+    what each contains, so that large sets need not be read through before training.
 
     Args:
         source: the images.
