@@ -7,7 +7,7 @@ views, on the device. TensorFlow is imported with `pipeline` and `augment`, not 
 
 from rfd_tf.lazy import attach
 
-_MODULES = ("augment", "pipeline", "shards", "sources", "training_stream", "views")
+_MODULES = ("augment", "pipeline", "remote", "shards", "sources", "training_stream", "views")
 _NAMES = {
     "ArraySource": "sources",
     "DATASETS": "sources",
