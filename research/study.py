@@ -234,7 +234,7 @@ def write(output: Path, report: Mapping[str, Any]) -> str:
     lines = [
         f"Rotation prediction, {first['image_size']} x {first['image_size']} pixels; {training}.",
         f"The four rotations of an image are {place}.",
-        f"Judged on {first['num_images']} pictures of {first['pictures']}, not trained on.",
+        f"Evaluated on {first['num_images']} pictures of {first['pictures']}, not trained on.",
         "",
         "Rotation accuracy on the four rotations of every picture, percent (chance 25):",
         "",

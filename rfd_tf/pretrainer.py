@@ -125,9 +125,9 @@ class Pretrainer:
         self.images = config.images()
         self.source = self._given_source or config.training_images([folder.directory])
         log.info(self.source.summary())
-        self.judged: tuple[Source, Source | None] = (self.source, None)
+        self.evaluated: tuple[Source, Source | None] = (self.source, None)
         if config.monitor_every > 0 or config.evaluate:
-            self.judged = self._sources_to_evaluate()
+            self.evaluated = self._sources_to_evaluate()
         tasks = self._evaluation_tasks()
         if config.batch_size is None:
             config.batch_size = self._batch_size_of_run()
@@ -275,7 +275,7 @@ class Pretrainer:
             if name not in evaluation.TASKS:
                 raise unknown("evaluation task", name, evaluation.TASKS)
         if names:
-            check_classes(*self.judged)
+            check_classes(*self.evaluated)
         return [evaluation.TASKS[name]() for name in names]
 
     def build(
@@ -484,7 +484,7 @@ class Pretrainer:
 
     def _make_monitor(self, start: starts.Start | None) -> callbacks.Monitor | None:
         """Returns the monitor of the feature's kNN accuracy, or None without labels."""
-        train, test = self.judged
+        train, test = self.evaluated
         if train.labels is None:
             log.info("no labels, so no kNN monitor; name sub-folders by class to enable it")
             return None
@@ -662,7 +662,7 @@ class Pretrainer:
                 report = evaluation.evaluate(
                     folder.directory,
                     tasks,
-                    *self.judged,
+                    *self.evaluated,
                     seed=config.seed,
                     output=folder.path("evaluation_files"),
                 )

@@ -38,8 +38,8 @@ from rfd_tf.training.optimizers import SGD
 LEARNING_RATE = 0.01
 # Preprocessing that leaves values as they are: the vectors' images are fed as given.
 IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
-# A norm below this share of the largest one is judged by that share: the gradient of a bias before
-# batch normalisation is zero but for rounding, and has no digits to compare.
+# Norms below this share of the largest one are compared with that share: the gradient of a bias
+# before batch normalisation is zero but for rounding, and has no digits to compare.
 SMALLEST_NORM = 1e-4
 # Repetitions that measure rounding, and the relative change of weights and images they start from.
 # It moves the first step's logits by 3e-5, three times as far as they are from PyTorch's. 2**-22

@@ -37,7 +37,7 @@ def folds(num_images: int, num_folds: int) -> np.ndarray:
     """
     if num_folds < 2:
         raise UserError(
-            f"{num_folds} folds are too few: each is judged by a network trained on the others; "
+            f"{num_folds} folds are too few: each is evaluated by a network trained on the others; "
             "give --folds=2 or more"
         )
     if num_folds > num_images:

@@ -1,4 +1,4 @@
-"""What every task of an evaluation is: judges one network at a time, yields named results."""
+"""What every task of an evaluation is: evaluates one network at a time, yields named results."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ class Task(abc.ABC):
         name: as `--task` takes it.
         needs_labels: False where the task brings its own data or needs none; it is then run
             without labelled sets.
-        labels_optional: True where images to learn from and to judge are enough; their labels
+        labels_optional: True where images to learn from and to evaluate are enough; their labels
             may then be None, of one class, or differ.
-        compares_random: whether the random twin is judged too, and the weights that the training
+        compares_random: whether the random twin is evaluated too, and the weights that the training
             started from.
         rules: when options have an effect beside the others; one that is given without is refused.
 
@@ -134,4 +134,4 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def run(self, subject: Subject, data: Data | None, settings: Settings) -> Iterator[Result]:
-        """Judges one network. Results of two networks go together by all but value and spread."""
+        """Evaluates one network. Results of two networks match by all but value and spread."""

@@ -299,7 +299,7 @@ class Detection(Task):
         """Returns the detections in each test picture, in that picture's own pixels."""
         images, kinds = self._read()["test"]
         found: list[metrics.Detections] = []
-        for batch in pictures.judging_batches(images, kinds, self.image_size, self.batch_size):
+        for batch in pictures.evaluation_batches(images, kinds, self.image_size, self.batch_size):
             batch = {name: np.asarray(value) for name, value in detect(batch).items()}
             for row in range(len(batch["boxes"])):
                 valid = batch["classes"][row] >= 0

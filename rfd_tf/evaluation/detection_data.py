@@ -144,7 +144,7 @@ def training_batches(
         return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
 
 
-def judging_batches(
+def evaluation_batches(
     images: Sequence[VocImage], kinds: np.ndarray, image_size: int, batch_size: int
 ):
     """Returns a `tf.data.Dataset` of the pictures in order, float32 `[<= B, S, S, 3]`."""

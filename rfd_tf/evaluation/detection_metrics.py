@@ -169,7 +169,7 @@ def coco_average_precisions(
     COCO = extras.load("pycocotools.coco", "COCO's average precision").COCO
     COCOeval = extras.load("pycocotools.cocoeval", "COCO's average precision").COCOeval
     if not any((~shown.difficult).any() for shown in truth):
-        raise UserError("no picture to be judged shows an object that is not difficult")
+        raise UserError("no picture to be evaluated shows an object that is not difficult")
     annotations, results = [], []
     for image, (shown, found) in enumerate(zip(truth, detections, strict=True), 1):
         for box, label, difficult in zip(*shown, strict=True):
@@ -193,11 +193,11 @@ def coco_average_precisions(
     }
     with contextlib.redirect_stdout(io.StringIO()):  # it prints whatever it does
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(results), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return {name: float(value) for name, value in zip(_COCO, judge.stats, strict=False)}
+        scored = COCOeval(coco, coco.loadRes(results), "bbox")
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+    return {name: float(value) for name, value in zip(_COCO, scored.stats, strict=False)}
 
 
 def _place(image: int, box: np.ndarray, label: int) -> dict:

@@ -164,7 +164,7 @@ def check_training(
 
 
 def check_every(evaluate_every: int) -> None:
-    """Raises `UserError` for an interval of judgements that there cannot be.
+    """Raises `UserError` for an interval of evaluations that there cannot be.
 
     >>> check_every(0)
     Traceback (most recent call last):

@@ -28,10 +28,10 @@ class Evaluator(Task):
             size; size may also be a function of the number of channels. Vectors are taken as
             they are.
         compact: whether cached features may be float16.
-        embedding: whether the projected embedding is judged too, where there is one.
-        pixels: whether the images' own pixels are judged too, as "pixels".
+        embedding: whether the projected embedding is evaluated too, where there is one.
+        pixels: whether the images' own pixels are evaluated too, as "pixels".
         train_rotated: whether train images are turned by their `turns`.
-        images: which test images are judged, of "upright" and "rotated".
+        images: which test images are evaluated, of "upright" and "rotated".
 
     >>> class LargestNumber(Evaluator):
     ...     name = "largest_number"
@@ -84,7 +84,7 @@ class Evaluator(Task):
         return self.settings(len(data.train))
 
     def check(self, subject: Subject, data: Data) -> None:
-        """Raises `UserError` where the network lacks an endpoint to judge."""
+        """Raises `UserError` where the network lacks an endpoint to evaluate."""
         subject.feature_tensors(subject.network(), self.pooling)
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
@@ -108,7 +108,7 @@ def evaluate(
     """Takes a network's features once and yields every evaluator's results on them.
 
     Args:
-        evaluators: what judges; features are taken for all of them together.
+        evaluators: what evaluates; features are taken for all of them together.
         subject: the network.
         data: labelled images.
         settings: of the evaluation.

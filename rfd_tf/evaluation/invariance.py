@@ -68,7 +68,7 @@ class Invariance(Task):
 
     Test images are turned by 90, 180 and 270 degrees, shuffled like a jigsaw puzzle, and warped.
     For scale there is the distance to another image, drawn at random: where that is small too,
-    the feature has collapsed. Judged are f, f1 and f2, or, without a split, the one feature; and
+    the feature has collapsed. Evaluated are f, f1 and f2, or, without a split, the one feature; and
     the endpoints that are asked for. Results are mean distances, from 0 to 2, and their ratio to
     that of another image: below 1 the transformation changes the feature less than exchanging the
     image does. The histograms go to invariance_NETWORK.json, .csv and .png in the output folder.
@@ -154,10 +154,10 @@ class Invariance(Task):
         return described
 
     def check(self, subject: Subject, data: Data) -> None:
-        judged = [subject]
+        evaluated = [subject]
         if self.reference_weights is not None:
-            judged.append(Subject.pretrained(self.reference_weights))
-        smallest = min(one.image_size for one in judged)
+            evaluated.append(Subject.pretrained(self.reference_weights))
+        smallest = min(one.image_size for one in evaluated)
         if "jigsaw" in self.transformations and smallest < 2 * self.jigsaw_grid:
             raise UserError(
                 f"images of {smallest} pixels are too small for a puzzle of {self.jigsaw_grid} x "

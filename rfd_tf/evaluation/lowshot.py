@@ -19,7 +19,7 @@ from rfd_tf.evaluation.protocols import Training
 from rfd_tf.rules import Including, Rule
 
 MODES = ("frozen", "fine-tuned")
-# How often a training is judged, so that there is a best epoch.
+# How often a training is evaluated, so that there is a best epoch.
 _JUDGED = 10
 
 
@@ -83,7 +83,7 @@ class LowShot(Task):
     "frozen" trains a linear probe on every frozen feature, without augmentation; "fine-tuned"
     trains the whole network, for which the random twin is the network trained from scratch on the
     same images. An epoch does not get shorter with the set: all sets are trained for the same
-    number of steps. All test images are judged. The protocol of RotNet's paper is another task,
+    number of steps. All test images are evaluated. The protocol of RotNet's paper is another task,
     `SemiSupervised`.
 
     Args:

@@ -24,7 +24,7 @@ from rfd_tf.training.optimizers import SGD
 
 # Smallest and largest share of a picture's area that a random crop shows; this package's choice.
 CROP_AREA = (0.3, 1.0)
-_MOST_PICTURES = 16  # of a batch when judging, each in several crops
+_MOST_PICTURES = 16  # of a batch when evaluating, each in several crops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,13 +70,13 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class MultiLabelTraining:
-    """How a classifier is trained and judged.
+    """How a classifier is trained and evaluated.
 
     Attributes:
         epochs, learning_rate, batch_size, weight_decay: of SGD with Nesterov momentum 0.9, the
             rate falling to 0 on a cosine.
         test_crops: random crops of each test picture whose scores are averaged.
-        evaluate_every: epochs between two judgements; the last epoch is always judged.
+        evaluate_every: epochs between two evaluations; the last epoch is always evaluated.
     """
 
     epochs: int
@@ -138,22 +138,22 @@ def train(
     title: str,
     identity: Any,
 ) -> list[tuple[int, dict[str, float]]]:
-    """Trains a classifier and judges it again and again.
+    """Trains a classifier and evaluates it again and again.
 
     A call that was interrupted goes on, when repeated with the same output folder, after the last
     epoch whose state was kept.
 
     Args:
         model: of `classifier`.
-        training: schedule, and when to judge.
+        training: schedule, and when to evaluate.
         subject: the network.
-        train_pictures, test_pictures: to learn from and to judge.
+        train_pictures, test_pictures: to learn from and to evaluate.
         settings: of the evaluation.
         title: what is trained, for messages and the state's file.
         identity: JSON-ready; a state of another identity is not taken up.
 
     Returns:
-        (epoch from 1, metric -> mean over the classes), for each epoch that was judged; the last
+        (epoch from 1, metric -> mean over the classes), for each epoch that was evaluated; the last
         epoch is the last entry.
 
     Raises:

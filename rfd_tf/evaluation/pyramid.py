@@ -88,20 +88,20 @@ def feature_pyramid(subject: Subject, image_size: int, seed: int = 0) -> Pyramid
 
 
 def _trunk(subject: Subject, image_size: int) -> tuple[keras.Model, dict[int, str]]:
-    """The network under judgement up to its last map, for an image size; and `_maps` of it."""
+    """The network under evaluation up to its last map, for an image size; and `_maps` of it."""
     backbone = subject.record["backbone"]
-    judged = network = subject.network()
+    evaluated = network = subject.network()
     if image_size != subject.image_size:
         network = subject.untrained(image_size)
     maps = _maps(network, image_size)
     if not maps:
         raise UserError(f"backbone {backbone} has no endpoint with a feature map")
     trunk = applications.feature_extractor(network, list(maps.values()))
-    if network is not judged:
+    if network is not evaluated:
         # (By place: Keras numbers the names of some layers anew in each network.)
         places = [layer.name for layer in network.layers]
-        names = [judged.layers[places.index(name)].name for name in maps.values()]
-        source = applications.feature_extractor(judged, names)
+        names = [evaluated.layers[places.index(name)].name for name in maps.values()]
+        source = applications.feature_extractor(evaluated, names)
         if [w.shape for w in source.weights] != [w.shape for w in trunk.weights]:
             raise UserError(
                 f"backbone {backbone} of {subject.image_size} pixels cannot take images of "

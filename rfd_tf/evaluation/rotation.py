@@ -45,7 +45,7 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
 class Rotation(Task):
     """Accuracy of the four-way rotation classifier, and what it takes for what.
 
-    Every test image is judged in its four rotations, without augmentation. `trained` takes the
+    Every test image is evaluated in its four rotations, without augmentation. `trained` takes the
     classifier that was trained with the backbone, `heads.npz` in the run folder; it is applied to
     f2 as well where that is as long as f1, which tells whether rotation leaked into f2 (Feng et
     al.'s program logs the same). `fitted` fits a linear classifier to f1, f2 and f each, frozen.
@@ -266,11 +266,11 @@ def _counts(
 
 def _results(name: str, by_class: Mapping[str, np.ndarray]) -> Iterator[Result]:
     for title, matrix in by_class.items():
-        judged = name if title == ALL else f"{name} of {title}"
-        yield Result(judged, matrix.trace() / matrix.sum(), ALL, when="")
+        evaluated = name if title == ALL else f"{name} of {title}"
+        yield Result(evaluated, matrix.trace() / matrix.sum(), ALL, when="")
         for turns, degrees in enumerate(DEGREES):
             share = matrix[turns, turns] / matrix[turns].sum()
-            yield Result(judged, share, degrees, when="")
+            yield Result(evaluated, share, degrees, when="")
     matrix = by_class[ALL]
     for taken, answer in enumerate(DEGREES):
         for turns, degrees in enumerate(DEGREES):

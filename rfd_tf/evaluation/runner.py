@@ -127,11 +127,11 @@ def evaluate(
     }
     found: dict[str, list[dict[str, Result]]] = {}
     networks = [subject, subject.random_twin(seed), *([] if before is None else [before])]
-    for judged in networks:
-        due = [task for task in tasks if judged.is_pretrained or task.compares_random]
-        keys = {task: (identity, task.name, protocols[task.name], judged.title) for task in due}
+    for evaluated in networks:
+        due = [task for task in tasks if evaluated.is_pretrained or task.compares_random]
+        keys = {task: (identity, task.name, protocols[task.name], evaluated.title) for task in due}
         missing = [task for task in due if partial.get(keys[task]) is None]
-        for task, results in _run(missing, judged, data, settings):
+        for task, results in _run(missing, evaluated, data, settings):
             partial.put(keys[task], results)
         for task in due:
             found.setdefault(task.name, []).append(

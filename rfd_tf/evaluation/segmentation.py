@@ -70,12 +70,12 @@ def segmentation_network(
     >>> segmentation_network(subject, 21, 48, skips=1).output_shape
     (None, 48, 48, 21)
     """
-    judged = subject.network()
+    evaluated = subject.network()
     network = subject.untrained(image_size)
     names = scored_endpoints(network, skips)
     # Layers after the last map (dense ones, which would fix the image's size) are left behind.
     trunk = limit_momentum(applications.feature_extractor(network, names))
-    trunk.set_weights(applications.feature_extractor(judged, names).get_weights())
+    trunk.set_weights(applications.feature_extractor(evaluated, names).get_weights())
 
     scores = None
     for name in names:
@@ -226,7 +226,7 @@ class Segmentation(Task):
     The head is that of `segmentation_network`. Stochastic gradient descent with momentum 0.9,
     weight decay 5e-4 and half a cosine as schedule; pixel-wise cross entropy without pixels of
     index 255; horizontal flips. Images (bilinearly) and masks (nearest pixel) are resized to
-    squares to learn from; at test the scores are resized to the image's own size and judged there.
+    squares for training; scores are evaluated at the image's own size, to which they are resized.
     Background counts as a class. The random twin goes through the same training.
 
     Long et al. train images of their own size at a fixed rate, with a doubled rate for biases and

@@ -1,4 +1,4 @@
-"""Supervised training of classifiers on a backbone, frozen or not, judged after every epoch."""
+"""Supervised training of classifiers on a backbone, frozen or not, evaluated after every epoch."""
 
 from __future__ import annotations
 
@@ -153,13 +153,13 @@ def train(
         names: what to call the classifiers.
         training: schedule, optimizer and augmentation.
         subject: the network, for its normalisation and its identity.
-        data: images to learn from and to judge.
+        data: images to learn from and to evaluate.
         settings: of the evaluation.
         title: of the progress bar.
-        images: which test images to judge after each epoch, of "upright" and "rotated".
+        images: which test images to evaluate after each epoch, of "upright" and "rotated".
         train_rotated: whether each training image is turned by a random multiple of 90 degrees,
             anew each time it is seen.
-        ten_crops: whether to judge the mean of the softmax over ten crops too, after the last
+        ten_crops: whether to evaluate the mean of the softmax over ten crops too, after the last
             epoch.
         train_set: images to learn from instead of `data.train`.
         seed: of order, augmentation and turns; the settings' by default.

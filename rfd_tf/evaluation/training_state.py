@@ -86,14 +86,14 @@ class Diverged(UserError):
 
 
 class AfterEpoch(keras.callbacks.Callback):
-    """Keras callback: after each epoch looks at the loss, has the network judged, keeps the state.
+    """Keras callback: after each epoch checks the loss, evaluates the network and saves the state.
 
     Args:
         title: of the training, for messages.
         state: where to keep it, at most every `SAVE_AFTER` seconds.
         variables: that the training changes.
         history: ready for JSON; kept with the variables.
-        judge: see `fit`.
+        evaluate: see `fit`.
 
     Raises:
         UserError: the loss is no longer finite.
@@ -105,11 +105,11 @@ class AfterEpoch(keras.callbacks.Callback):
         state: TrainingState,
         variables: Sequence[Any],
         history: dict,
-        judge: Callable[[int, dict], None],
+        evaluate: Callable[[int, dict], None],
     ):
         super().__init__()
         self._title, self._state, self._variables = title, state, variables
-        self._history, self._evaluate, self._saved = history, judge, time.monotonic()
+        self._history, self._evaluate, self._saved = history, evaluate, time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
         check_loss((logs or {}).get("loss", 0.0), self._title, epoch + 1)
@@ -148,7 +148,7 @@ def fit(
     stream: Callable[[int], Any],
     title: str,
     state: TrainingState,
-    judge: Callable[[int, dict], None],
+    evaluate: Callable[[int, dict], None],
     *,
     epochs: int,
     steps: int,
@@ -162,8 +162,8 @@ def fit(
         stream: returns the batches from a number of finished epochs on, as `model.fit` takes them.
         title: of the training, for messages.
         state: where to keep it, at most every `SAVE_AFTER` seconds; left to the caller to remove.
-        judge: called after each epoch with the number of epochs done and the history, to which it
-            adds what it finds.
+        evaluate: called after each epoch with the number of epochs done and the history, to which
+            it adds its results.
         epochs: in all.
         steps: of an epoch.
         changing: the model's variables that the training changes; all of its weights if None.
@@ -189,7 +189,7 @@ def fit(
         done, arrays, history = found
         for variable, array in zip(kept, arrays, strict=True):
             variable.assign(array)
-    callbacks = [AfterEpoch(title, state, kept, history, judge)]
+    callbacks = [AfterEpoch(title, state, kept, history, evaluate)]
     if progress is not None:
         callbacks.append(Progress(progress, done * steps, epochs * steps))
     if done < epochs:
@@ -222,7 +222,7 @@ def check_loss(loss: float, title: str, epoch: int) -> None:
 
 
 def is_evaluated(epoch: int, epochs: int, every: int) -> bool:
-    """Whether the network is judged after so many epochs: after each `every`-th, and the last.
+    """Whether the network is evaluated after so many epochs: after each `every`-th, and the last.
 
     >>> [epoch for epoch in range(1, 8) if is_evaluated(epoch, 7, every=3)]
     [3, 6, 7]

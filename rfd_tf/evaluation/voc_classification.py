@@ -50,7 +50,7 @@ class VocClassification(Task):
       network has these layers.
     - `all layers`: the whole network.
 
-    The trained ones see random crops and mirror images, and are judged by the mean score of ten
+    The trained ones see random crops and mirror images, and are evaluated by the mean score of ten
     such crops of each test picture (Krähenbühl et al., ICLR 2016), after the last and the best
     epoch; that crops show 0.3 to 1 of the area is this package's choice. Classes that a picture
     shows only as "difficult" neither train nor count.
@@ -216,7 +216,7 @@ class VocClassification(Task):
         finished.remove()
 
     def _sides(self, settings: Settings) -> tuple[Pictures, Pictures]:
-        """The pictures to learn from and to judge."""
+        """The pictures to learn from and to evaluate."""
         return Pictures.of(self.train_set), Pictures.of(self.test_set)
 
     def _parts(
@@ -271,7 +271,7 @@ class VocClassification(Task):
         self, part, protocol, feature, subject, train, test, settings, identity
     ) -> Iterator[Result]:
         images = "upright" if train.turns is None else "rotated"
-        judged = multi_label.train(
+        evaluated = multi_label.train(
             multi_label.classifier(
                 subject,
                 protocol,
@@ -287,8 +287,8 @@ class VocClassification(Task):
             f"{self.name} {part}",
             identity,
         )
-        for metric in judged[-1][1]:
-            values = [means[metric] for _, means in judged]
+        for metric in evaluated[-1][1]:
+            values = [means[metric] for _, means in evaluated]
             yield Result(part, values[-1], images, metric=metric, when=LAST_EPOCH)
             yield Result(part, max(values), images, metric=metric, when=BEST_EPOCH)
 

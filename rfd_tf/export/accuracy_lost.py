@@ -21,26 +21,26 @@ Model = OnnxModel | LiteRTModel
 CALIBRATION_IMAGES = 256
 _BATCH = 32
 _MOST_JUDGED, _MOST_TRAIN = 1000, 4000
-_LEAST_LABELLED = 20  # fewer judged images say nothing of an accuracy
+_LEAST_LABELLED = 20  # fewer evaluated images say nothing of an accuracy
 
 
 class Division(NamedTuple):
-    """Which images calibrate and which judge. Rows are increasing indices into the source.
+    """Which images calibrate and which evaluate. Rows are increasing indices into the source.
 
     Attributes:
         calibration: rows whose images set the scales.
-        judged: rows whose features are compared; none of them calibrates, unless the source has
+        evaluated: rows whose features are compared; none of them calibrates, unless the source has
             one image only.
         train: rows that kNN learns from; None where the images have no labels, or too few.
     """
 
     calibration: np.ndarray
-    judged: np.ndarray
+    evaluated: np.ndarray
     train: np.ndarray | None
 
 
 def divide(source: Source, calibration_images: int = CALIBRATION_IMAGES) -> Division:
-    """Divides images into those that calibrate and those that judge, by the hash of their index.
+    """Divides images into those that calibrate and those that evaluate, by the hash of their index.
 
     Args:
         source: the images, with or without labels.
@@ -60,8 +60,8 @@ def divide(source: Source, calibration_images: int = CALIBRATION_IMAGES) -> Divi
     if labels is not None and (labels >= 0).any():
         rows, labels = rows[labels >= 0], labels[labels >= 0]
     classes = 1 if labels is None else len(np.unique(labels))
-    judged = held_out(np.zeros(len(rows), np.int64) if classes < 2 else labels)
-    train, chosen = rows[~judged], rows[judged]
+    evaluated = held_out(np.zeros(len(rows), np.int64) if classes < 2 else labels)
+    train, chosen = rows[~evaluated], rows[evaluated]
     calibration = subset(train, calibration_images)
     if not len(chosen):
         chosen = calibration
@@ -83,7 +83,7 @@ def accuracy_lost(
         float32: the file they were made from.
         smaller: the smaller files by kind.
         source: the images.
-        division: which of them judge.
+        division: which of them evaluate.
 
     Returns:
         For each kind: "images" (how many were compared); "outputs": for each output "cosine" (mean
@@ -94,11 +94,11 @@ def accuracy_lost(
     """
     models = {"float32": float32, **smaller}
     size = float32.image_size
-    judged = ImageSet(source, division.judged, size, _BATCH)
-    found, embeddings = _compared(models, judged.batches())
+    evaluated = ImageSet(source, division.evaluated, size, _BATCH)
+    found, embeddings = _compared(models, evaluated.batches())
     if division.train is not None:
         train = ImageSet(source, division.train, size, _BATCH)
-        accuracies = _knn(models, train, judged, embeddings)
+        accuracies = _knn(models, train, evaluated, embeddings)
         for kind in smaller:
             lost = accuracies["float32"] - accuracies[kind]
             found[kind]["knn"] = {
@@ -174,7 +174,7 @@ def _compared(
 def _knn(
     models: Mapping[str, Model],
     train: ImageSet,
-    judged: ImageSet,
+    evaluated: ImageSet,
     embeddings: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
     """Accuracy of each file's embedding, 0 to 1, if every figure there is finite."""
@@ -184,7 +184,7 @@ def _knn(
             learnt[kind].append(model(batch["image"], [EMBEDDING])[EMBEDDING])
     return {
         kind: knn_accuracy(
-            np.concatenate(parts), train.labels, embeddings[kind], judged.labels, k=None
+            np.concatenate(parts), train.labels, embeddings[kind], evaluated.labels, k=None
         )
         if np.isfinite(embeddings[kind]).all()
         else 0.0

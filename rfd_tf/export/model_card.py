@@ -321,7 +321,7 @@ def scores_of(source: Path) -> dict[str, Any] | None:
         and isinstance(report.get("results"), list)
         and all(isinstance(row, dict) and keys <= set(row) for row in report["results"])
     )
-    # (Where the weights lay when they were judged is nobody's business.)
+    # (Where the weights lay when they were evaluated is nobody's business.)
     return {key: value for key, value in report.items() if key != "weights"} if fits else None
 
 
@@ -392,14 +392,14 @@ def _difference_rows(card: Card) -> Iterator[tuple[str, ...]]:
 
 def quantization_text(card: Card) -> str:
     """Returns what the smaller files lose against the float32 ones, as Markdown."""
-    rows, judged = [], []
+    rows, evaluated = [], []
     for kind, found in card["quantization"].items():
         text = f"`{found['file']}`: {found['images']:,} images ({found['judged_on']})"
         if "calibration" in found:
             text += f", calibrated with {found['calibration']['images']:,} others"
         if "measured_with" in found:
             text += f"; {found['measured_with']}"
-        judged.append(text)
+        evaluated.append(text)
         for output, figures in found["outputs"].items():
             knn = found.get("knn") if output == "embedding" else None
             rows.append((
@@ -419,7 +419,7 @@ def quantization_text(card: Card) -> str:
         "Against float32, on images that did not calibrate: cosine of the outputs, largest "
         "difference, also as a fraction of the largest value, and where the images have classes "
         f"the accuracy of a kNN vote in float32 -> in the file.\n\n{_table(header, rows)}\n\n"
-        + ". ".join(judged)
+        + ". ".join(evaluated)
         + "."
     )
 

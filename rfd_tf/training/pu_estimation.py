@@ -1,7 +1,7 @@
 """Estimates PU weights: how probable it is that a rotated view looks upright.
 
 The images are dealt out to folds. For each fold a network learns rotations on the other folds and
-then judges this one, which it has never seen: a network that knows an image by heart would tell
+then evaluates this one, which it has never seen: a network that knows an image by heart would tell
 its rotation however symmetrical it is.
 """
 
@@ -184,9 +184,9 @@ def estimate_fold(
     estimation: Estimation,
     callback: keras.callbacks.Callback | None = None,
 ) -> Fold:
-    """Trains on all folds but one, and judges the four rotations of the images in that one.
+    """Trains on all folds but one, and evaluates the four rotations of the images in that one.
 
-    The images judged are not augmented: see `rfd_tf.data.pipeline.evaluation_dataset`.
+    The images evaluated are not augmented: see `rfd_tf.data.pipeline.evaluation_dataset`.
 
     Args:
         source: all images.

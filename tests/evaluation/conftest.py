@@ -38,5 +38,5 @@ def rfd_subject(rfd_run):
 
 @pytest.fixture(scope="session")
 def small_digits():
-    """300 digits to learn from and 297 to judge, at 16 pixels."""
+    """300 digits to learn from and 297 to evaluate, at 16 pixels."""
     return Data(data.digits(), data.digits("test"), 16, batch_size=128, max_train_images=300)

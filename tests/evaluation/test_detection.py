@@ -103,7 +103,7 @@ def test_coco_figures_by_hand():
     assert coco["COCO AP50"] == pytest.approx(1) and coco["COCO AP75"] == pytest.approx(1)
     none = metrics.coco_average_precisions(truth, [detections()], [(40, 40)], 1)
     assert set(none.values()) == {0.0}
-    with pytest.raises(UserError, match="no picture to be judged"):
+    with pytest.raises(UserError, match="no picture to be evaluated"):
         metrics.coco_average_precisions([objects((A, 0, True))], found, [(40, 40)], 1)
 
 
@@ -179,7 +179,7 @@ def test_every_backbone_gets_three_levels(backbone, size, origins, tmp_path):
     assert sides == [size // 8, size // 16, size // 32]
     for origin, part in zip(found.origins.values(), origins, strict=True):
         assert part in origin
-    # The weights under judgement are in it, for another image size too.
+    # The weights under evaluation are in it, for another image size too.
     first = np.array(subject.network().weights[0])
     assert any(np.array_equal(np.array(weight), first) for weight in found.model.weights)
 
@@ -187,14 +187,14 @@ def test_every_backbone_gets_three_levels(backbone, size, origins, tmp_path):
 def test_a_detector_learns_what_it_is_shown_and_goes_on_after_an_interruption(
     rectangles, tmp_path, monkeypatch
 ):
-    subject, judge, judged = subject_of("six_layer", tmp_path), Detection._evaluate, []
+    subject, evaluate, evaluated = subject_of("six_layer", tmp_path), Detection._evaluate, []
 
     def interrupted(self, detect):
         monkeypatch.setattr(training_state, "SAVE_AFTER", 0)  # (from here on: it takes a while)
-        judged.append(1)
-        if len(judged) == 2:
+        evaluated.append(1)
+        if len(evaluated) == 2:
             raise KeyboardInterrupt
-        return judge(self, detect)
+        return evaluate(self, detect)
 
     monkeypatch.setattr(Detection, "_evaluate", interrupted)
     options = {"batch_size": 6, "learning_rate": 1e-3, "evaluate_every": 39}
@@ -206,7 +206,7 @@ def test_a_detector_learns_what_it_is_shown_and_goes_on_after_an_interruption(
         list(task.run(subject, None, Settings(output=tmp_path / "out")))
     assert list((tmp_path / "out").glob("unfinished*"))
     results = list(task.run(subject, None, Settings(output=tmp_path / "out")))
-    assert len(judged) == 2 + 1  # the epochs before were not trained again
+    assert len(evaluated) == 2 + 1  # the epochs before were not trained again
     assert [result.when for result in results] == ["last epoch", "best epoch"] * 5
     assert [result.metric for result in results[::2]] == [
         "mean AP (11-point)",

@@ -101,7 +101,7 @@ def test_names_and_widths(backbone):
     assert probes == {**wide, "pooled": 128, "f": 128, "f1": 96, "f2": 32}
     # Maps smaller than the probe's size are taken as they are.
     assert feature_tensors(backbone, None, ("max", 99), ["block6"])["block6"].shape[-1] == 128 * 64
-    # Without a split there is nothing decoupled to judge.
+    # Without a split there is nothing decoupled to evaluate.
     plain = feature_tensors(backbone, {"endpoint": "block6", "pooling": "avg"}, names=["block2"])
     assert set(plain) == {"block2", "pooled"}
 

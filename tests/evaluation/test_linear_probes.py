@@ -65,10 +65,10 @@ def test_best_epoch_is_the_best_of_all(digits_features):
     # weights after each epoch are asked for while they are being trained.
     probe, accuracies = Probe(6, keep_every=1), []
 
-    def judge():
+    def evaluate():
         accuracies.append(np.mean(probe.predict(test["pooled"]) == test_labels))
 
-    probe.fit(train["pooled"], train_labels, 10, after_epoch=judge)
+    probe.fit(train["pooled"], train_labels, 10, after_epoch=evaluate)
     assert [(r.when, r.value) for r in found] == [
         ("last epoch", accuracies[-1]),
         ("best epoch", max(accuracies)),

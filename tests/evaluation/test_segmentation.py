@@ -215,19 +215,19 @@ def test_an_interrupted_training_goes_on(rfd_subject, voc, tmp_path, monkeypatch
 
     whole, counts = run(tmp_path / "whole")
     assert np.count_nonzero(np.sum(counts, axis=0)) > 1  # it has learnt more than one class
-    judge = Segmentation._evaluate
+    evaluate = Segmentation._evaluate
     calls = []
 
     def interrupted(*args):
         calls.append(1)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return judge(*args)
+        return evaluate(*args)
 
     monkeypatch.setattr(Segmentation, "_evaluate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken")
-    monkeypatch.setattr(Segmentation, "_evaluate", judge)
+    monkeypatch.setattr(Segmentation, "_evaluate", evaluate)
     assert list((tmp_path / "broken").glob("unfinished*"))
     values, counts_again = run(tmp_path / "broken")
     assert values == pytest.approx(whole, abs=0.01)

@@ -27,7 +27,7 @@ def sources(small_digits):
 
 
 @pytest.fixture(scope="module")
-def judged(rfd_run, sources, tmp_path_factory):
+def evaluated(rfd_run, sources, tmp_path_factory):
     """A suite over two runs, and what it wrote; run a's kNN had been evaluated before."""
     root = tmp_path_factory.mktemp("suite")
     for name in "ab":
@@ -56,8 +56,8 @@ def cell(comparison, entry, feature, images="upright", metric="accuracy"):
     return row["runs"]
 
 
-def test_what_is_missing_is_run_and_the_rest_reused(judged, sources):
-    root, comparison, said = judged
+def test_what_is_missing_is_run_and_the_rest_reused(evaluated, sources):
+    root, comparison, said = evaluated
     assert "a, knn: reused" in said and "b: knn" in said and "a: retrieval" in said
     report = runner.evaluate(root / "b", [KNearestNeighbours()], *sources)
     for row in report["results"]:
@@ -71,8 +71,8 @@ def test_what_is_missing_is_run_and_the_rest_reused(judged, sources):
     assert set(cell(comparison, "retrieval", "f2", metric="precision@10")) == {"a", "b"}
 
 
-def test_a_task_that_a_run_does_not_allow_is_noted(judged):
-    root, comparison, _ = judged
+def test_a_task_that_a_run_does_not_allow_is_noted(evaluated):
+    root, comparison, _ = evaluated
     assert set(cell(comparison, "rotation", "f1", "all rotations")) == {"a"}
     (note,) = comparison["notes"]
     assert note.startswith("b, rotation: ") and "has no rotation head" in note
@@ -82,8 +82,8 @@ def test_a_task_that_a_run_does_not_allow_is_noted(judged):
     assert note in (root / "out" / "comparison.md").read_text()
 
 
-def test_files_say_the_same(judged):
-    root, comparison, _ = judged
+def test_files_say_the_same(evaluated):
+    root, comparison, _ = evaluated
     assert json.loads((root / "out" / "comparison.json").read_text()) == comparison
     text = (root / "out" / "comparison.md").read_text()
     row = cell(comparison, "knn", "f2", "rotated")
@@ -112,8 +112,8 @@ def again(root, sources, **changed):
     return comparison, said
 
 
-def test_the_same_call_runs_nothing_and_another_does(judged, sources):
-    root, comparison, _ = judged
+def test_the_same_call_runs_nothing_and_another_does(evaluated, sources):
+    root, comparison, _ = evaluated
     same, said = again(root, sources)
     assert said == ["b, knn: reused"]
     assert cell(same, "knn", "f")["b"] == cell(comparison, "knn", "f")["b"]
@@ -127,7 +127,7 @@ def test_the_same_call_runs_nothing_and_another_does(judged, sources):
         assert said == ["b: knn"], changed
     fewer, said = again(root, (sources[0], None))
     assert said == ["b: knn"] and "held out" in fewer["data"]["test"]
-    # Other weights in the same folder are not those that were judged.
+    # Other weights in the same folder are not those that were evaluated.
     from rfd_tf import applications
 
     network = applications.build("six_layer", 16)
@@ -304,8 +304,8 @@ def test_two_runs_of_one_name_are_told_apart(rfd_run):
     assert list(found) == ["rfd", "backbone", "rfd_2"]
 
 
-def test_the_runs_own_images_are_taken(judged, tmp_path):
-    root, _, _ = judged
+def test_the_runs_own_images_are_taken(evaluated, tmp_path):
+    root, _, _ = evaluated
     assert suite.recorded_images("cifar10", [root / "a", root / "b"]).dataset == "digits"
     other = tmp_path / "other"
     other.mkdir()
@@ -320,8 +320,8 @@ def test_the_runs_own_images_are_taken(judged, tmp_path):
     assert suite.recorded_images("features", mixed) == RunImages()
 
 
-def test_mistakes_are_named(judged, sources, tmp_path):
-    root, _, _ = judged
+def test_mistakes_are_named(evaluated, sources, tmp_path):
+    root, _, _ = evaluated
 
     def call(name="features", runs=(root / "a",), data=sources, **arguments):
         suite.run_suite(name, runs, *data, output=tmp_path, **arguments)

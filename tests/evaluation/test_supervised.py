@@ -114,13 +114,13 @@ def test_an_interrupted_training_goes_on_to_the_same_figures(
     expected = figures(model, ["block4"], training, subject, images)
 
     monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
-    judge, judged = supervised._Score.__call__, []
+    evaluate, evaluated = supervised._Score.__call__, []
 
     def interrupted(self):
-        judged.append(judge(self))
-        if len(judged) == 3:
+        evaluated.append(evaluate(self))
+        if len(evaluated) == 3:
             raise KeyboardInterrupt
-        return judged[-1]
+        return evaluated[-1]
 
     settings = Settings(seed=1, output=tmp_path)
     monkeypatch.setattr(supervised._Score, "__call__", interrupted)
@@ -128,10 +128,12 @@ def test_an_interrupted_training_goes_on_to_the_same_figures(
     with pytest.raises(KeyboardInterrupt):
         figures(model, ["block4"], training, subject, images, settings)
     assert len(list(tmp_path.iterdir())) == 1
-    monkeypatch.setattr(supervised._Score, "__call__", lambda self: judged.append(1) or judge(self))
+    monkeypatch.setattr(
+        supervised._Score, "__call__", lambda self: evaluated.append(1) or evaluate(self)
+    )
     model, _ = heads_on(subject, ["block4"])
     found = figures(model, ["block4"], training, subject, images, settings)
-    assert len(judged) == 3 + 2  # the first two epochs were not trained again
+    assert len(evaluated) == 3 + 2  # the first two epochs were not trained again
     assert found == expected
     assert not list(tmp_path.iterdir())
 

@@ -111,11 +111,11 @@ def test_machines_learn_from_pooled_maps_of_length_1(folder, subject, monkeypatc
 def test_an_interrupted_task_takes_up_what_it_finished(folder, subject, tmp_path, monkeypatch):
     monkeypatch.setattr(training_state, "SAVE_AFTER", 0)
     crop_scores, machine = multi_label.crop_scores, voc_classification._svm_scores
-    judged, fitted = [], []
+    evaluated, fitted = [], []
 
     def counted(*arguments):
-        judged.append(arguments)
-        if len(judged) == stop:
+        evaluated.append(arguments)
+        if len(evaluated) == stop:
             raise KeyboardInterrupt
         return crop_scores(*arguments)
 
@@ -142,15 +142,15 @@ def test_an_interrupted_task_takes_up_what_it_finished(folder, subject, tmp_path
     stop = None
     expected = run(tmp_path / "whole")
     machines = len(fitted)
-    assert len(judged) == 6 and not (tmp_path / "whole").exists()
-    judged.clear()
+    assert len(evaluated) == 6 and not (tmp_path / "whole").exists()
+    evaluated.clear()
     stop = 6  # in the last epoch of "all layers"
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
-    judged.clear()
+    evaluated.clear()
     fitted.clear()
     found = run(tmp_path / "cut")
-    assert len(judged) == 1 and not fitted and machines
+    assert len(evaluated) == 1 and not fitted and machines
     assert [r[:1] + r[2:] for r in found] == [r[:1] + r[2:] for r in expected]
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.value == pytest.approx(theirs.value, abs=0.02)

@@ -206,9 +206,9 @@ def test_float16_needs_no_images(run_folder, tmp_path):
     assert (tmp_path / "out" / "model.float16.onnx").exists()
 
 
-def test_calibrating_and_judging_are_done_on_different_images():
+def test_calibrating_and_evaluating_are_done_on_different_images():
     parts = divide(digits(), 2000)
-    assert not set(parts.judged) & (set(parts.calibration) | set(parts.train))
+    assert not set(parts.evaluated) & (set(parts.calibration) | set(parts.train))
     with pytest.raises(UserError, match="1 image or more, not 0"):
         divide(digits(), 0)
 

@@ -111,7 +111,7 @@ def test_the_study_trains_evaluates_and_tabulates_each_network(study, tmp_path):
         f"{name}: reused" for name in RUN[study]
     ]
     text = (tmp_path / "out" / "study.md").read_text()
-    assert "Judged on 2 pictures" in text and "shuffled over an epoch" in text
+    assert "Evaluated on 2 pictures" in text and "shuffled over an epoch" in text
     for name in RUN[study]:
         run = json.loads((tmp_path / "out" / name / "run.json").read_text())
         assert run["flags"]["crop"] == "stretch" and run["flags"]["optimizer"] == "rmsprop"

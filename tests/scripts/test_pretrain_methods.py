@@ -58,8 +58,8 @@ def test_a_method_learns_and_its_run_is_complete(method, tmp_path):
         value, level = float(last[name]), chance.get(name, np.log(1500))
         assert (value > share * level) if share > 1 else (value < share * level), (name, last)
     report = json.loads((folder / "evaluation.json").read_text())
-    judged = {result["name"]: result["value"] for result in report["results"]}
-    assert {"block1", "block6"} <= set(judged) and all(0.1 < a < 1 for a in judged.values())
+    evaluated = {result["name"]: result["value"] for result in report["results"]}
+    assert {"block1", "block6"} <= set(evaluated) and all(0.1 < a < 1 for a in evaluated.values())
     assert (folder / "export" / "saved_model").is_dir()
     backbone = applications.SixLayer(
         include_top=False,

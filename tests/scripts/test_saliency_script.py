@@ -142,7 +142,7 @@ def test_mistakes_are_told_in_a_line(run_folder, voc, tmp_path):
         assert code == 2 and message in err and err.count("\n") == 1, (message, err)
 
 
-def test_one_command_trains_judges_and_tabulates(voc, tmp_path):
+def test_one_command_trains_evaluates_and_tabulates(voc, tmp_path):
     arguments = [
         f"--data_dir={voc}",
         "--networks=six_layer",
@@ -169,7 +169,7 @@ def test_one_command_trains_judges_and_tabulates(voc, tmp_path):
     assert flags["crop"] == "stretch" and flags["epochs"] == 1
     text = (output / "study.md").read_text()
     assert "| six_layer | rotation | at least 0.0008 | random init |" in text
-    assert "Judged on 2 pictures" in text
+    assert "Evaluated on 2 pictures" in text
     with open(output / "study.csv") as file:
         rows = list(csv.DictReader(file))
     assert {(row["layer"], row["network"]) for row in rows} == {

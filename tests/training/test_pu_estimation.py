@@ -40,19 +40,19 @@ def test_an_image_is_predicted_by_a_network_that_never_saw_it():
     )
     own, other = np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)
 
-    def judge(changed=None):
+    def evaluate(changed=None):
         part = estimate_fold(make_source(changed), fold, 0, longer)
         np.testing.assert_array_equal(part.indices, own)
         return part.upright_probability
 
-    before = judge()
+    before = evaluate()
     # Another picture in the held-out fold changes what is said of itself, and nothing else.
-    after = judge(changed=own[3])
+    after = evaluate(changed=own[3])
     rest = np.arange(len(own)) != 3
     np.testing.assert_allclose(after[rest], before[rest], atol=1e-5)
     assert np.abs(after[3] - before[3]).max() > 1e-4
     # Another picture in the other fold changes the network.
-    assert np.abs(judge(changed=other[3]) - before).max() > 1e-4
+    assert np.abs(evaluate(changed=other[3]) - before).max() > 1e-4
 
 
 def test_folds_are_put_together_and_kept(tmp_path):
@@ -108,7 +108,7 @@ def test_predictions_are_those_of_the_heads():
     rotations = RotationFeatureDecoupling(
         backbone, 5, lambda_distance=0, lambda_instance=0, decoupled=False
     )
-    part = pu_estimation._judge(rotations, [_Tensors(batch)])
+    part = pu_estimation._evaluate(rotations, [_Tensors(batch)])
     kernel, bias = (w.numpy() for w in rotations.rotation_head.weights)
     logits = np.stack([view @ kernel + bias for view in features], axis=1)
     weights = np.exp(logits)
@@ -118,7 +118,7 @@ def test_predictions_are_those_of_the_heads():
     np.testing.assert_array_equal(part.right, logits.argmax(-1) == np.arange(4))
 
     upright = UprightClassifier(backbone)
-    part = pu_estimation._judge(upright, [_Tensors(batch)])
+    part = pu_estimation._evaluate(upright, [_Tensors(batch)])
     kernel, bias = (w.numpy() for w in upright.upright_head.weights)
     logits = np.stack([view @ kernel + bias for view in features], axis=1)[..., 0]
     np.testing.assert_allclose(part.upright_probability, 1 / (1 + np.exp(-logits)), rtol=1e-4)

@@ -68,9 +68,9 @@ class ReportImages:
         options = {"labels_optional": True, "max_train_images": _GALLERY * count, "seed": seed}
         size = self.subject.image_size
         self.data = Data(train, test, size, batch_size, **options)
-        judged = self.data.test
-        rows = subset(judged.rows, count)
-        self.data.test = ImageSet(judged.source, rows, size, batch_size, seed)
+        evaluated = self.data.test
+        rows = subset(evaluated.rows, count)
+        self.data.test = ImageSet(evaluated.source, rows, size, batch_size, seed)
 
     @functools.cached_property
     def network(self) -> keras.Model:
