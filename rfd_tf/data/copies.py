@@ -75,7 +75,7 @@ def merged(source: Source) -> Source:
     part.lengths = [source.lengths[row] for row in kept.tolist()]
     remark = (
         f"{len(copies)} of {source.num_images} images of '{source.name}' are exact copies of "
-        f"others and left out ({_listed(source, copies, first)}); --nomerge_copies keeps them"
+        f"others and left out ({_listed(source, copies, first)}); --merge_copies=false keeps them"
     )
     if source.labels is not None:
         other = copies[source.labels[copies] != source.labels[first[copies]]]

@@ -639,7 +639,7 @@ def test_images_that_are_lost_are_named_by_shards_written_one_by_one(tmp_path):
 
     with pytest.warns(UserWarning, match="3 of 6 images .* left out: 1.jpg, 2.jpg, 3.jpg"):
         out = write_shards(source, tmp_path / "out", "tar", 2, make_shards=make)
-    assert sorted(path.name for path in out.glob("*.*")) == ["shard-00000.tar", "shard-00002.tar"]
+    assert sorted(path.name for path in out.glob("*.tar")) == ["shard-00000.tar", "shard-00002.tar"]
 
 
 def test_the_command_writes_shards_by_beam(folder, written, tmp_path):

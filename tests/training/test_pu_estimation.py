@@ -108,7 +108,7 @@ def test_predictions_are_those_of_the_heads():
     rotations = RotationFeatureDecoupling(
         backbone, 5, lambda_distance=0, lambda_instance=0, decoupled=False
     )
-    part = pu_estimation._evaluate(rotations, [_Tensors(batch)])
+    part = pu_estimation._predict(rotations, [_Tensors(batch)])
     kernel, bias = (w.numpy() for w in rotations.rotation_head.weights)
     logits = np.stack([view @ kernel + bias for view in features], axis=1)
     weights = np.exp(logits)
@@ -118,7 +118,7 @@ def test_predictions_are_those_of_the_heads():
     np.testing.assert_array_equal(part.right, logits.argmax(-1) == np.arange(4))
 
     upright = UprightClassifier(backbone)
-    part = pu_estimation._evaluate(upright, [_Tensors(batch)])
+    part = pu_estimation._predict(upright, [_Tensors(batch)])
     kernel, bias = (w.numpy() for w in upright.upright_head.weights)
     logits = np.stack([view @ kernel + bias for view in features], axis=1)[..., 0]
     np.testing.assert_allclose(part.upright_probability, 1 / (1 + np.exp(-logits)), rtol=1e-4)

@@ -100,7 +100,9 @@ def test_both_sizes_pass_through_the_same_layers(trained):
 
 
 def test_replicas_train_on_both_sizes():
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # Of collective operations, only one strategy in a process can use those of TensorFlow.
+    reduction = tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)
     training = session(strategy=strategy, epochs=2, steps_per_epoch=1)
     training.train()
     assert np.isfinite(training.method.logs()["loss"])
