@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from class_images import write_class_images
 from packaging.requirements import Requirement
-from PIL import Image
 from script_driver import ROOT
 
 from rfd_tf.extras import EXTRAS
@@ -78,11 +77,7 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    for number in range(12):
-        path = folder / "images" / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 255, (20, 20, 3), np.uint8)
-        Image.fromarray(pixels).save(path)
+    write_class_images(folder / "images", 12)
     blocked = [*EXTRAS, "etils", "importlib_resources", "jax", "keras_core"]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(folder), *blocked],

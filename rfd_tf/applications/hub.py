@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import re
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +110,30 @@ def _snapshot(place: str, files: tuple[str, ...]) -> Path:
     """Returns the folder of a repository's files, those of them that it has."""
     repository, revision = split(place)
     hub = extras.load("huggingface_hub", f"'{place}'")
+    with errors_reported(
+        f"'{place}' cannot be downloaded",
+        "check the name, the revision and the connection; `hf auth login` gives access to private "
+        "repositories",
+    ):
+        return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=files))
+
+
+@contextlib.contextmanager
+def errors_reported(what: str, remedy: str) -> Iterator[None]:
+    """Turns any error of `huggingface_hub` into a `UserError`: what failed, why, what to do.
+
+    >>> with errors_reported("'hf://a/b' cannot be downloaded", "check the name"):
+    ...     raise OSError("no connection")
+    Traceback (most recent call last):
+    ...
+    rfd_tf.errors.UserError: 'hf://a/b' cannot be downloaded (no connection); check the name
+    """
     try:
-        folder = hub.snapshot_download(repository, revision=revision, allow_patterns=files)
+        yield
     # (Its errors are those of several packages, without a common base.)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"'{place}' cannot be downloaded ({shown(reason)}); check the name, the revision and "
-            "the connection; `hf auth login` gives access to private repositories"
-        ) from None
-    return Path(folder)
+        raise UserError(f"{what} ({shown(reason)}); {remedy}") from None
 
 
 # (Checking, building and loading a network read the same file.)

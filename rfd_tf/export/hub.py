@@ -13,7 +13,7 @@ from typing import Any
 
 from rfd_tf import extras
 from rfd_tf.applications import hub
-from rfd_tf.errors import UserError, shown
+from rfd_tf.errors import UserError
 from rfd_tf.export import model_card
 from rfd_tf.export.backbone import CARD_FILE, README_FILE, check_output, export_backbone
 from rfd_tf.paths import expanded
@@ -179,18 +179,14 @@ def _api() -> Any:
 
 
 def _upload(api: Any, folder: Path, repository: str, private: bool, message: str | None) -> str:
-    try:
+    with hub.errors_reported(
+        f"'{repository}' cannot be uploaded to the Hub",
+        "check the name, the token's right to write and the connection",
+    ):
         api.create_repo(repository, exist_ok=True, private=private or None)
         commit = api.upload_folder(
             repo_id=repository,
             folder_path=folder,
             commit_message=message or "Export by rfd_tf",
         )
-    # (Its errors are those of several packages, without a common base.)
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"'{repository}' cannot be uploaded to the Hub ({shown(reason)}); check the name, "
-            "the token's right to write and the connection"
-        ) from None
     return f"{hub.SCHEME}{repository}@{commit.oid}"

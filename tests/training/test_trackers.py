@@ -4,9 +4,8 @@ import importlib.util
 import json
 import struct
 
-import numpy as np
 import pytest
-from PIL import Image
+from class_images import write_class_images
 from script_driver import run_many
 
 CALLBACKS = {
@@ -22,11 +21,7 @@ def tracked(tmp_path_factory):
     if not installed:
         pytest.skip("neither wandb nor mlflow is installed")
     folder = tmp_path_factory.mktemp("tracked")
-    for number in range(20):
-        path = folder / "images" / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), np.uint8)
-        Image.fromarray(pixels).save(path)
+    write_class_images(folder / "images", 20)
     environment = {
         "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_CONSOLE": "off",
         "WANDB_SILENT": "true", "MLFLOW_TRACKING_URI": f"file:{folder / 'mlruns'}",

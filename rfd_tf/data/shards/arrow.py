@@ -45,10 +45,7 @@ def listing(path: str, wanted: Wanted) -> Listing:
         return found
     rows = len(table)
     try:
-        found.columns = [f"{field.name} ({field.type})" for field in table.schema]
-        image = parquet.image_column(path, table.schema, wanted.image)
-        label = parquet.label_column(path, table.schema, wanted.label, image)
-        found.class_names = parquet.class_names(table.schema, label)
+        image, label = parquet.describe_columns(found, path, table.schema, wanted)
         contents, paths = _columns(table[image])
         # (Otherwise damaged offsets would be read beyond the file.)
         for column in (contents, paths, table[label] if label else None):

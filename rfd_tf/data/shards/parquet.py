@@ -42,10 +42,7 @@ def listing(path: str, wanted: Wanted) -> Listing:
         return found
     with file:
         schema = file.schema_arrow
-        found.columns = [f"{field.name} ({field.type})" for field in schema]
-        image = image_column(path, schema, wanted.image)
-        label = label_column(path, schema, wanted.label, image)
-        found.class_names = class_names(schema, label)
+        image, label = describe_columns(found, path, schema, wanted)
         leaf = image_leaf(schema, image)
         named = f"{image}.path" if leaf != image and has_path(schema.field(image).type) else None
         groups, sizes = [], []
@@ -107,6 +104,24 @@ def images_of_group(path: str, group: int, wanted: str | None) -> Iterator[bytes
 def image_leaf(schema: pa.Schema, image: str) -> str:
     """Returns the path of the column of bytes: of Hugging Face's images a part of a struct."""
     return f"{image}.bytes" if pa.types.is_struct(schema.field(image).type) else image
+
+
+def describe_columns(
+    found: Listing, path: str, schema: pa.Schema, wanted: Wanted
+) -> tuple[str, str | None]:
+    """Adds a table's columns and the names of its classes to a listing.
+
+    Returns:
+        The columns of images and of labels.
+
+    Raises:
+        UserError: there is no column of images, or not the columns that are wanted.
+    """
+    found.columns = [f"{field.name} ({field.type})" for field in schema]
+    image = image_column(path, schema, wanted.image)
+    label = label_column(path, schema, wanted.label, image)
+    found.class_names = class_names(schema, label)
+    return image, label
 
 
 def reason(error: BaseException) -> str:
