@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave, told in one clear line.
+    """A mistake in what the user gave, reported in one clear line.
 
     Scripts print the message without a stack trace and exit with code 2; a program that uses
     the library can catch it as a `ValueError`.
@@ -39,8 +39,10 @@ class UserError(ValueError):
         )
 
 
-# A mark; what somebody gave stands in quotes and is none.
+# A mark; what the user gave is in quotes and is none.
 _MARK = re.compile(r"(?<![\w'\"/-])--(?=[a-z])")
+# Options that a message does not list beside the nearest one.
+_MANY = 40
 _OTHER_PROGRAM = re.compile(r"\b(scripts/\w+\.py|rfd-tf [\w-]+|tfds build)\b[^;]*$")
 
 
@@ -63,7 +65,8 @@ def unknown(kind: str, value: object, options: Iterable[str]) -> UserError:
         options: every name that would have been right.
 
     Returns:
-        A `UserError` that names the value, the nearest option and all options.
+        A `UserError` that names the value, the nearest option and all options; of more than 40
+        options the nearest alone.
 
     >>> print(unknown("backbone", "alexnett", ["alexnet", "resnet18"]))
     unknown backbone 'alexnett' (did you mean 'alexnet'?); options: alexnet, resnet18
@@ -71,6 +74,8 @@ def unknown(kind: str, value: object, options: Iterable[str]) -> UserError:
     names = [str(option) for option in options]
     close = difflib.get_close_matches(str(value)[:300], names, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""
+    if close and len(names) > _MANY:
+        return UserError(f"unknown {kind} '{shown(value)}'{hint}")
     listed = shown(", ".join(names), 4000) if names else "none"
     return UserError(f"unknown {kind} '{shown(value)}'{hint}; options: {listed}")
 

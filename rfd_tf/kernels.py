@@ -34,7 +34,7 @@ def choose() -> None:
 
 
 def is_on() -> bool | None:
-    """Returns whether TensorFlow uses its oneDNN kernels; None where it does not say.
+    """Returns whether TensorFlow uses its oneDNN kernels; None where that is unknown.
 
     >>> is_on() in (True, False, None)
     True

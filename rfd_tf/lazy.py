@@ -13,7 +13,7 @@ def attach(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Returns a package's `__getattr__`, `__dir__` and `__all__`.
 
-    Importing the package then costs nothing, and nobody needs what only others use.
+    Importing the package is then quick, and packages that are not used need not be installed.
 
     Args:
         package: its full name.

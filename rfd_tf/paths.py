@@ -90,7 +90,7 @@ def shared_folders(name: str) -> tuple[Path, ...]:
     """
     top = Path(__file__).resolve().parents[1]
     # By the kind of installation: by `pip install --target`, in an environment, for one user. What
-    # lies beside the package comes first: the environment may hold another version.
+    # next to the package has priority: the environment may hold another version.
     user = sysconfig.get_path("data", sysconfig.get_preferred_scheme("user"))
     places = [top, Path(sysconfig.get_path("data")), Path(user)]
     installed = [place / "share" / "rfd_tf" / name for place in places]

@@ -26,7 +26,7 @@ from rfd_tf.config import PretrainConfig
 from rfd_tf.data import views
 from rfd_tf.data.base import Source
 from rfd_tf.data.photos import sheet
-from rfd_tf.data.run_images import shared
+from rfd_tf.data.run_images import shared_images
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import FeatureHealth, health
 from rfd_tf.evaluation.heads import save_heads
@@ -166,7 +166,7 @@ class Pretrainer:
             self._train_and_finish(start, start_step, to_do, tasks)
         if self.monitor and self.monitor.latest is not None:
             measured = self.monitor.latest, self.monitor.random_init, self.monitor.start
-            log.info(evaluation.comparison(*measured))
+            log.info(evaluation.comparison(*measured, self.monitor.measure.num_test))
 
     def _train_and_finish(
         self, start: starts.Start | None, start_step: int, to_do: bool, tasks: list
@@ -256,7 +256,7 @@ class Pretrainer:
             test = self.images.test(config.tfds_download, leave_out=[config.output_dir])
         if test is not None:
             log.info(f"to evaluate: {test.summary()}")
-            if count := shared(source.image_ids(), test):
+            if count := shared_images(source, test):
                 log.info(
                     f"note: trained on {count} of the {test.num_images} test images of {test.name}"
                 )
@@ -436,6 +436,8 @@ class Pretrainer:
             if found:
                 step = int(checkpoint.read_description(found)["step"])
                 before = folder.read() or {}
+                # (The rows of metrics.csv stay, also if no accuracy is measured from here on.)
+                content["knn_test_images"] = before.get("knn_test_images")
                 called = before["identity"].get("dataset")
                 if called != source.name:
                     log.info(f"note: the images were named '{called}', now '{source.name}'")
@@ -486,7 +488,9 @@ class Pretrainer:
         """Returns the monitor of the feature's kNN accuracy, or None without labels."""
         train, test = self.evaluated
         if train.labels is None:
-            log.info("no labels, so no kNN monitor; name sub-folders by class to enable it")
+            log.info(
+                "no labels, so no kNN monitor; name sub-folders by class or give labelled val_data"
+            )
             return None
         method = self.session.method
         measure = evaluation.NeighbourMonitor(
@@ -588,6 +592,7 @@ class Pretrainer:
             levels.update(health.chance_levels(len(checked.images), split))
         listed = [callbacks.Throughput(config.batch_size, session.optimizer)]
         if self.monitor:
+            folder.add(knn_test_images=self.monitor.measure.num_test)
             listed.append(self.monitor)
         if checked:
             # The record contains the values before training from the first step on.

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def in_notebook() -> bool:
-    """Whether the program runs in a Jupyter kernel, whose output cells somebody looks at."""
+    """Whether the program runs in a Jupyter kernel, whose output cells are read."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and "IPKernelApp" in shell.config

@@ -159,6 +159,8 @@ def recommended(
         # Crops of their own let the views of an image be contrasted within the batch.
         contrast = found["crops"] > 1
         found.setdefault("lambda_contrast", 1.0 if contrast else 0.0)
+        if method == "rfd" and contrast and "lambda_contrast" not in given:
+            found.setdefault("lambda_rotation", 3.0)
         bank_weight = 0.1 if method == "rfd" and found["lambda_contrast"] else 0.3
         found.setdefault("lambda_instance", bank_weight)
     if "learning_rate" not in found:

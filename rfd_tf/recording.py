@@ -8,11 +8,12 @@ from typing import Any
 
 from rfd_tf import methods
 from rfd_tf.applications import custom
-from rfd_tf.config import PHOTO_SETTINGS, PretrainConfig, named_texts, settings_of
+from rfd_tf.config import PHOTO_SETTINGS, PretrainConfig
 from rfd_tf.data import given
 from rfd_tf.data.photos import SAMPLE
 from rfd_tf.methods import RotationFeatureDecoupling
 from rfd_tf.methods.base import constructor_arguments
+from rfd_tf.settings import named_texts, settings_of
 from rfd_tf.training import pretraining
 
 _IMAGES = ("data_dir", "eval_dir", "data_root")

@@ -585,9 +585,11 @@ def embed(
     (2, 128)
     """
     from rfd_tf import export
+    from rfd_tf.data.run_images import RunImages
 
     with _place(weights, mean, std) as place:
         embedder = export.keras_embedder(place, features)
+        recorded = RunImages.of_run(place)
     if hasattr(data, "shape"):
         return embedder.embed(data)
     if output_dir is None:
@@ -596,7 +598,8 @@ def embed(
     if "dataset" in named:
         data = _load(named["dataset"], "train", {})
     with shown(verbose):
-        return export.embed_folder(embedder, data, output_dir, progress=bool(verbose), **options)
+        options = {**recorded.reading(), "progress": bool(verbose), **options}
+        return export.embed_folder(embedder, data, output_dir, **options)
 
 
 def export_model(
@@ -632,9 +635,11 @@ def export_model(
             raise UserError("data and calibration are the same images; give one of them")
         if not options.get("quantize"):
             raise UserError("data goes with quantize=int8 or float16")
-        options["calibration"] = _sources(RunImages(), data, None, data_root)[0]
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     with _place(weights, mean, std) as place:
+        if data is not None:
+            recorded = RunImages.of_run(place)
+            options["calibration"] = _sources(recorded, data, None, data_root)[0]
         return export.export_backbone(place, output_dir, formats, **options)
 
 

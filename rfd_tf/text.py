@@ -87,7 +87,7 @@ def read_text(path: str | os.PathLike, what: str = "", xml: bool = False) -> str
 
 
 def _empty_half(data: bytes) -> str | None:
-    """The kind of UTF-16 in which a text without mark seems to be, for want of every other byte."""
+    """The likely kind of UTF-16 of a text without mark: every other byte is 0 in Latin text."""
     head = data[:64]
     if len(head) < 4 or not any(head):
         return None
@@ -124,7 +124,7 @@ def file_name_to_text(name: str, one_line: bool = False) -> str:
 
     File systems on Linux allow any bytes. Those that are no UTF-8 are written `\\xNN`, a byte
     each; a name that needs this, or that has such a sequence itself, has its backslashes doubled.
-    All other names stay as they are.
+    All other names are unchanged.
 
     Args:
         name: as Python returns it from a folder.

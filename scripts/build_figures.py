@@ -1,7 +1,7 @@
 """Draws the pictures of the documentation: neighbours before and after pretraining, and views.
 
     python scripts/pretrain.py --flagfile=configs/quickstart.cfg --output_dir=runs/quickstart
-    python scripts/pretrain.py --method=bigan --dataset=clothing --backbone=six_layer \\
+    python scripts/pretrain.py --method=bigan --data=clothing --backbone=six_layer \\
         --image_size=32 --epochs=12 --method_option=generator_width=32 \\
         --method_option=discriminator_width=32 --output_dir=runs/bigan
     python scripts/build_figures.py --run=runs/quickstart --bigan_run=runs/bigan

@@ -43,3 +43,28 @@ def seeded():
     import keras
 
     keras.utils.set_random_seed(1)
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Networks of Keras with one or two blocks of each kind: most of the time is in building."""
+
+    from keras.src.applications import convnext, densenet, efficientnet, efficientnet_v2
+
+    def shortened(blocks, repeats):
+        # (The second block twice: only from one to the next of a kind is there a shortcut.)
+        return [{**block, repeats: 1 + (i == 1)} for i, block in enumerate(blocks)]
+
+    blocks = shortened(efficientnet.DEFAULT_BLOCKS_ARGS, "repeats")
+    monkeypatch.setattr(efficientnet, "DEFAULT_BLOCKS_ARGS", blocks)
+    sizes = efficientnet_v2.DEFAULT_BLOCKS_ARGS
+    blocks = shortened(sizes["efficientnetv2-b0"], "num_repeat")
+    monkeypatch.setitem(sizes, "efficientnetv2-b0", blocks)
+    small = {"depths": [2, 1, 1, 1], "projection_dims": [8, 16, 24, 32]}
+    monkeypatch.setitem(convnext.MODEL_CONFIGS, "tiny", {**convnext.MODEL_CONFIGS["tiny"], **small})
+    whole = densenet.DenseNet
+    monkeypatch.setattr(
+        densenet,
+        "DenseNet",
+        lambda blocks, *arguments, **named: whole([2] * 4, *arguments, **named),
+    )

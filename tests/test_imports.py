@@ -33,7 +33,7 @@ ORDER = (
     ["evaluation"],
     ["export"],
     ["interpret"],
-    ["config", "presets", "recipes"],
+    ["settings", "config", "presets", "recipes"],
     ["recording", "pretrainer", "run", "estimation"],
     ["cli", "__main__"],
     ["research"],

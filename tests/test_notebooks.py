@@ -10,10 +10,12 @@ import warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
-#: Less training than the notebooks have.
+#: Less training and fewer images than the notebooks have.
 SHORT = {
-    "epochs=2": "epochs=1, steps_per_epoch=4, fill_bank=False, tensorboard=False",
+    "epochs=2": "epochs=1, steps_per_epoch=4, fill_bank=False, tensorboard=False, "
+    "monitor_images=200",
     "epochs=30": "epochs=1",
+    'run.evaluate("knn")': 'run.evaluate("knn", max_train_images=300)',
 }
 
 

@@ -6,10 +6,11 @@ from script_driver import forget_flags, parse_flags
 
 from rfd_tf import applications, presets
 from rfd_tf.cli import pretrain
-from rfd_tf.config import PretrainConfig, settings_of
+from rfd_tf.config import PretrainConfig
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import TASKS, suite
 from rfd_tf.methods import METHODS
+from rfd_tf.settings import settings_of
 from rfd_tf.training import pretraining
 
 FOLDER = {"data_dir": "photos", "output_dir": "x"}
@@ -57,6 +58,7 @@ MOOT = [
     (dict(tfds_classes=["cat"]), "without dataset"),
     (dict(tfds_download=True, **DIGITS), "dataset='digits'"),
     (dict(max_skipped=0.1, **DIGITS), "dataset='digits'"),
+    (dict(high_bit_depth="truncate", **DIGITS), "without data_dir"),
     (dict(eval_split="test", eval_dir="x", **TFDS), "eval_dir='x'"),
     (dict(source_crops=100), "without source_images"),
     (dict(source_aspect=2.0, source_scale=False, source_images=["a.jpg"]), "source_scale=False"),

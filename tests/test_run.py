@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import keras
 import numpy as np
@@ -10,9 +11,11 @@ from PIL import Image
 from script_driver import run_many
 
 import rfd_tf
-from rfd_tf.config import PretrainConfig, described, settings_of
+from rfd_tf.config import PretrainConfig
 from rfd_tf.errors import UserError
+from rfd_tf.export import FORMATS
 from rfd_tf.methods import METHODS
+from rfd_tf.settings import described, settings_of
 
 FILTERS = [4, 4, 4, 4, 4, 8]
 SMALL = {
@@ -164,6 +167,9 @@ def test_settings_have_descriptions_and_defaults_of_their_type():
         assert setting.default is None or setting.checked(setting.default) == setting.default
     for kind in METHODS.values():
         assert described(kind.__doc__)
+    for name, options in (("method", METHODS), ("export", FORMATS)):
+        listed = settings_of(PretrainConfig)[name].help.partition(": ")[2]
+        assert set(re.findall(r"\w+", listed)) >= set(options), name
 
 
 def test_the_command_calls_callbacks_by_name(folder, tmp_path):

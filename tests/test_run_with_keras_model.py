@@ -1,6 +1,7 @@
 """A Keras model as the backbone of a run, from training to its last use."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from script_driver import run_many
 
 import rfd_tf
 from rfd_tf import applications
+from rfd_tf.config import PretrainConfig
 from rfd_tf.errors import UserError
 
 SIDE = 16
@@ -113,7 +115,7 @@ def test_the_run_is_evaluated_exported_and_reported(trained):
     weights.write_bytes((run.directory / "backbone.weights.h5").read_bytes())
     (run.directory / "architecture.keras").rename(run.directory / "hidden.keras")
     try:
-        with pytest.raises(UserError, match="whose architecture is to lie beside it"):
+        with pytest.raises(UserError, match="whose architecture must be next to it"):
             applications.load_backbone(weights)
     finally:
         (run.directory / "hidden.keras").rename(run.directory / "architecture.keras")
@@ -139,6 +141,18 @@ def test_the_run_resumes_by_itself_and_by_the_same_call(trained):
             "digits", backbone=convolutional(), output_dir=run.directory, epochs=3,
             include_preprocessing=True, **SETTINGS,
         )  # fmt: skip
+
+
+def test_a_model_that_seems_to_normalise_pixels_itself_is_reported():
+    image = keras.Input((8, 8, 3))
+    unit = keras.layers.Rescaling(1 / 255, name="to_unit")(image)
+    model = keras.Model(image, keras.layers.Conv2D(2, 3)(unit), name="own")
+    with pytest.warns(UserWarning, match="'own' gets normalised pixels, but its layer 'to_unit'"):
+        PretrainConfig(dataset="digits").take(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        PretrainConfig(dataset="digits", include_preprocessing=True).take(model)
+        PretrainConfig(dataset="digits", mean=(0, 0, 0), std=(1, 1, 1)).take(model)
 
 
 def test_the_command_takes_the_file(tmp_path):

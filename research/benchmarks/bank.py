@@ -21,6 +21,7 @@ TINY = {
     "batch_size": 4,
     "negatives": 8,
     "dimensions": 8,
+    "storage_dtypes": ("bfloat16",),
     "memory_rows": 100_000,
 }
 

@@ -1,8 +1,8 @@
 """Trains and probes the paper's ablations of RFD on one dataset, and writes the table.
 
     python scripts/ablate.py --config=digits --output_dir=runs/ablations
-    python scripts/ablate.py --config=cifar10_rfd_six_layer --data_dir=PATH/train \\
-        --eval_dir=PATH/test --seeds=0,1,2 --task=knn,linear --output_dir=runs/ablations
+    python scripts/ablate.py --config=cifar10_rfd_six_layer --data=PATH/train \\
+        --val_data=PATH/test --seeds=0,1,2 --task=knn,linear --output_dir=runs/ablations
 
 Each variant and seed is a pretraining in its own folder, evaluated by the tasks. The same command
 again resumes what was interrupted and trains what is missing. ablations.md, .csv and .json hold the

@@ -1,6 +1,6 @@
 """Runs the saliency study on one dataset: trains its three networks, evaluates where they look.
 
-    python scripts/study.py --study=folder --data_dir=PATH --output_dir=runs/study
+    python scripts/study.py --study=folder --data=PATH --output_dir=runs/study
     python scripts/study.py --study=coco_cats_dogs --tfds_download --output_dir=runs/study
 
 Each network is a pretraining by configs/study_STUDY_NETWORK.cfg and the flags of pretrain that are
@@ -100,7 +100,7 @@ def settings(network: str, given: dict[str, Any]) -> dict[str, Any]:
     """
     from research import runs
     from rfd_tf import presets
-    from rfd_tf.config import named_values
+    from rfd_tf.settings import named_values
 
     values = flags.FlagValues()
     for flag in FLAGS.get_key_flags_for_module(pretrain):

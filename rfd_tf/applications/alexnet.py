@@ -71,7 +71,7 @@ def AlexNet(
     (None, 6, 6, 256)
     """
     if include_top and not fully_connected:
-        raise UserError("AlexNet's top stands on fc7: include_top=True needs fully_connected=True")
+        raise UserError("AlexNet's top takes fc7: include_top=True needs fully_connected=True")
     building.check_top(include_top, pooling, classes)
     x, inputs = building.image_input(
         input_tensor,

@@ -83,7 +83,7 @@ def untrained(model: keras.Model) -> keras.Model:
     replaced as by `fuse_batch_normalization`.
 
     Args:
-        model: a functional model; its layers' own dtype policies give way to the one in force.
+        model: a functional model; its layers' own dtype policies are replaced by the global one.
 
     >>> plain = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     >>> untrained(keras.Model(plain.inputs, plain.outputs)).output_shape
@@ -144,7 +144,7 @@ def _constant_scaling(layer: keras.layers.Normalization) -> keras.layers.Rescali
 def _fused(layer: Any) -> Any:
     config = layer.get_config()
     if type(layer) is keras.layers.BatchNormalization:
-        # Stock layers say False where nobody asked; ours reads False as a wish.
+        # Keras' layers have False by default; ours takes False as an explicit choice.
         config["synchronized"] = config.get("synchronized") or None
         return BatchNormalization.from_config(config)
     return dropout.replaced(layer) or type(layer).from_config(config)

@@ -54,7 +54,7 @@ def read(path: str | os.PathLike) -> keras.Model:
     return _read(path, state.st_mtime_ns, state.st_size)
 
 
-# (Building, checking and evaluating a run read the same file; nobody changes what was read.)
+# (Building, checking and evaluating a run read the same file, and do not change it.)
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, changed: int, size: int) -> keras.Model:
     del changed, size
@@ -150,6 +150,18 @@ def build(model: keras.Model, image_size: int | None = None) -> keras.Model:
 def side(model: keras.Model) -> int:
     """Returns the side of a model's images in pixels, 224 where the model leaves it open."""
     return int(model.input_shape[1] or DEFAULT_SIZE)
+
+
+def rescaling_layer(model: keras.Model) -> str | None:
+    """Returns the name of a model's layer that normalises its input, or None.
+
+    >>> image = keras.Input((8, 8, 3))
+    >>> pixels = keras.layers.Rescaling(1 / 255, name="to_unit")(image)
+    >>> rescaling_layer(keras.Model(image, keras.layers.Conv2D(2, 3)(pixels)))
+    'to_unit'
+    """
+    kinds = (keras.layers.Rescaling, keras.layers.Normalization)
+    return next((layer.name for layer in model.layers if isinstance(layer, kinds)), None)
 
 
 def digest(model: keras.Model) -> str:

@@ -15,7 +15,7 @@ PLACES = shared_folders("exported")
 
 @dataclass(frozen=True)
 class PretrainedWeights:
-    """A weights file that comes with the project, and all one must know to use it.
+    """A weights file that comes with the project, and what is needed to use it.
 
     Attributes:
         name: `<backbone>.<tag>`.
@@ -122,7 +122,7 @@ def find(name: str | os.PathLike, backbone: str | None = None) -> PretrainedWeig
 
 
 def path_of(file: str) -> Path:
-    """Returns where a shipped file lies.
+    """Returns the path of a shipped file.
 
     Raises:
         UserError: it is in none of the places.

@@ -103,7 +103,7 @@ def recorded_name(record: dict[str, Any], path: str | os.PathLike) -> str:
 
     Args:
         record: of the weights file.
-        path: of the weights file; the architecture of a backbone without a name lies beside it.
+        path: of the weights file; the architecture of a backbone without a name is next to it.
 
     Raises:
         UserError: a name that this version does not know, or an architecture that is missing or
@@ -117,8 +117,8 @@ def recorded_name(record: dict[str, Any], path: str | os.PathLike) -> str:
     file = Path(path).parent / custom.FILE
     if not file.is_file():
         raise UserError(
-            f"'{path}' belongs to the Keras model '{architecture['name']}', whose architecture is "
-            f"to lie beside it as {custom.FILE}; copy that from the run folder, too"
+            f"'{path}' belongs to the Keras model '{architecture['name']}', whose architecture "
+            f"must be next to it as {custom.FILE}; copy that from the run folder, too"
         )
     if weight_files.sha256(file) != architecture["sha256"]:
         raise UserError(

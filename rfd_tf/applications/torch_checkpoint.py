@@ -32,7 +32,7 @@ def read_checkpoint(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], int
 
     Returns:
         `(entries, epoch)`: name -> float32 array (integers stay integers), a leading `module.`
-        removed; and the epoch where the file tells it.
+        removed; and the epoch where the file contains it.
 
     Raises:
         UserError: PyTorch is not installed or too old; no such file, a file that is damaged, holds
@@ -91,8 +91,8 @@ def import_checkpoint(
         architecture: `alexnet` (RFD's and RotNet's for ImageNet) or `network_in_network` (RotNet's
             for CIFAR-10). Widths, blocks and classes are read off the entries.
         output: the file to write, ending in `.weights.h5`.
-        method: `rfd` or `rotation`, what the network was trained by; told by the checkpoint when
-            None: an AlexNet without a classification layer is RFD's, all else RotNet's.
+        method: `rfd` or `rotation`, the pretraining method; detected from the checkpoint
+            when None: an AlexNet without a classification layer is RFD's, all else RotNet's.
         overwrite: whether an existing output may be replaced.
 
     Returns:

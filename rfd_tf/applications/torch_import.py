@@ -130,7 +130,7 @@ def arguments_from(places: Mapping[tuple[str, str], Any], architecture: str) -> 
     matches = [re.match(r"block(\d+)_", layer) for layer, _ in places]
     blocks = max((int(match[1]) for match in matches if match), default=0)
     width = outputs("block1_conv1") / 192
-    # Three to five blocks exist; what else is there finds no place in the network.
+    # Three to five blocks exist; other entries have no place in the network.
     return {
         "blocks": min(max(blocks, 3), 5),
         "width": _plain(width) if 0 < width <= 64 else 1.0,

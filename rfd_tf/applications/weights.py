@@ -212,7 +212,7 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
 
 
 def origin(weights: str | os.PathLike, backbone: str | None) -> dict[str, str]:
-    """Returns what a run's record says of the weights that its backbone starts from.
+    """Returns the entry of a run's record on the weights that its backbone starts from.
 
     Args:
         weights: a `.weights.h5` file, the run folder that holds one, or a shipped name.

@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 
-from rfd_tf import config
+from rfd_tf import settings
 from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.commands import COMMANDS, show
 from rfd_tf.errors import of_other_program
@@ -143,8 +143,8 @@ def backbone_options() -> dict:
 
 
 def named_values(flag: str) -> dict:
-    """A repeatable name=value flag as a dict, see `rfd_tf.config.named_values`."""
-    return config.named_values(flags.FLAGS[flag].value, flag)
+    """A repeatable name=value flag as a dict, see `rfd_tf.settings.named_values`."""
+    return settings.named_values(flags.FLAGS[flag].value, flag)
 
 
 # Flags with the same meaning. The library names the first of each; a command may have another.
@@ -171,8 +171,9 @@ def in_own_flags(message: str) -> str:
     """Returns an error message in which arguments of the library are flags of this command.
 
     The library names arguments; those that are flags of this command become `--name`. If the
-    message quotes the path given to another flag with the same meaning, that flag is named. A flag
-    that this command does not have becomes its substitute, or else the plain name of the argument.
+    message quotes the path given to another flag with the same meaning, that flag is named. Advice
+    on --data_dir names --data if that was typed. A flag that this command does not have becomes its
+    substitute, or else the plain name of the argument.
     """
     given = path_flags.paths_given()
     quoted = [name for name, paths in given.items() if any(f"'{p}'" in message for p in paths)]
@@ -183,6 +184,10 @@ def in_own_flags(message: str) -> str:
             return match.group()
         family = next((family for family in _FAMILIES if name in family), ())
         alike = [other for other in quoted if other in family]
+        typed = {"data_dir": "data", "eval_dir": "val_data"}.get(name)
+        if message[: match.start()].endswith("give ") and typed in flags.FLAGS:
+            if flags.FLAGS[typed].present:
+                return f"--{typed}"
         if name in _SUBSTITUTES and len(alike) == 1:
             return f"--{alike[0]}"
         if name in flags.FLAGS or name.removeprefix("no") in flags.FLAGS:

@@ -10,14 +10,8 @@ from typing import Any
 from absl import flags
 
 from rfd_tf.cli import path_flags
-from rfd_tf.config import (
-    PretrainConfig,
-    Setting,
-    method_settings,
-    named_values,
-    settings_of,
-    signature_settings,
-)
+from rfd_tf.config import PretrainConfig
+from rfd_tf.settings import Setting, method_settings, named_values, settings_of, signature_settings
 
 FLAGS = flags.FLAGS
 
@@ -27,7 +21,8 @@ flags.disclaim_key_flags()
 _PATH_LISTS = ("source_images",)
 _IMAGES = (
     "dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split", "tfds_classes",
-    "tfds_dir", "max_skipped", "max_megapixels", "cache_dir", "cache_gb",
+    "tfds_dir", "max_skipped", "max_megapixels", "high_bit_depth", "color_profile", "cache_dir",
+    "cache_gb",
 )  # fmt: skip
 
 #: Names of the flags and method options that were given by a flag file only.
@@ -93,7 +88,7 @@ def DEFINE_arguments(
     """Defines flags for arguments of a function or a constructor.
 
     Args:
-        module, owner: see `rfd_tf.config.signature_settings`.
+        module, owner: see `rfd_tf.settings.signature_settings`.
         names: names of the arguments.
         renamed: argument -> flag, if their names differ.
         bounds: argument -> smallest and largest value.

@@ -1,7 +1,7 @@
 """Embeds all images of a folder or a list: Parquet and NPY files with the names of the images.
 
-    rfd-tf embed --weights=runs/x --data_dir=PATH/TO/IMAGES --output_dir=embeddings
-    rfd-tf embed --onnx=exported/x/model.onnx --data_dir=PATH/TO/IMAGES --output_dir=OUT
+    rfd-tf embed --weights=runs/x --data=PATH/TO/IMAGES --output_dir=embeddings
+    rfd-tf embed --onnx=exported/x/model.onnx --data=PATH/TO/IMAGES --output_dir=OUT
     rfd-tf embed --weights=runs/x --data=shards/ --output_dir=OUT --runner=DirectRunner
 
 writes `embeddings.parquet` (one row per image: `file`, and a list of float32 per feature),
@@ -40,7 +40,7 @@ flags.DEFINE_list(
 )
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "train_split", "tfds_dir", "tfds_download"),
-    "max_megapixels",
+    *("max_megapixels", "high_bit_depth", "color_profile"),
     "cache_dir",
     "cache_gb",
     data_dir="images: a folder, flat or nested, several, or a list.",
@@ -113,7 +113,7 @@ def written(found) -> dict:
     of_list = {
         "data_root": found.data_root,
         "split": found.train_split or ALL,
-        "max_megapixels": found.max_megapixels,
+        **found.reading(),
         "cache_dir": found.cache_dir,
         "cache_gb": found.cache_gb,
     }

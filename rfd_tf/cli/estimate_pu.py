@@ -2,7 +2,7 @@
 
     rfd-tf estimate-pu --config=digits --output=pu.npz
     rfd-tf pretrain --config=digits --pu_weights=pu.npz ...
-    rfd-tf estimate-pu --data_dir=photos --backbone=resnet18 --output=photos_pu.npz
+    rfd-tf estimate-pu --data=photos --backbone=resnet18 --output=photos_pu.npz
 
 For each fold of the images, a rotation network is trained on the other folds and predicts the
 rotations of this one. Finished folds are kept next to the output until all are done: after an
@@ -19,8 +19,9 @@ from absl import flags
 
 from rfd_tf import estimation
 from rfd_tf.cli import common, config_flags, data_flags, image_flags, path_flags
-from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig, settings_of
+from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig
 from rfd_tf.estimation import TRAINING
+from rfd_tf.settings import settings_of
 
 FLAGS = flags.FLAGS
 
@@ -73,7 +74,7 @@ def check_files() -> None:
         for images in given.parts(FLAGS.data_dir) if FLAGS.data_dir else ():
             if Path(images).resolve() in Path(FLAGS.grid).resolve().parents:
                 raise UserError(
-                    f"--grid '{FLAGS.grid}' lies in --data_dir '{images}', where it would be one "
+                    f"--grid '{FLAGS.grid}' is inside --data_dir '{images}', where it would be one "
                     "of the images; give it another folder"
                 )
         pu_weights.check_output(FLAGS.grid, FLAGS.overwrite, flag="--grid")

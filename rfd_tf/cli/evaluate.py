@@ -1,7 +1,7 @@
 """Evaluates a pretrained backbone with published protocols, next to a random network.
 
     rfd-tf evaluate --weights=runs/x
-    rfd-tf evaluate --task=knn --weights=FILE.weights.h5 --data_dir=train --eval_dir=test
+    rfd-tf evaluate --task=knn --weights=FILE.weights.h5 --data=train --val_data=test
     rfd-tf evaluate --task=lowshot,finetune --weights=runs/x --per_class=5,20,100
     rfd-tf evaluate --suite=cifar10 --runs=runs/x,runs/y
     rfd-tf evaluate --suite=voc --runs=runs/x,runs/y --voc_dir=VOCdevkit/VOC2007
@@ -27,7 +27,8 @@ from rfd_tf.cli import config_flags, data_flags, evaluate_flags
 from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
-_LIMITS = ("max_skipped", "max_megapixels", "cache_dir", "cache_gb")
+_LIMITS = ("max_skipped", "max_megapixels", "high_bit_depth", "color_profile")
+_LIMITS += ("cache_dir", "cache_gb")
 flags.adopt_module_key_flags(evaluate_flags)
 
 
@@ -46,7 +47,7 @@ def tasks() -> list:
 
 
 def unpack_voc() -> None:
-    """Writes the TFDS dataset of --voc_tfds to --voc_dir, unless it is there."""
+    """Writes the TFDS dataset of --voc_tfds to --voc_dir, unless it exists."""
     from rfd_tf.data import voc_tfds
     from rfd_tf.errors import UserError
 

@@ -12,7 +12,7 @@ from absl import flags
 
 import rfd_tf
 from rfd_tf.cli import config_flags, data_flags, path_flags
-from rfd_tf.config import Setting, signature_settings
+from rfd_tf.settings import Setting, signature_settings
 
 FLAGS = flags.FLAGS
 
@@ -155,7 +155,7 @@ data_flags.DEFINE_data(
 config_flags.DEFINE_images(
     *("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split"),
     *("tfds_classes", "tfds_dir", "tfds_download", "max_skipped", "max_megapixels"),
-    *("cache_dir", "cache_gb"),
+    *("high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
     data_dir="folder with one sub-folder a class, to train probes on.",
     eval_dir="folder with the same classes, to evaluate on; without, a fifth is held out.",
 )

@@ -1,6 +1,6 @@
 """Serves a local page to explore a run interactively.
 
-    rfd-tf explore --run=runs/x --data_dir=PATH/TO/IMAGES
+    rfd-tf explore --run=runs/x --data=PATH/TO/IMAGES
 
 Click an image to see its neighbours under f1, f2 and f. Rotate it to see the predicted rotation,
 the distance to the unrotated image and an occlusion map. Drop in a picture of your own. The page is
@@ -26,7 +26,7 @@ data_flags.DEFINE_data(
 )
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "tfds_classes", "tfds_dir", "max_skipped"),
-    "max_megapixels",
+    *("max_megapixels", "high_bit_depth", "color_profile"),
     data_dir="images: a folder, several, or a list; without, those that the run was evaluated or "
     "trained on.",
 )
@@ -55,7 +55,7 @@ def images_of(folder: Path):
     classes = given.pop("tfds_classes")
     images = recorded.replaced(**given)
     if not (images.dataset or images.data_dir or images.eval_dir):
-        raise UserError("give --data_dir a folder of images, or --dataset a name")
+        raise UserError("give --data a folder of images or the name of a dataset")
     if FLAGS.split and not (images.dataset or given_images.has_splits(images.data_dir)):
         raise UserError("--split goes with --dataset; a folder has no splits")
     images = images.replaced(eval_split=FLAGS.split, tfds_classes=classes)

@@ -43,7 +43,7 @@ path_flags.DEFINE_path(
 )
 config_flags.DEFINE_images(
     *("dataset", "data_root", "train_split", "tfds_dir", "tfds_download", "max_skipped"),
-    "max_megapixels",
+    *("max_megapixels", "high_bit_depth", "color_profile"),
     "cache_dir",
     "cache_gb",
 )
@@ -101,17 +101,17 @@ def summary(card: dict, output_dir: str) -> str:
         lines.append(f"  output {output:<12} [{shape}]  {spec['meaning']}")
     for kind, runs in card["verification"].items():
         worst = max(
-            figures["relative_difference"] for run in runs.values() for figures in run.values()
+            agreement["relative_difference"] for run in runs.values() for agreement in run.values()
         )
         lines.append(
             f"  {kind:<12} agrees with Keras: largest difference {worst:.1e} of the largest value"
         )
     for kind, found in card["quantization"].items():
-        figures = found["outputs"]["embedding"]
+        agreement = found["outputs"]["embedding"]
         line = (
-            f"  {kind:<12} against float32, {found['images']} images: cosine "
-            f"{figures['cosine']:.5f} (lowest {figures['lowest_cosine']:.5f}), largest difference "
-            f"{figures['relative_difference']:.1e} of the largest value"
+            f"  {kind:<12} against float32, {found['images']} images: "
+            f"cosine {agreement['cosine']:.5f} (lowest {agreement['lowest_cosine']:.5f}), largest "
+            f"difference {agreement['relative_difference']:.1e} of the largest value"
         )
         if "knn" in found:
             knn = found["knn"]

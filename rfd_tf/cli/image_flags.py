@@ -93,6 +93,7 @@ def settings_of(run: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such file, or a folder without a run.
     """
+    from rfd_tf.data import image_files
     from rfd_tf.errors import UserError
 
     path = Path(run)
@@ -109,6 +110,7 @@ def settings_of(run: str) -> dict[str, Any]:
             "an installed configuration"
         ) from None
     shared = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]
+    recorded = image_files.recorded(recorded)
     # Flags of crops are refused without photographs.
     photographs = bool(recorded.get("source_images"))
     return {

@@ -1,10 +1,10 @@
 """Pretrains a backbone on unlabelled images.
 
     rfd-tf pretrain --config=quickstart --output_dir=runs/quickstart
-    rfd-tf pretrain --data_dir=photos --backbone=mobilenet_v2 --output_dir=runs/photos
+    rfd-tf pretrain --data=photos --backbone=mobilenet_v2 --output_dir=runs/photos
 
 Running the same command again resumes the run. SIGTERM and SIGINT (Ctrl-C) save and end it after
-the step at hand, with exit code 143 or 130; user errors exit with code 2.
+the current step, with exit code 143 or 130; user errors exit with code 2.
 """
 
 from __future__ import annotations
@@ -14,13 +14,8 @@ import sys
 from absl import flags
 
 from rfd_tf.cli import common, config_flags, data_flags, image_flags, path_flags
-from rfd_tf.config import (
-    IMAGE_SETTINGS,
-    PretrainConfig,
-    method_settings,
-    named_values,
-    settings_of,
-)
+from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig
+from rfd_tf.settings import method_settings, named_values, settings_of
 
 FLAGS = flags.FLAGS
 

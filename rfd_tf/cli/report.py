@@ -1,7 +1,7 @@
 """Writes the report of a run: one HTML file with curves, neighbours, maps, tables and files.
 
     rfd-tf report --run=runs/x
-    rfd-tf report --run=runs/x --data_dir=train --eval_dir=test --output=x.html
+    rfd-tf report --run=runs/x --data=train --val_data=test --output=x.html
     rfd-tf report --run=runs/x --images=0             # without images
     rfd-tf report --run=runs/x --tensorboard          # also for TensorBoard
 
@@ -18,7 +18,7 @@ from absl import flags
 
 from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
-from rfd_tf.config import signature_settings
+from rfd_tf.settings import signature_settings
 
 path_flags.DEFINE_path("run", None, "Run folder of scripts/pretrain.py, finished or not.")
 path_flags.DEFINE_path("output", None, "HTML file. Default: report.html in the run folder.")
@@ -45,7 +45,7 @@ data_flags.DEFINE_data(
 config_flags.DEFINE_images(
     *("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split"),
     *("tfds_classes", "tfds_dir", "tfds_download", "max_skipped", "max_megapixels"),
-    *("cache_dir", "cache_gb"),
+    *("high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
     eval_dir="images to look at, in the forms of --data_dir; without, a fifth of the others.",
 )
 _COUNT = signature_settings("interpret.report.images", "ReportImages")["count"]
@@ -77,12 +77,12 @@ def sources(folder: Path) -> tuple:
         path = given.missing(place) if place and not FLAGS[name].value else None
         if path:
             raise UserError(
-                f"the run's images are no longer in '{path}' (--{name}); say where they "
+                f"the run's images are no longer in '{path}' (--{name}); give where they "
                 f"are by --{name}, or give --images=0 for a report without images"
             )
     if not (images.dataset or images.data_dir or images.eval_dir):
         raise UserError(
-            "the run does not tell its images; give --data_dir or --dataset, or --images=0 for a "
+            "the run does not record its images; give --data, or --images=0 for a "
             "report without images"
         )
     return images.evaluation(FLAGS.tfds_download)

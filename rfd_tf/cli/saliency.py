@@ -2,8 +2,8 @@
 
     rfd-tf saliency --weights=runs/x --voc_dir=PATH
     rfd-tf saliency --weights=runs/x --coco_annotations=instances.json --coco_images=PATH
-    rfd-tf saliency --weights=runs/x --data_dir=PATH --map=grad_cam
-    rfd-tf saliency --weights=runs/x --data_dir=PATH --map=attention --map_layer=conv3 \\
+    rfd-tf saliency --weights=runs/x --data=PATH --map=grad_cam
+    rfd-tf saliency --weights=runs/x --data=PATH --map=attention --map_layer=conv3 \\
         --power=2 --reference_weights=supervised/from_scratch.weights.h5
 
 Saliency is the gradient of the rotation classifier's outputs, or of the feature's neurons, with
@@ -59,7 +59,7 @@ data_flags.DEFINE_data(
 )
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "eval_split", "tfds_dir", "tfds_download"),
-    *("max_skipped", "max_megapixels", "cache_dir", "cache_gb"),
+    *("max_skipped", "max_megapixels", "high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
     data_dir="images without boxes: a folder, several, or a list.",
     dataset="TFDS image dataset, clothing or digits, without boxes.",
     eval_split="split of --dataset or of a list; test, validation or train if not given.",

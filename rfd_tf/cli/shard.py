@@ -2,7 +2,7 @@
 
     rfd-tf shard --data=photos/ --output=shards/photos
     rfd-tf shard --data=photos/ --output=shards/small --format=parquet --image_size=256
-    rfd-tf shard --dataset=cifar10 --split=test --output=shards/cifar10_test
+    rfd-tf shard --data=cifar10 --split=test --output=shards/cifar10_test
     rfd-tf shard --data=photos.csv --output=shards/photos --runner=DirectRunner
 
 A few large files are faster to copy and to read than many small ones. The other commands read the
@@ -27,7 +27,7 @@ data_flags.DEFINE_data(
 )
 _IMAGES = (
     *("dataset", "data_dir", "tfds_classes", "tfds_dir", "tfds_download"),
-    *("max_skipped", "max_megapixels", "cache_dir", "cache_gb"),
+    *("max_skipped", "max_megapixels", "high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
 )
 config_flags.DEFINE_settings(_IMAGES)
 flags.DEFINE_string("split", None, "Which part of --dataset; train if not given.")

@@ -276,7 +276,7 @@ def _mirror(images: tf.Tensor) -> tf.Tensor:
 
 
 def upright(images: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns images as their EXIF orientation says they are to be seen.
+    """Rotates and mirrors images by their EXIF orientation.
 
     Args:
         images: `[B, S, S, 3]`, square, any dtype.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rfd_tf.data import class_folders
+from rfd_tf.data.image_files import USUAL
 from rfd_tf.errors import UserError
 from rfd_tf.text import file_name_from_text, file_name_to_text
 
@@ -75,6 +76,7 @@ class Source:
         names: a display name per index, or None; of files see `rfd_tf.text.file_name_to_text`.
         lengths: bytes of the file of each index, or None where images are not files.
         files: the folder, and the name in it per index as the file system has it; or None.
+        reading: how image files of the set are read, see `rfd_tf.data.image_files.Reading`.
 
     >>> from rfd_tf.data import digits
     >>> source = digits()
@@ -86,6 +88,7 @@ class Source:
     #: Returns the ids of the images, see `image_ids`; None where they are not known.
     origins: Callable[[], np.ndarray] | None = None
     files: tuple[str, Sequence[str]] | None = None
+    reading = USUAL
 
     def __init__(
         self,
@@ -146,7 +149,7 @@ class Source:
         """Returns `(name, reason)` of the images that a pipeline could not read so far.
 
         A file can go bad, or away, after it was checked; and of large sets only the headers are
-        checked. Training goes on without such an image, and it is remembered here.
+        checked. Training continues without such an image, and it is recorded here.
         """
         failed = sorted({int(index) for read in self._failures for index in read()})
         return [(self._line(i), self._why(i)) for i in failed]

@@ -110,7 +110,7 @@ def settle(
 ) -> tuple[list[Header | str], np.ndarray | None]:
     """Decodes image files and settles which decoder reads each.
 
-    A file that one decoder refuses is tried by the other. JPEG files of which libjpeg complains are
+    A file that one decoder refuses is tried by the other. JPEG files that libjpeg warns of are
     named in one warning and left to Pillow, which does not repeat the complaint at every reading.
 
     Args:
@@ -166,7 +166,7 @@ def settle(
 
 def _why(content: str | bytes) -> str:
     try:
-        image_files.read_rgb(content, float("inf"))
+        image_files.read_rgb(content, image_files.Reading(float("inf")))
     except Exception as error:  # Pillow raises many types on broken files
         return image_files.reason_of(error)
     return "its pixels are not what its header promises"

@@ -110,11 +110,11 @@ def about_splits(root: str, siblings: dict[str, list[str]], names: Sequence[str]
     test = next(by_word[word] for word in _TEST if word in by_word)
     more = f", likewise {_count(len(found) - 1, 'more folder')}" if len(found) > 1 else ""
     if len(found) > 1 or train is None:
-        way_out = "give --data_dir a folder with the images of one split"
+        way_out = "give --data a folder with the images of one split"
     else:
         way_out = (
-            f"give --data_dir='{shown(os.path.join(place, train))}' and, for evaluation, "
-            f"--eval_dir='{shown(os.path.join(place, test))}'"
+            f"give --data='{shown(os.path.join(place, train))}' and, for evaluation, "
+            f"--val_data='{shown(os.path.join(place, test))}'"
         )
     classes = "" if parent else " and treated as classes"
     return (
@@ -136,7 +136,7 @@ def labels_of(
     Returns:
         int64 labels of the readable images, -1 for a picture next to the class folders; the names
         of the classes; and a remark for the user. Each is None if there is none. If half of the
-        images or more lie next to the folders, there are no classes.
+        images or more are next to the folders, there are no classes.
     """
     tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
     form = {top: same_form(file_name_to_text(top)) for top in set(tops) - {None}}
@@ -151,7 +151,7 @@ def labels_of(
     if loose:
         one = len(loose) == 1
         remark = (
-            f"{_count(len(loose), 'image')} {'lies' if one else 'lie'} next to the class folders "
+            f"{_count(len(loose), 'image')} {'is' if one else 'are'} next to the class folders "
             f"of {quoted(roots)} ({_listed(loose)}) and {'has' if one else 'have'} no class: "
             f"training uses {'it' if one else 'them'}, evaluation does not; move "
             f"{'it' if one else 'them'} into a class folder or elsewhere"
@@ -172,7 +172,7 @@ def _wrapped(roots: Sequence[str], names: Sequence[str], tops: Sequence[str]) ->
     return (
         f"all images of {quoted(roots)} lie in its folder '{shown(tops[0])}', so there are no "
         f"classes; to use the {len(folders)} folders inside it as classes, give "
-        f"--data_dir='{shown(inner)}'"
+        f"--data='{shown(inner)}'"
     )
 
 

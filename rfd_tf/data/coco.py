@@ -22,7 +22,7 @@ def coco_file(
     images: str | os.PathLike,
     class_names: Sequence[str] | None = None,
 ) -> VocSet:
-    """Reads the boxes of a COCO annotation file; pictures are looked for, not opened.
+    """Reads the boxes of a COCO annotation file; pictures are searched for, not opened.
 
     Args:
         annotations: JSON file such as `instances_val2017.json`.

@@ -69,7 +69,7 @@ def merged(source: Source) -> Source:
     if not len(copies):
         return source
     part = source.subset(kept, source.name)
-    part.skipped = source.skipped
+    part.skipped, part.reading = source.skipped, source.reading
     root, names = source.files
     part.files = root, [names[row] for row in kept.tolist()]
     part.lengths = [source.lengths[row] for row in kept.tolist()]
@@ -159,6 +159,6 @@ def _digest(source: Source, row: int) -> bytes:
         with open(os.path.join(folder, names[row]), "rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
-    except OSError:  # gone since: whoever decodes it says so
+    except OSError:  # removed since: decoding reports it
         return repr((folder, names[row])).encode("utf-8", "backslashreplace")
     return digest.digest()

@@ -6,11 +6,23 @@ other threads work while it decodes most formats.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
 from rfd_tf.data import image_files
-from rfd_tf.data.image_files import BMP, JPEG, PILLOW, PNG, TRANSPARENT_PNG, WEBP
+from rfd_tf.data.image_files import (
+    BMP,
+    BY_PILLOW,
+    JPEG,
+    PNG,
+    TRANSPARENT_PNG,
+    WEBP,
+    ColorProfile,
+    HighBitDepth,
+    Reading,
+)
 
 # The slow-but-accurate integer transform: the pixels are those of libjpeg and of Pillow.
 _DCT = "INTEGER_ACCURATE"
@@ -53,9 +65,9 @@ def _as_bytes(contents: bytes | np.ndarray) -> bytes:
     return contents.item() if isinstance(contents, np.ndarray) else contents
 
 
-def _decode_by_pillow(contents: tf.Tensor) -> tf.Tensor:
+def _decode_by_pillow(contents: tf.Tensor, kind: int = image_files.PILLOW) -> tf.Tensor:
     def pixels(contents) -> np.ndarray:
-        return image_files.decode_any(_as_bytes(contents))
+        return image_files.decode_any(_as_bytes(contents), kind)
 
     image = tf.numpy_function(pixels, [contents], tf.uint8, stateful=False)
     image = tf.ensure_shape(image, [None, None, 3])
@@ -80,10 +92,10 @@ _DECODERS = {
     TRANSPARENT_PNG: _decode_transparent_png,
     BMP: _decode_bmp,
     WEBP: decode_webp if hasattr(tf.raw_ops, "DecodeWebP") else _decode_by_pillow,
-    PILLOW: _decode_by_pillow,
+    **{kind: functools.partial(_decode_by_pillow, kind=kind) for kind in sorted(BY_PILLOW)},
 }
 
-#: Every kind; and those that `kind_of` tells apart without Python.
+#: Every kind; and those that `kind_of` detects without Python.
 ALL_KINDS = tuple(_DECODERS)
 KINDS = (JPEG, PNG, TRANSPARENT_PNG, BMP)
 
@@ -111,14 +123,20 @@ def decode(contents: tf.Tensor, kind: tf.Tensor, kinds: tuple[int, ...]) -> tf.T
     return _by_value(kind, kinds, lambda k: _DECODERS[k](contents))
 
 
-def decode_bytes(contents: tf.Tensor, max_megapixels: float | None = None) -> tf.Tensor:
-    """Decodes one image of any format that is read, of which nothing is known beforehand.
+def decode_bytes(
+    contents: tf.Tensor,
+    max_megapixels: float | None = None,
+    high_bit_depth: HighBitDepth = "stretch",
+    color_profile: ColorProfile = "ignore",
+) -> tf.Tensor:
+    """Decodes one image of any supported format, detected from its bytes.
 
     The pixels are those that a file of the same content has in a folder.
 
     Args:
         contents: string scalar, the encoded bytes.
         max_megapixels: larger images are refused; `image_files.MAX_MEGAPIXELS` if None.
+        high_bit_depth, color_profile: see `rfd_tf.data.image_folder`.
 
     Returns:
         uint8 `[H, W, 3]`, upright.
@@ -135,8 +153,11 @@ def decode_bytes(contents: tf.Tensor, max_megapixels: float | None = None) -> tf
     """
     limit = image_files.MAX_MEGAPIXELS if max_megapixels is None else max_megapixels
 
+    reading = Reading(limit, high_bit_depth, color_profile)
+    reading.check()
+
     def describe(contents) -> tuple[np.int32, np.int32]:
-        header = image_files.header_of_bytes(_as_bytes(contents), limit)
+        header = image_files.header_of_bytes(_as_bytes(contents), reading)
         if not isinstance(header, image_files.Header):
             return np.int32(-1), np.int32(1)
         return np.int32(header.kind), np.int32(header.orientation)
@@ -254,7 +275,7 @@ def _corners(window: tf.Tensor, shrink: tf.Tensor | int) -> tf.Tensor:
 def _decode_jpeg_window(
     contents: tf.Tensor, window: tf.Tensor, smallest: tf.Tensor, image_size: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes a window, shrunk as far as its smallest part allows, and tells by how much."""
+    """Decodes a window, shrunk as far as its smallest part allows; returns it and by how much."""
 
     def branch(shrink: int) -> tf.Tensor:
         start, end = tf.unstack(_corners(window, shrink))
@@ -323,7 +344,7 @@ def decode_windows(
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor | None) -> tf.Tensor:
-    """Rotates an image of any shape as its EXIF orientation says it is to be seen.
+    """Rotates and mirrors an image of any shape by its EXIF orientation.
 
     Args:
         image: `[H, W, 3]`.

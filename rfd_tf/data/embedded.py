@@ -22,6 +22,9 @@ CLOTHING_SHA256 = "2c01e4ce31a3c44425377dc3616227b2d3f43bdf8c6ce5c4a4f9749df0d9a
 
 SPLITS = ("train", "test", "all")
 
+# The photographs of a split: training, evaluation and export read them, and decoding takes seconds.
+_decoded: dict[tuple[str, str], np.ndarray] = {}
+
 
 def digits(split: str = "train") -> ArraySource:
     """Returns scikit-learn's handwritten digits as 32x32 colour images. Needs no network.
@@ -92,13 +95,18 @@ def clothing(split: str = "train") -> ArraySource:
     packed = _read(CLOTHING, CLOTHING_SHA256)
     lengths, ends = packed["lengths"], np.cumsum(packed["lengths"])
     part = _part("clothing", split, int(packed["num_train"]), len(ends))
-    jpegs = packed["jpegs"].tobytes()
-    images = [
-        np.asarray(Image.open(io.BytesIO(jpegs[end - length : end])))
-        for length, end in zip(lengths[part], ends[part], strict=True)
-    ]
+    key = CLOTHING_SHA256, split
+    if key not in _decoded:
+        jpegs = packed["jpegs"].tobytes()
+        _decoded[key] = np.stack(
+            [
+                np.asarray(Image.open(io.BytesIO(jpegs[end - length : end])))
+                for length, end in zip(lengths[part], ends[part], strict=True)
+            ]
+        )
+        _decoded[key].flags.writeable = False
     source = ArraySource(
-        np.stack(images),
+        _decoded[key],
         labels=packed["labels"][part],
         class_names=[str(name) for name in packed["class_names"]],
         name=_name("clothing", split),

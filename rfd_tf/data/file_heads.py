@@ -12,7 +12,7 @@ import struct
 import zlib
 from typing import BinaryIO
 
-#: Bytes from which most files can be told: a colour profile reaches into the fourth thousand.
+#: Bytes from which most file types can be detected; a colour profile may take 4,000.
 HEAD_BYTES = 4096
 
 #: Formats that are read, in the words of messages.
@@ -113,7 +113,7 @@ def _of_brands(head: bytes) -> str | None:
 
 
 def _is_raw_tiff(head: bytes) -> bool:
-    """Tells whether a TIFF is a camera's raw file, of which Pillow would read the thumbnail.
+    """Whether a TIFF is a camera's raw file, whose thumbnail Pillow would read.
 
     Source: TIFF 6.0, section 2; Adobe DNG specification, DNGVersion; Canon's CR2 marks itself.
     """

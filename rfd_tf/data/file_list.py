@@ -19,7 +19,7 @@ import numpy as np
 from rfd_tf.data import image_files
 from rfd_tf.data.base import Source
 from rfd_tf.data.folder import file_ids, in_threads, read_files
-from rfd_tf.data.image_files import MAX_MEGAPIXELS
+from rfd_tf.data.image_files import MAX_MEGAPIXELS, ColorProfile, HighBitDepth, Reading
 from rfd_tf.data.remote import transports
 from rfd_tf.data.remote.cache import CACHE_GB, NotFetched, opened
 from rfd_tf.errors import UserError, shown
@@ -32,7 +32,7 @@ from rfd_tf.text import (
     same_name_forms,
 )
 
-#: Names of the columns of a table, and of the entries of JSON: the first that is there counts.
+#: Names of the columns of a table, and of the entries of JSON: the first that exists counts.
 COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path"),
     "label": ("label", "class", "class_name"),
@@ -100,6 +100,8 @@ def image_list(
     split: str | None = ALL,
     cache_dir: str | os.PathLike | None = None,
     cache_gb: float = CACHE_GB,
+    high_bit_depth: HighBitDepth = "stretch",
+    color_profile: ColorProfile = "ignore",
 ) -> Source:
     """Returns the images that a list names; the index follows the list.
 
@@ -116,11 +118,11 @@ def image_list(
     Labels are whole numbers from 0, or names of classes, which are then numbered in sorted order,
     those of all splits together. An image without a label has the label -1; where no image has one
     there are no labels. Paths may hold spaces; a leading slash is taken as `root` where there is no
-    such file. Empty lines are passed over, and so is a row that names a file again.
+    such file. Empty lines are ignored, and so is a row that names a file again.
 
     The list, `root` and the paths in rows may be addresses (`https://`, `s3://`, `gs://` and the
-    others of fsspec). Images at addresses are fetched into a local cache as training comes to them,
-    and not decoded beforehand.
+    others of fsspec). Images at addresses are fetched into a local cache when training reaches
+    them, and not decoded beforehand.
 
     Rows without a path, with a file that is not there or cannot be decoded, and with an impossible
     label are left out and listed, by their line, in the source's `skipped`.
@@ -136,6 +138,7 @@ def image_list(
             no such row; of a list without that column `train` takes every row.
         cache_dir: the folder of the cache; `rfd_tf` in the user's folder of caches if None.
         cache_gb: the largest total length of the files in it, 10^9 bytes each.
+        high_bit_depth, color_profile: as of `image_folder`.
 
     Returns:
         An `ArraySource` where the images are kept in memory, else a `FolderSource`; its name is
@@ -172,11 +175,12 @@ def image_list(
         "labels": labels and np.array(labels, np.int64),
         "class_names": class_names,
     }
+    reading = Reading(max_megapixels, high_bit_depth, color_profile)
     if any(is_address(name) for name, _ in files):
         from rfd_tf.data.shards import listed  # which imports Arrow
 
         return listed.listed_images(
-            str(root), files, str(path), max_skipped, max_megapixels, **options, **described
+            str(root), files, str(path), max_skipped, reading, **options, **described
         )
     return read_files(
         str(root),
@@ -184,7 +188,7 @@ def image_list(
         max_skipped,
         verify,
         cache_bytes,
-        max_megapixels,
+        reading,
         listed=str(path),
         **described,
     )
@@ -193,7 +197,7 @@ def image_list(
 def _places(
     path: str | os.PathLike, root: str | os.PathLike | None
 ) -> tuple[str | Path, str | Path]:
-    """Returns where a list lies and what its paths are relative to; texts if elsewhere."""
+    """Returns a list's path and the folder its paths are relative to; texts if elsewhere."""
     if not is_address(path):
         path = expanded(path)
     if root is None:

@@ -7,6 +7,7 @@ import errno
 import functools
 import hashlib
 import itertools
+import logging
 import math
 import os
 import sys
@@ -21,7 +22,7 @@ import numpy as np
 
 from rfd_tf.data import class_folders, image_files, results_folders
 from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint
-from rfd_tf.data.image_files import Header
+from rfd_tf.data.image_files import USUAL, ColorProfile, Header, HighBitDepth, Reading
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import LISTS, absolute, expanded
 from rfd_tf.text import file_name_to_text
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from rfd_tf.data.recipe import Recipe
 
+_log = logging.getLogger("rfd_tf")
 _FULL_CHECK_LIMIT = 200_000
 _CACHED_SIDE = 256  # larger images stay on disk, however few they are
 _NAMED = 10
@@ -82,7 +84,8 @@ class FolderSource(Source):
 
     def _why(self, index: int) -> str:
         path = os.fsdecode(self.paths[index])
-        return image_files.problem_of(lambda: image_files.read_rgb(path, math.inf))
+        reading = self.reading._replace(max_megapixels=math.inf)
+        return image_files.problem_of(lambda: image_files.read_rgb(path, reading))
 
     def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
         from rfd_tf.data import streams
@@ -115,7 +118,7 @@ class _FolderPart(PartMixin, FolderSource):
             ]
         )
         super().__init__(whole.directory, [whole.paths[i] for i in indices], headers, **described)
-        self.whole, self.indices = whole, indices
+        self.whole, self.indices, self.reading = whole, indices, whole.reading
 
 
 def image_folder(
@@ -125,21 +128,24 @@ def image_folder(
     cache_bytes: int = 1 << 30,
     leave_out: Iterable[str | os.PathLike] = (),
     max_megapixels: float = image_files.MAX_MEGAPIXELS,
+    high_bit_depth: HighBitDepth = "stretch",
+    color_profile: ColorProfile = "ignore",
 ) -> Source:
     """Returns the images in a folder and the folders below it; or those of several folders.
 
     Reads JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PPM (the first of several frames or
     pages), and HEIC if pillow-heif is installed. Formats are detected from the content. Grey,
-    palette, CMYK, 16-bit and transparent images are converted to RGB, transparency over white. The
-    EXIF orientation is applied. Names that begin with a dot and files that are no images are
-    ignored; so are the folders of systems and file servers: thumbnails (`@eaDir`, `Thumbs`),
-    recycle bins (`$RECYCLE.BIN`, `#recycle`), `__MACOSX`, `lost+found` and others. A warning counts
-    them. The index follows the sorted relative names of the readable images.
+    palette, CMYK, transparent and deeper images (16-bit, floating point) are converted to RGB of 8
+    bits, transparency over white. The EXIF orientation is applied. Names that begin with a dot and
+    files that are no images are ignored; so are the folders of systems and file servers: thumbnails
+    (`@eaDir`, `Thumbs`), recycle bins (`$RECYCLE.BIN`, `#recycle`), `__MACOSX`, `lost+found` and
+    others. A warning counts them. The index follows the sorted relative names of the readable
+    images.
 
     If images lie in two or more sub-folders, the name of the sub-folder directly in `directory` is
     an image's label (used for evaluation only). An image next to these folders is labelled -1:
     training uses it, evaluation does not, and a warning names it. If half of the images or more
-    lie next to the folders, there are no labels. Names of classes that differ in Unicode form only
+    are next to the folders, there are no labels. Names of classes that differ in Unicode form only
     are one class. A warning names folders that are splits (`train`, `test`) and not classes.
 
     Images that are damaged or of another format (SVG, PSD, camera RAW ...) are skipped and listed
@@ -160,13 +166,18 @@ def image_folder(
         leave_out: further folders to ignore, such as the one that results will be written to.
         max_megapixels: larger images are skipped, before they are decoded. The largest are
             decoded one at a time, using about seven bytes per pixel.
+        high_bit_depth: how grey images of more than 8 bits are converted. `"stretch"` maps the 0.1
+            and the 99.9 percentile of each image's values to 0 and 255. `"truncate"` keeps the
+            upper 8 of 16 bits, and skips 32-bit integers and floating point.
+        color_profile: `"srgb"` converts images with a colour profile (ICC) to sRGB, decoding them
+            with Pillow; `"ignore"` takes their pixels as they are.
 
     Returns:
         An `ArraySource` if the images are kept in memory, else a `FolderSource`.
 
     Raises:
         UserError: a folder does not exist, is not a folder, cannot be read, contains no images, is
-            in `leave_out` itself or lies in another one; or more than `max_skipped` of the images
+            in `leave_out` itself or inside another one; or more than `max_skipped` of the images
             are undecodable.
 
     >>> image_folder("no/such/folder")
@@ -187,7 +198,13 @@ def image_folder(
             for name, size in scan.files
         ]
     source = read_files(
-        folders.common, files, max_skipped, verify, cache_bytes, max_megapixels, folders=folders
+        folders.common,
+        files,
+        max_skipped,
+        verify,
+        cache_bytes,
+        Reading(max_megapixels, high_bit_depth, color_profile),
+        folders=folders,
     )
     for root, scan, names in zip(
         folders.roots(), scans, folders.names_by_folder(source.files[1]), strict=True
@@ -239,8 +256,8 @@ class Folders(NamedTuple):
         ):
             if any(map(str.startswith, inner, outer)):
                 raise UserError(
-                    f"the folder '{one}' is '{other}' or lies in it: its images would count twice; "
-                    "give --data_dir each folder once"
+                    f"the folder '{one}' is '{other}' or inside it: its images would count twice; "
+                    "give each folder once"
                 )
         common = os.path.commonpath(roots)
         return cls(common, tuple(os.path.relpath(root, common) for root in roots), tuple(counts))
@@ -283,7 +300,7 @@ def read_files(
     max_skipped: float = 0.01,
     verify: str = "auto",
     cache_bytes: int = 1 << 30,
-    max_megapixels: float = image_files.MAX_MEGAPIXELS,
+    reading: Reading = USUAL,
     listed: str | None = None,
     folders: Folders | None = None,
     **described: Any,
@@ -294,34 +311,32 @@ def read_files(
         root: the folder that the names are relative to.
         files: `(name, bytes)` of each file, in the order of the index; `(name, reason)` to skip
             one, whatever its content.
+        reading: how they are read.
         listed: path of the list that names the files, if any. A file that is no image then counts
             as unreadable; without a list it is ignored.
         folders: the folders of the files, if there are several.
         **described: "name" of the source, and "labels" int64 `[len(files)]` with "class_names", if
             these do not follow from the folders.
     """
-    check_options(max_skipped, verify, max_megapixels)
+    check_options(max_skipped, verify, reading)
     with warnings.catch_warnings():
         # Pillow's own warnings are noise: such files are either read or listed.
         warnings.filterwarnings("ignore", module=r"PIL\b")
         folders = folders or Folders(root, ("",), (len(files),))
-        found = _Found(folders, files, max_megapixels, listed)
+        found = _Found(folders, files, reading, listed)
         few = len(found.names) <= _FULL_CHECK_LIMIT
         full = verify == "full" or (verify == "auto" and few)
         pixels = found.check(found.fit(cache_bytes)) if full else None
     return found.source(max_skipped, pixels, **described)
 
 
-def check_options(
-    max_skipped: float, verify: str, max_megapixels: float = image_files.MAX_MEGAPIXELS
-) -> None:
+def check_options(max_skipped: float, verify: str, reading: Reading = USUAL) -> None:
     """Raises `UserError` for values of these arguments of `image_folder` that are out of range."""
     if verify not in ("auto", "full", "header"):
         raise unknown("verify", verify, ("auto", "full", "header"))
     if not 0.0 <= max_skipped <= 1.0:
         raise UserError(f"max_skipped is a fraction from 0 to 1, got {max_skipped}")
-    if not max_megapixels > 0:
-        raise UserError(f"max_megapixels is above 0, got {max_megapixels}")
+    reading.check()
 
 
 class _Scan(NamedTuple):
@@ -476,17 +491,17 @@ class _Found:
         self,
         folders: Folders,
         files: Sequence[tuple[str, int | str]],
-        max_megapixels: float,
+        reading: Reading,
         listed: str | None,
     ):
-        self.folders, self.root = folders, folders.common
+        self.folders, self.root, self.reading = folders, folders.common, reading
         self.where = class_folders.quoted(folders.roots() if listed is None else [listed])
 
         def read(file: tuple[str, int | str]) -> Header | str | None:
             name, known = file
             if isinstance(known, str):
                 return known
-            header = image_files.read_header(os.path.join(self.root, name), max_megapixels)
+            header = image_files.read_header(os.path.join(self.root, name), reading)
             return f"not a {image_files.formats()} file" if listed and header is None else header
 
         headers = in_threads(read, files, "Reading headers")
@@ -595,6 +610,8 @@ class _Found:
         names = [self.names[i] for i in good]
         source.origins = functools.partial(_ids, self.folders, names)
         source.files = self.root, names
+        source.reading = self.reading
+        log_conversions(self.where, (self.headers[i].kind for i in good))
         return source
 
     def _inside(self, indices: Iterable[int]) -> list[str]:
@@ -603,15 +620,17 @@ class _Found:
 
     def _fingerprint(self, good: Sequence[int]) -> str:
         """Returns the digest of names and lengths: folders may be moved or mounted elsewhere."""
+        # (Images that earlier versions read as they are now keep their digest.)
+        converted = image_files.conversions(self.headers[i].kind for i in good)
         if len(self.folders.below) == 1:
             parts = ((self.names[i], self.lengths[i]) for i in good)
-            return fingerprint(["folder", *itertools.chain.from_iterable(parts)])
+            return fingerprint(["folder", *itertools.chain.from_iterable(parts), *converted])
         names = self._inside(good)
         parts = (
             (int(self.owners[i]), name, self.lengths[i])
             for i, name in zip(good, names, strict=True)
         )
-        return fingerprint(["folders", *itertools.chain.from_iterable(parts)])
+        return fingerprint(["folders", *itertools.chain.from_iterable(parts), *converted])
 
 
 def folder_ids(paths: Iterable[str | os.PathLike]) -> np.ndarray:
@@ -641,6 +660,12 @@ def file_ids(root: str, names: Sequence[str]) -> np.ndarray:
             hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little"
         )
     return found
+
+
+def log_conversions(where: str, kinds: Iterable[int]) -> None:
+    """Logs how many images of these kinds have their values converted, if any."""
+    if line := image_files.summary_of(kinds):
+        _log.info(f"{where}: {line}")
 
 
 def report_skipped(

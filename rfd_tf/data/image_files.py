@@ -7,13 +7,17 @@ the same pipeline, see `decode`.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
 import io
+import math
 import os
 import struct
 import threading
-from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import BinaryIO, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -21,6 +25,7 @@ from PIL import Image, UnidentifiedImageError, features
 from rfd_tf import extras
 from rfd_tf.data import file_heads
 from rfd_tf.data.file_heads import HEAD_BYTES, plain_jpeg, plain_png, sniff
+from rfd_tf.errors import UserError, unknown
 
 # Kinds of encoded image, by what decoding them takes.
 JPEG = 0
@@ -29,6 +34,9 @@ TRANSPARENT_PNG = 2
 BMP = 3
 WEBP = 4  # not animated
 PILLOW = 5  # decoded by Pillow, upright
+STRETCHED = 6  # by Pillow, grey of more than 8 bits, each image's range of values stretched
+SRGB = 7  # by Pillow, converted to sRGB by the image's colour profile
+BY_PILLOW = frozenset({PILLOW, STRETCHED, SRGB})
 
 _READ = {"JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "JPEG2000", "PPM", "HEIF"}
 _EXTENSIONS = frozenset(
@@ -48,7 +56,9 @@ _BY_NAME = {
     **dict.fromkeys(_RAW_EXTENSIONS, "camera RAW"),
 }
 _EXIF_ORIENTATION = 0x0112
-_TIFF_PHOTOMETRIC = 262
+_TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 262, 339
+_UNSIGNED = 1
+_PNG_DEEP_GREY = b"\x10\0"  # bit depth and colour type, at byte 24
 _BMP_BYTES = 34  # reaches the compression field of a BMP header
 _TAIL_BYTES = 1 << 14
 _TURNS = {
@@ -68,20 +78,76 @@ _TENSORFLOW_PIXELS = (1 << 29) // 3
 # The largest images are decoded one at a time: each takes seven bytes a pixel meanwhile.
 _LARGE_PIXELS = 100_000_000
 _large = threading.Lock()
+#: The fractions of an image's values between which it is stretched, and from how many values the
+#: two are found.
+STRETCHED_FROM, STRETCHED_TO = 0.001, 0.999
+STRETCH_SAMPLE = 1 << 20
+_NO_RANGE = (
+    "its pixels have 32 bits and no fixed range; read it with --high_bit_depth=stretch, or save it "
+    "with 8 or 16 bits"
+)
+# Colour space of a profile -> mode of the pixels that it describes.
+_MODE_OF_SPACE = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+
+HighBitDepth = Literal["stretch", "truncate"]
+ColorProfile = Literal["ignore", "srgb"]
 
 # (A named pipe that took the place of a file would keep one waiting for ever.)
 _OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _OPEN |= getattr(os, "O_BINARY", 0)
 
 
+class Reading(NamedTuple):
+    """How image files are read.
+
+    Attributes:
+        max_megapixels: larger images are unreadable.
+        high_bit_depth: how grey images of more than 8 bits become 8: `"stretch"` maps each image's
+            0.1 and 99.9 percentiles to 0 and 255; `"truncate"` keeps the upper 8 of 16 bits and
+            refuses 32 bits.
+        color_profile: `"ignore"`, or `"srgb"` to convert images with a colour profile to sRGB.
+    """
+
+    max_megapixels: float = MAX_MEGAPIXELS
+    high_bit_depth: HighBitDepth = "stretch"
+    color_profile: ColorProfile = "ignore"
+
+    def check(self) -> None:
+        """Raises `UserError` for a value out of range."""
+        if not self.max_megapixels > 0:
+            raise UserError(f"max_megapixels is above 0, got {self.max_megapixels}")
+        for name, choices in (("high_bit_depth", HighBitDepth), ("color_profile", ColorProfile)):
+            if getattr(self, name) not in get_args(choices):
+                raise unknown(name, getattr(self, name), get_args(choices))
+        if self.color_profile == "srgb" and not features.check("littlecms2"):
+            raise UserError("--color_profile=srgb needs a Pillow that was built with LittleCMS")
+
+    def unusual(self) -> list[str]:
+        """Returns what `conversions` does, for images whose headers have not been read."""
+        return ["srgb"] if self.color_profile == "srgb" else []
+
+
+USUAL = Reading()
+
+
+def recorded(flags: Mapping[str, object]) -> dict[str, object]:
+    """Returns the flags of a run that reads image files, with those that its version did not have.
+
+    >>> recorded({"data_dir": "photos"})["high_bit_depth"], recorded({"dataset": "digits"})
+    ('truncate', {'dataset': 'digits'})
+    """
+    files = any(flags.get(name) for name in ("data_dir", "eval_dir", "source_images"))
+    return {**({"high_bit_depth": "truncate"} if files else {}), **flags}
+
+
 class Header(NamedTuple):
     """What is known of an image file without decoding it.
 
     Attributes:
-        kind: `JPEG`, `PNG`, `TRANSPARENT_PNG`, `BMP`, `WEBP` or `PILLOW`.
+        kind: `JPEG`, `PNG`, `TRANSPARENT_PNG`, `BMP`, `WEBP`, `PILLOW`, `STRETCHED` or `SRGB`.
         height: in pixels, as decoded.
         width: in pixels, as decoded.
-        orientation: the EXIF orientation of what is decoded, 1 (upright) to 8; 1 for `PILLOW`,
+        orientation: the EXIF orientation of what is decoded, 1 (upright) to 8; 1 for `BY_PILLOW`,
             whose pixels are upright already.
     """
 
@@ -127,16 +193,14 @@ def problem_of(read: Callable[[], object]) -> str:
     return "could not be read at the time"
 
 
-def read_header(
-    path: str, max_megapixels: float = MAX_MEGAPIXELS, stored: bool = False
-) -> Header | str | None:
+def read_header(path: str, reading: Reading = USUAL, stored: bool = False) -> Header | str | None:
     """Reads what a file's header says of the image.
 
     Args:
         path: of a regular file.
-        max_megapixels: larger images are unreadable.
-        stored: whether to return height, width and orientation as stored in the file, of `PILLOW`
-            as well.
+        reading: how the image will be read.
+        stored: whether to return height, width and orientation as stored in the file, of
+            `BY_PILLOW` as well.
 
     Returns:
         The header; or the reason, in words, why an image is unreadable; or None for a file that
@@ -158,16 +222,16 @@ def read_header(
             return None
         if found == "PNG" and len(head) == HEAD_BYTES and _turned_late(descriptor):
             return _header(
-                found, head, lambda: open(path, "rb"), max_megapixels, hurry=False, stored=stored
+                found, head, lambda: open(path, "rb"), reading, hurry=False, stored=stored
             )
     except OSError as error:
         return reason_of(error) if has_image_extension(path) else None
     finally:
         os.close(descriptor)
-    return _header(found, head, lambda: open(path, "rb"), max_megapixels, stored=stored)
+    return _header(found, head, lambda: open(path, "rb"), reading, stored=stored)
 
 
-def header_of_bytes(contents: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Header | str:
+def header_of_bytes(contents: bytes, reading: Reading = USUAL) -> Header | str:
     """Returns what `read_header` returns, of an image in memory; always a reason if it is none.
 
     >>> file = io.BytesIO()
@@ -179,7 +243,7 @@ def header_of_bytes(contents: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> 
     """
     head = bytes(contents[:HEAD_BYTES])
     late = head.startswith(b"\x89PNG") and file_heads.late_exif(contents[-_TAIL_BYTES:])
-    return _header(sniff(head), head, lambda: io.BytesIO(contents), max_megapixels, hurry=not late)
+    return _header(sniff(head), head, lambda: io.BytesIO(contents), reading, hurry=not late)
 
 
 def _turned_late(descriptor: int) -> bool:
@@ -192,7 +256,7 @@ def _header(
     found: str | None,
     head: bytes,
     reopen: Callable[[], BinaryIO],
-    max_megapixels: float,
+    reading: Reading,
     hurry: bool = True,
     stored: bool = False,
 ) -> Header | str:
@@ -202,21 +266,28 @@ def _header(
         return f"{found} is a format that is not read; convert it to JPEG, PNG or TIFF"
     if missing := _missing(found):
         return missing
-    header = _plain_header(found, head) if hurry else None
-    if header is None:
-        try:
+    stretch, profile = reading.high_bit_depth == "stretch", b""
+    header = _plain_header(found, head, stretch) if hurry else None
+    try:
+        if header is None:
             with reopen() as file:
-                header = _full_header(found, head, file)
-        except Exception as error:  # Pillow raises many types on broken files
-            return reason_of(error)
-    _, height, width, _ = header
-    if height * width > max_megapixels * 1e6:
+                header = _full_header(found, head, file, stretch)
+        kind, height, width, _ = header
+        if reading.color_profile == "srgb" and kind != STRETCHED:
+            with reopen() as file:
+                profile = _profile_of(file, found)
+    except Exception as error:  # Pillow raises many types on broken files
+        return reason_of(error)
+    if height * width > reading.max_megapixels * 1e6:
         return (
             f"too many pixels: {width} x {height} are {height * width / 1e6:,.0f} megapixels, more "
-            f"than {max_megapixels:g}; raise --max_megapixels to read it"
+            f"than {reading.max_megapixels:g}; raise --max_megapixels to read it"
         )
-    large = height * width > _TENSORFLOW_PIXELS
-    return _by_pillow(header) if (header.kind == PILLOW or large) and not stored else header
+    if profile:
+        header = header._replace(kind=SRGB)
+    elif kind not in BY_PILLOW and height * width > _TENSORFLOW_PIXELS:
+        header = header._replace(kind=PILLOW)
+    return _upright(header) if header.kind in BY_PILLOW and not stored else header
 
 
 @functools.cache
@@ -235,26 +306,32 @@ def _missing(found: str) -> str:
     return ""
 
 
-def _plain_header(found: str, head: bytes) -> Header | None:
+def _plain_header(found: str, head: bytes, stretch: bool) -> Header | None:
     if found == "JPEG" and (size := plain_jpeg(head)):
         return Header(JPEG, *size, 1)
     if found == "PNG" and (facts := plain_png(head)):
         height, width, transparent = facts
-        return Header(TRANSPARENT_PNG if transparent else PNG, height, width, 1)
+        return Header(_kind_of_png(head, transparent, stretch), height, width, 1)
     if found == "WEBP" and (facts := file_heads.webp_facts(head)):
         height, width, animated, exif = facts
         return None if exif else Header(PILLOW if animated else WEBP, height, width, 1)
     return None
 
 
-def _full_header(found: str, head: bytes, file: BinaryIO) -> Header:
+def _kind_of_png(head: bytes, transparent: bool, stretch: bool) -> int:
+    if stretch and head[24:26] == _PNG_DEEP_GREY:
+        return STRETCHED
+    return TRANSPARENT_PNG if transparent else PNG
+
+
+def _full_header(found: str, head: bytes, file: BinaryIO, stretch: bool) -> Header:
     if found == "PNG" and (facts := file_heads.png_facts(file)):
         height, width, transparent, exif = facts
         if not exif:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             exif = file_heads.late_exif(file.read())
-        kind = TRANSPARENT_PNG if transparent else PNG
+        kind = _kind_of_png(head, transparent, stretch)
         return Header(kind, height, width, _orientation_in(exif))
     try:
         image = open_image(file, found)
@@ -263,17 +340,18 @@ def _full_header(found: str, head: bytes, file: BinaryIO) -> Header:
         if found == "JPEG" and (size := file_heads.jpeg_size(file)):
             return Header(JPEG, *size, 1)
         raise
+    kind = _kind(found, image, head, stretch)
     if found == "TIFF":  # (Whether `size` is turned already depends on Pillow's version.)
         orientation = _sound(image.tag_v2.get(_EXIF_ORIENTATION))
-        return Header(PILLOW, image.tag_v2[257], image.tag_v2[256], orientation)
+        return Header(kind, image.tag_v2[257], image.tag_v2[256], orientation)
     width, height = image.size
-    return Header(_kind(found, image, head), height, width, orientation_of(image))
+    return Header(kind, height, width, orientation_of(image))
 
 
-def _by_pillow(header: Header) -> Header:
-    _, height, width, orientation = header
+def _upright(header: Header) -> Header:
+    kind, height, width, orientation = header
     sides = (width, height) if orientation >= 5 else (height, width)
-    return Header(PILLOW, *sides, 1)
+    return Header(kind, *sides, 1)
 
 
 def other_decoder(header: Header, image: str | bytes) -> Header | None:
@@ -283,8 +361,8 @@ def other_decoder(header: Header, image: str | bytes) -> Header | None:
         header: by which it failed.
         image: path of the file, or its content.
     """
-    if header.kind != PILLOW:
-        return _by_pillow(header)
+    if header.kind not in BY_PILLOW:
+        return _upright(header._replace(kind=PILLOW))
     try:
         with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
             found = sniff(file.read(HEAD_BYTES))
@@ -303,7 +381,20 @@ def _is_plain_bmp(head: bytes) -> bool:
     return bits == 24 and compression == 0
 
 
-def _kind(found: str, image: Image.Image, head: bytes) -> int:
+def _is_deep(image: Image.Image) -> bool:
+    """Tells whether an image is grey of more than 8 bits. (Pillow has no colours of more.)"""
+    return image.mode.startswith("I;16") or image.mode in ("I", "F")
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+def _kind(found: str, image: Image.Image, head: bytes, stretch: bool) -> int:
+    if _is_deep(image):
+        if not stretch and not _has_16_bits(image):
+            raise ValueError(_NO_RANGE)
+        return STRETCHED if stretch else PILLOW
     if found == "JPEG":
         return JPEG if image.mode in ("L", "RGB") else PILLOW
     if found == "BMP":
@@ -375,54 +466,176 @@ def open_image(file: BinaryIO, found: str) -> Image.Image:
         raise UnidentifiedImageError(str(error)) from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, stretch: bool = True, profile: bytes = b"") -> Image.Image:
     """Converts an image of any Pillow mode to RGB; what is transparent turns white.
 
-    Values of 16 bits keep their upper 8. An EXIF orientation is applied.
+    An EXIF orientation is applied.
+
+    Args:
+        image: as Pillow opened it.
+        stretch: whether to stretch grey of more than 8 bits; otherwise 16 bits keep their upper 8.
+        profile: the colour profile to convert from to sRGB, if any.
 
     Raises:
-        ValueError: pixels of 32 bits, which have no fixed range.
+        ValueError: pixels of 32 bits, which have no fixed range, without `stretch`.
 
     >>> to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 0))).getpixel((0, 0))
     (255, 255, 255)
     """
-    format = image.format
     image.load()  # (some formats read their EXIF block only now)
     orientation = orientation_of(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and format in ("PNG", "PPM")):
-        image = _upper_bits(image)
-    elif image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits and no fixed range; save it with 8 or 16 bits")
+    if _is_deep(image):
+        image = _in_eight_bits(image, stretch)
     if orientation != 1:
         image = image.transpose(_TURNS[orientation])
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if profile:
+        image = _in_srgb(image, profile)
+    if _is_transparent(image):
         colours = image.convert("RGBA")
         white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, colours)
     return image.convert("RGB")
 
 
-def _upper_bits(image: Image.Image) -> Image.Image:
-    """Returns the upper 8 of 16 bits: grey, with alpha where one value is marked transparent."""
+def _in_eight_bits(image: Image.Image, stretch: bool) -> Image.Image:
+    """Returns deep grey in 8 bits, with alpha where one value is marked transparent."""
     values = np.asarray(image)
-    key = image.info.get("transparency")
+    clear = image.info.get("transparency")
+    clear = values == clear if isinstance(clear, int) else None
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    if image.mode == "I" and tags.get(_TIFF_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED:
+        values = values.view(np.uint32)  # (Pillow has signed integers only)
+    sixteen = _has_16_bits(image)
+    if not stretch and not sixteen:
+        raise ValueError(_NO_RANGE)
+    grey = stretched(values, clear) if stretch else None
+    if grey is None:
+        # (Of 32 bits, one value alone has no brightness.)
+        grey = (values >> 8).astype(np.uint8) if sixteen else np.zeros(values.shape, np.uint8)
     # (Pillow inverts what counts from white for values of 8 bits alone.)
-    if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
-        values = 0xFFFF - values
-    grey = Image.fromarray((values >> 8).astype(np.uint8))
-    if isinstance(key, int):
-        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    if tags.get(_TIFF_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    grey = Image.fromarray(grey)
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
     return grey
 
 
-def read_rgb(
-    image: str | os.PathLike | bytes, max_megapixels: float = MAX_MEGAPIXELS
-) -> np.ndarray:
+def stretched(values: np.ndarray, clear: np.ndarray | None = None) -> np.ndarray | None:
+    """Maps the range of an image's values to 0-255, linearly, and clips what lies outside.
+
+    The range is that from the 0.1 to the 99.9 percentile, so that a few hot or dead pixels do not
+    set it: the nearest values below and above, of every k-th row and column where an image has more
+    than a million pixels. If the two are equal, it is that from the least to the largest value.
+
+    Args:
+        values: `[H, W]`, integers or floating point. Infinite ones are clipped and NaN is 0,
+            neither is part of the range.
+        clear: bool `[H, W]`, transparent pixels, not part of the range.
+
+    Returns:
+        uint8 `[H, W]`; None where all values are equal.
+
+    >>> stretched(np.array([[1000, 2000], [4000, 5000]], np.uint16)).tolist()
+    [[0, 64], [191, 255]]
+    """
+    low, high = _range(values, clear, math.isqrt((values.size - 1) // STRETCH_SAMPLE) + 1)
+    if low == high:
+        low, high = _range(values, clear, 1, whole=True)
+    if low == high:
+        return None
+    grey = np.empty(values.shape, np.uint8)
+    for row, line in zip(grey, values, strict=True):  # few values in double precision at a time
+        line = np.clip((line.astype(np.float64) - low) * (255.0 / (high - low)), 0.0, 255.0)
+        row[:] = np.rint(np.nan_to_num(line))
+    return grey
+
+
+def _range(
+    values: np.ndarray, clear: np.ndarray | None, step: int, whole: bool = False
+) -> tuple[float, float]:
+    counted = values[::step, ::step]
+    if clear is not None:
+        counted = counted[~clear[::step, ::step]]
+    if counted.dtype.kind == "f":
+        counted = counted[np.isfinite(counted)]
+    if not counted.size:
+        return 0.0, 0.0
+    if whole:
+        return float(counted.min()), float(counted.max())
+    last = counted.size - 1
+    ranks = math.floor(STRETCHED_FROM * last), math.ceil(STRETCHED_TO * last)
+    low, high = np.partition(counted, ranks, axis=None)[list(ranks)]
+    return float(low), float(high)
+
+
+def _profile_of(file: BinaryIO, found: str) -> bytes:
+    """Returns the colour profile of an image if it changes the pixels; b"" if not."""
+    try:
+        image = open_image(file, found)
+    except Exception:  # what cannot be opened is found out otherwise
+        return b""
+    profile = image.info.get("icc_profile") or b""
+    return profile if profile and _transform(profile, _mode_of_colours(image)) else b""
+
+
+def _mode_of_colours(image: Image.Image) -> str:
+    """Returns the mode of an image's colours alone, in which a profile describes them."""
+    if image.mode in ("CMYK", "LAB"):
+        return image.mode
+    return "L" if image.mode in ("1", "L", "LA", "La") or _is_deep(image) else "RGB"
+
+
+@functools.lru_cache(maxsize=64)
+def _transform(profile: bytes, mode: str):
+    """Returns the transform of a profile to sRGB; None if it is sRGB or cannot be used."""
+    from PIL import ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if ImageCms.getProfileDescription(source).strip().startswith("sRGB"):
+            return None
+        space = source.profile.xcolor_space.strip()
+        if _MODE_OF_SPACE.get(space) != mode:
+            raise ValueError(f"it is for {space or 'unknown'} pixels, not for {mode}")
+        srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.PERCEPTUAL
+        # (LittleCMS would replace a curve of grey by 33 points, ten grey levels off where dark.)
+        flags = ImageCms.Flags.NOOPTIMIZE if mode == "L" else ImageCms.Flags.NONE
+        return ImageCms.buildTransform(source, srgb, mode, "RGB", intent, flags)
+    except Exception as error:  # Pillow raises many types on broken profiles
+        warnings.warn(
+            f"a colour profile cannot be used ({reason_of(error)}); images with it are read "
+            "without",
+            stacklevel=2,
+        )
+        return None
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    from PIL import ImageCms
+
+    mode = _mode_of_colours(image)
+    transform = _transform(profile, mode)
+    if transform is None:
+        return image
+    transparent = _is_transparent(image)
+    image = image.convert("RGBA") if transparent else image
+    colours = ImageCms.applyTransform(image.convert(mode), transform)
+    if transparent:
+        colours.putalpha(image.getchannel("A"))
+    return colours
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def read_rgb(image: str | os.PathLike | bytes, reading: Reading = USUAL) -> np.ndarray:
     """Decodes an image with Pillow: uint8 `[H, W, 3]`, upright, first frame, white behind alpha.
 
     Args:
         image: path of a file of any format that is read, or its content.
-        max_megapixels: larger images are refused, before they are decoded.
+        reading: how; images that are too large are refused before they are decoded.
 
     Raises:
         ValueError: it is no image, of a format that is not read, or too large.
@@ -439,36 +652,65 @@ def read_rgb(
         path = os.fspath(image)
         with open(path, "rb") as file:
             contents = file.read()
-    header = (
-        header_of_bytes(contents, max_megapixels) if not path else read_header(path, max_megapixels)
-    )
+    header = read_header(path, reading) if path else header_of_bytes(contents, reading)
     if not isinstance(header, Header):
         raise ValueError(header or f"not a {formats()} file")
-    return _decode(contents)
+    return _decode(contents, header.kind)
 
 
-def decode_any(contents: bytes) -> np.ndarray:
+def decode_any(contents: bytes, kind: int = PILLOW) -> np.ndarray:
     """Decodes an image whose header was read before, as `read_rgb` does.
+
+    Args:
+        contents: the file.
+        kind: the header's.
 
     Returns:
         uint8 `[H, W, 3]`; `[0, 0, 3]` where it cannot be decoded.
     """
     try:
-        return _decode(contents)
+        return _decode(contents, kind)
     except Exception:  # Pillow raises many types on broken files
         return np.zeros((0, 0, 3), np.uint8)
 
 
-def _decode(contents: bytes) -> np.ndarray:
+def _decode(contents: bytes, kind: int) -> np.ndarray:
     found = sniff(contents[:HEAD_BYTES])
     if found not in _READ:
         raise ValueError(f"not a {formats()} file")
     if missing := _missing(found):
         raise ValueError(missing)
+    profile = _profile_of(io.BytesIO(contents), found) if kind == SRGB else b""
     if found == "PNG":
         contents = file_heads.bare_png(contents)
     image = open_image(io.BytesIO(contents), found)
-    if image.width * image.height < _LARGE_PIXELS:
-        return np.asarray(to_rgb(image))
-    with _large:
-        return np.asarray(to_rgb(image))
+    large = image.width * image.height >= _LARGE_PIXELS
+    with _large if large else contextlib.nullcontext():
+        return np.asarray(to_rgb(image, kind == STRETCHED, profile))
+
+
+def conversions(kinds: Iterable[int]) -> list[str]:
+    """Returns the words for what is done to images of these kinds, for digests of their pixels.
+
+    >>> conversions([JPEG, PILLOW]), conversions([JPEG, SRGB, SRGB])
+    ([], ['srgb'])
+    """
+    occurring = set(kinds)
+    return [word for kind, word in ((STRETCHED, "stretched"), (SRGB, "srgb")) if kind in occurring]
+
+
+def summary_of(kinds: Iterable[int]) -> str:
+    """Returns a line that counts the images whose values are converted; "" if there is none.
+
+    >>> summary_of([JPEG, STRETCHED, STRETCHED])
+    '2 grey images of more than 8 bits: each stretched from its 0.1 to its 99.9 percentile'
+    """
+    counts, parts = collections.Counter(kinds), []
+    for kind, what, done in (
+        (STRETCHED, "grey image{s} of more than 8 bits",
+         "each stretched from its 0.1 to its 99.9 percentile"),
+        (SRGB, "image{s} with a colour profile", "converted to sRGB"),
+    ):  # fmt: skip
+        if count := counts[kind]:
+            parts.append(f"{count:,} {what.format(s='s' * (count > 1))}: {done}")
+    return "; ".join(parts)

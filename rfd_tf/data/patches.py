@@ -16,7 +16,7 @@ from keras import ops
 from rfd_tf.errors import UserError, unknown
 
 CRITERIA = ("sum", "min")
-# All orderings of the tiles are looked at; ten tiles would have 3.6 million.
+# All orderings of the tiles are compared; ten tiles would have 3.6 million.
 MOST_TILES = 9
 
 
@@ -24,8 +24,8 @@ def tile_sizes(image_size: int, grid: int = 3, tile_size: int | None = None) -> 
     """Returns the sides of a cell and of the tile cut out of it, in pixels.
 
     An image is divided into grid x grid cells of image_size // grid pixels; the pixels left over
-    are a margin around them. Each tile lies somewhere within its cell, so that neighbouring tiles
-    do not share a border that gives their places away.
+    are a margin around them. Each tile is placed at random within its cell, so that neighbouring
+    tiles do not share a border that gives their places away.
 
     Args:
         image_size: side of the square image, pixels.
@@ -60,7 +60,7 @@ def cut_tiles(images: Any, grid: int = 3, tile_size: int | None = None, offsets:
         images: `[B, S, S, C]`, any dtype, S known.
         grid, tile_size: see `tile_sizes`.
         offsets: integers `[B, grid**2, 2]`, top and left of each tile within its cell, 0 to
-            cell - tile; every tile lies in the middle of its cell when None.
+            cell - tile; tiles are in the middle of their cells when None.
 
     Returns:
         `[B, grid**2, tile, tile, C]`, the dtype of `images`; tile 0 is the top left one, tile 1

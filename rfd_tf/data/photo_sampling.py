@@ -150,7 +150,7 @@ class Cutter:
         return windows + tf.pad(corner, [[0, 0], [0, 2]])
 
     def _points(self, draws: tf.Tensor, windows: tf.Tensor) -> tuple:
-        """Returns where in the photograph each pixel of the crops lies, and which show any of it.
+        """Returns the positions of the crops' pixels in the photograph, and which are inside it.
 
         Returns:
             x, y: float32 `[n, size, size]`; and bool `[n, size, size]`, None where all do.
@@ -199,7 +199,7 @@ class Cutter:
         return fine + share * (coarse - fine)
 
     def _sample(self, photo: tf.Tensor, level: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Interpolates bilinearly on one level of the pyramid; pixels at its border go on."""
+        """Interpolates bilinearly on one level of the pyramid; border pixels are repeated."""
         which = tf.stack([photo, level], axis=1)
         first = tf.gather_nd(self.first, which)[:, None, None]
         height, width = (

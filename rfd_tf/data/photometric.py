@@ -87,8 +87,8 @@ def mirror(images: Any, chosen: Any) -> Any:
 def project_colors(images: Any, chosen: Any) -> Any:
     """Takes the chosen images' colours apart from green to magenta, and keeps the others as shown.
 
-    What lies along (-1, 2, -1) in the space of red, green and blue is removed: there green parts
-    from magenta when a lens bends the colours differently.
+    The component along (-1, 2, -1) in the space of red, green and blue is removed: green parts from
+    magenta along it when a lens bends the colours differently.
 
     Args:
         images: `[B, H, W, 3]`, pixels 0 to 255.

@@ -41,7 +41,7 @@ class CropSettings:
     """How crops are cut from photographs and changed.
 
     The steps, in order: a square region at a random place of the photograph; of it a window of
-    random area and aspect, resized to more than the crop; turned and sheared, with black where
+    random area and aspect, resized to more than the crop; rotated and sheared, with black where
     nothing is left; mirrored; its centre cut out; colours changed; noise added. All are as
     published where nothing is given. Without `rotation` and `shear` the window is resized to the
     crop itself.
@@ -86,7 +86,7 @@ class CropSettings:
 
     @property
     def turns(self) -> bool:
-        """Whether crops are turned or sheared."""
+        """Whether crops are rotated or sheared."""
         return bool(self.rotation or self.shear)
 
     def resized(self, size: int) -> int:
@@ -194,6 +194,8 @@ def photo_crops(
     seed: int = 0,
     cache_bytes: int = 1 << 30,
     max_megapixels: float = image_files.MAX_MEGAPIXELS,
+    high_bit_depth: image_files.HighBitDepth = "stretch",
+    color_profile: image_files.ColorProfile = "ignore",
     **settings: Any,
 ) -> Source:
     """Returns a source made of crops of photographs, to learn from one image or a few.
@@ -215,6 +217,7 @@ def photo_crops(
         cache_bytes: the crops are made beforehand and kept in memory if they take no more than
             this, else made while they are read, to the same pixels. 0 turns it off.
         max_megapixels: larger photographs are refused.
+        high_bit_depth, color_profile: see `image_folder`.
         **settings: see `CropSettings`.
 
     Returns:
@@ -239,10 +242,12 @@ def photo_crops(
     for what, value in (("number of crops", num_crops), ("side of crops", size)):
         if value < 1:
             raise UserError(f"the {what} must be 1 or more, got {value}")
+    reading = image_files.Reading(max_megapixels, high_bit_depth, color_profile)
+    reading.check()
     contents, photos = [], []
     for name in images:
         path = _path(str(name))
-        photo = _read(str(name), path, max_megapixels)
+        photo = _read(str(name), path, reading)
         _check_size(str(name), photo, size, how)
         contents.append(path.read_bytes())
         photos.append(photo)
@@ -251,6 +256,7 @@ def photo_crops(
             f"the {len(photos)} photographs have more than 1.5 thousand million pixels; scale "
             "them down, or give fewer"
         )
+    kinds = [image_files.header_of_bytes(content, reading).kind for content in contents]
     more = f" and {len(images) - 1} more" if len(images) > 1 else ""
     identity = ["photo crops", _FORM, num_crops, size, int(seed), len(contents), *contents]
     # Without noise the crops are those of versions that had none, and so is what identifies them.
@@ -263,7 +269,7 @@ def photo_crops(
         how,
         num_images=num_crops,
         name=f"crops of {Path(str(images[0]).removeprefix(SAMPLE)).name}{more}",
-        fingerprint=fingerprint([*identity, repr(described)]),
+        fingerprint=fingerprint([*identity, repr(described), *image_files.conversions(kinds)]),
     )
     return source if num_crops * size * size * 3 > cache_bytes else _in_memory(source)
 
@@ -303,7 +309,7 @@ def _path(name: str) -> Path:
     return Path(sklearn.datasets.__file__).with_name("images") / sample
 
 
-def _read(name: str, path: Path, max_megapixels: float) -> np.ndarray:
+def _read(name: str, path: Path, reading: image_files.Reading) -> np.ndarray:
     if not path.exists():
         hint = f"; scikit-learn's is {SAMPLE}{path.name}" if path.name in SAMPLES else ""
         raise UserError(f"no such photograph: '{name}'{hint}")
@@ -313,7 +319,7 @@ def _read(name: str, path: Path, max_megapixels: float) -> np.ndarray:
             "with --data_dir"
         )
     try:
-        return image_files.read_rgb(path, max_megapixels)
+        return image_files.read_rgb(path, reading)
     except Exception as error:  # Pillow raises many types on broken files
         raise UserError(
             f"'{name}' cannot be read as an image ({image_files.reason_of(error)}); give a "

@@ -45,7 +45,8 @@ def steps_per_epoch(source: Source, batch_size: int, views: int = 1) -> int:
     if batch_size > source.num_images:
         raise UserError(
             f"batch_size {batch_size} is more than the {source.num_images} images of "
-            f"'{source.name}'; give --batch_size={source.num_images} or less"
+            f"'{source.name}'; give more images (pretraining needs hundreds at least), or "
+            f"--batch_size={source.num_images} or less"
         )
     return source.num_images * views // batch_size
 
@@ -101,7 +102,7 @@ def training_dataset(
         color_jitter: strength s of torchvision's ColorJitter(s, s, s); 0 is off.
         hue: largest turn of the colours, as a share of the full circle, at most 0.5; 0 is off.
         grayscale: probability with which an image loses its colour; 0 is off.
-        crops: how often each image of a batch is cropped and changed, every time anew.
+        crops: number of independent crops and colour changes of each image of a batch.
         shard: `(i, n)`: give out the i-th of n equal slices of every global batch.
         deterministic: False lets batches come in the order they are ready, where that is faster.
         order: integers `[n]`, the images to give out in place of permutations, the first
@@ -299,7 +300,7 @@ def _checked_order(order: np.ndarray, source: Source, batch_size: int) -> tf.Ten
 def _with_options(dataset: tf.data.Dataset, deterministic: bool) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = deterministic
-    # The shards are made here: under tf.distribute nobody else is to divide the stream.
+    # The shards are made here: tf.distribute must not divide the stream again.
     sharding = tf.data.experimental.AutoShardPolicy.OFF
     options.experimental_distribute.auto_shard_policy = sharding
     # Images, or batches of small ones, are made side by side already: an operation that hands its

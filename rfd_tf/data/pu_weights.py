@@ -6,7 +6,7 @@ Two formats, by the file's extension:
   of the dataset it was made from, the classifier and its settings as JSON. It holds no pickles.
 - `.dat`: the text file of RFD's published program, 4 * num_images lines of one probability each.
   Line 4 * i + r belongs to rotation r (counter-clockwise quarter turns) of image i in the sorted
-  order of the folder. Line r = 0 is not used. It does not tell its dataset.
+  order of the folder. Line r = 0 is not used. It does not name its dataset.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def read(path: str | os.PathLike, source: Source) -> np.ndarray:
 
 
 def read_description(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns what a `.npz` file tells about itself: dataset, fingerprint, classifier, settings.
+    """Returns the metadata of a `.npz` file: dataset, fingerprint, classifier, settings.
 
     Raises:
         UserError: the file cannot be read.

@@ -14,7 +14,7 @@ from rfd_tf.data import augment
 from rfd_tf.data.decode import evaluation_resize, evaluation_transform, stretch_transform
 
 # TensorFlow's default of 4 rounds leaves the orders of successive epochs strongly correlated
-# (0.74 for 50,000 images); from 8 on they cannot be told from random ones.
+# (0.74 for 50,000 images); from 8 on they are no different from random ones.
 _SHUFFLE_ROUNDS = 16
 _SHUFFLE_KEY = 0x5EED
 

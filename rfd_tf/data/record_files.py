@@ -12,7 +12,7 @@ from typing import Any
 
 from rfd_tf.errors import UserError
 
-#: Of more records than this, files are not gone through beforehand: it would take minutes.
+#: Of more records than this, files are not checked beforehand: it would take minutes.
 MOST_RECORDS = 200_000
 # A record: length, checksum of the length, content, checksum of the content.
 _HEAD, _TAIL = 12, 4
@@ -20,12 +20,12 @@ _OPEN: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def check(name: str, files: Iterable[tuple[str, int]]) -> None:
-    """Makes sure that record files are there and whole, by the lengths in them.
+    """Checks that record files exist and are complete, by the lengths in them.
 
     Args:
         name: of the dataset, for messages.
         files: the path of each, and how many records it must hold. Of more than 200,000 records
-            in all only the presence is checked. Paths that are no local files are passed over.
+            in all only the presence is checked. Paths that are no local files are ignored.
 
     Raises:
         UserError: a file is missing or has other records. Names the file and the way out.
@@ -97,12 +97,12 @@ def damage_reported() -> Iterator[None]:
     """Turns TensorFlow's errors about a record file into one that names the file.
 
     Raises:
-        UserError: a file was found to be damaged, or gone, since it was opened.
+        UserError: a file was found to be damaged or removed since it was opened.
 
     >>> with damage_reported():
     ...     pass
     """
-    # Only where TensorFlow is there already can its errors come.
+    # TensorFlow's errors can occur only where it is imported already.
     try:
         yield
     except Exception as error:

@@ -13,8 +13,9 @@ import numpy as np
 
 from rfd_tf.data import given as files
 from rfd_tf.data.base import Source
+from rfd_tf.data.copies import identical_files
 from rfd_tf.data.file_list import ALL
-from rfd_tf.data.image_files import MAX_MEGAPIXELS
+from rfd_tf.data.image_files import MAX_MEGAPIXELS, ColorProfile, HighBitDepth, recorded
 from rfd_tf.data.photos import CropSettings
 from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.data.sources import DATASETS, load, splits
@@ -33,7 +34,8 @@ class RunImages:
 
     Attributes:
         dataset, data_dir, data_root, tfds_dir, tfds_classes, max_skipped, max_megapixels,
-            cache_dir, cache_gb: as `rfd_tf.data.load` takes them, the classes as `classes`.
+            high_bit_depth, color_profile, cache_dir, cache_gb: as `rfd_tf.data.load` takes them,
+            the classes as `classes`.
         train_split: split of `dataset`, or of a list, to train on; "train" if None.
         eval_split: split of `dataset`, or of a list, to evaluate on. If None, "test", or else
             "validation"; if both are missing, a part of the training images is held out.
@@ -58,6 +60,8 @@ class RunImages:
     tfds_classes: Sequence[str] = ()
     max_skipped: float = 0.01
     max_megapixels: float = MAX_MEGAPIXELS
+    high_bit_depth: HighBitDepth = "stretch"
+    color_profile: ColorProfile = "ignore"
     cache_dir: str | None = None
     cache_gb: float = CACHE_GB
     photos: Sequence[str] = ()
@@ -80,7 +84,7 @@ class RunImages:
             identity, flags = content.get("identity") or {}, content.get("flags", {})
             if not isinstance(flags, Mapping):
                 raise ValueError("its flags are not a mapping")
-            return cls.of_flags(flags, identity.get("image_size"))
+            return cls.of_flags(recorded(flags), identity.get("image_size"))
         except (FileNotFoundError, NotADirectoryError):
             return cls()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -119,7 +123,7 @@ class RunImages:
             base = RunImages(
                 tfds_dir=self.tfds_dir,
                 max_skipped=self.max_skipped,
-                max_megapixels=self.max_megapixels,
+                **self.reading(),
                 **self._cache(),
             )
         if "tfds_classes" in given:
@@ -136,13 +140,18 @@ class RunImages:
                 if name in given and not any(map(files.has_splits, places)):
                     raise UserError(f"--{name} goes with a --dataset; a folder has no splits")
         if "data_root" in given and not any(map(files.has_splits, lists["eval_split"])):
-            raise UserError("--data_root goes with a list of images as --data_dir or --eval_dir")
+            raise UserError("--data_root goes with a list of images as --data or --val_data")
         return images
 
     @property
     def named(self) -> bool:
         """Whether there are any images."""
         return bool(self.dataset or self.data_dir or self.eval_dir or self.photos)
+
+    def reading(self) -> dict[str, Any]:
+        """Returns how image files are read: arguments of `rfd_tf.data.load`, by name."""
+        names = ("max_megapixels", "high_bit_depth", "color_profile")
+        return {name: getattr(self, name) for name in names}
 
     def _cache(self) -> dict[str, Any]:
         return {"cache_dir": self.cache_dir, "cache_gb": self.cache_gb}
@@ -165,7 +174,7 @@ class RunImages:
             tfds_dir=self.tfds_dir,
             download=download,
             max_skipped=self.max_skipped,
-            max_megapixels=self.max_megapixels,
+            **self.reading(),
             photos=self.photos,
             photo_options=self.photo_options,
             classes=self.tfds_classes,
@@ -188,7 +197,7 @@ class RunImages:
                 data_root=self.data_root,
                 split=self.eval_split or usual,
                 max_skipped=self.max_skipped,
-                max_megapixels=self.max_megapixels,
+                **self.reading(),
                 leave_out=leave_out,
                 **self._cache(),
             )
@@ -239,7 +248,7 @@ class RunImages:
             train = self.train(download, leave_out)
             return train, self.test(download, leave_out)
         if not self.eval_dir:
-            raise UserError("images to evaluate on are missing; give --eval_dir")
+            raise UserError("images to evaluate on are missing; give --val_data")
         return self.test(download, leave_out), None
 
     def train_ids(self) -> np.ndarray | None:
@@ -307,6 +316,23 @@ def shared(ids: np.ndarray | None, source: Source, rows: np.ndarray | None = Non
     if ids is None or own is None:
         return 0
     return int(np.isin(own if rows is None else own[rows], ids).sum())
+
+
+def shared_images(train: Source, test: Source) -> int:
+    """Returns how many test images are training images, by their place or by their content.
+
+    Files are compared as in `rfd_tf.data.copies.identical_files`, if the training images have no
+    labels; of labelled ones evaluation itself reports the copies.
+
+    >>> from rfd_tf import data
+    >>> shared_images(data.digits("all"), data.digits("test"))
+    297
+    """
+    count = shared(train.image_ids(), test)
+    if count or train.labels is not None:
+        return count
+    rows = np.arange(train.num_images), np.arange(test.num_images)
+    return len(identical_files(train, rows[0], test, rows[1]).pairs)
 
 
 def warn_if_trained_on(

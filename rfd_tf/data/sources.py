@@ -11,7 +11,7 @@ from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.embedded import SPLITS, clothing, digits
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
-from rfd_tf.data.image_files import MAX_MEGAPIXELS
+from rfd_tf.data.image_files import MAX_MEGAPIXELS, ColorProfile, HighBitDepth
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
 from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
@@ -66,6 +66,8 @@ def load(
     download: bool = False,
     max_skipped: float = 0.01,
     max_megapixels: float = MAX_MEGAPIXELS,
+    high_bit_depth: HighBitDepth = "stretch",
+    color_profile: ColorProfile = "ignore",
     photos: Sequence[str | os.PathLike] | None = None,
     photo_options: Mapping[str, Any] | None = None,
     classes: Sequence[str] = (),
@@ -90,7 +92,8 @@ def load(
         tfds_dir: where TFDS datasets lie, or None for TFDS' own default.
         download: whether TFDS may download and prepare the dataset.
         max_skipped: see `image_folder`.
-        max_megapixels: of image files and of photographs; see `image_folder`.
+        max_megapixels, high_bit_depth, color_profile: of image files and of photographs; see
+            `image_folder`.
         photos: photographs to be cut into crops, see `photo_crops`. Give this or `data`.
         photo_options: the other arguments of `photo_crops`, by name.
         classes: of a TFDS dataset with objects, only the images that show one of these classes.
@@ -118,8 +121,13 @@ def load(
             f"{'were' if named else 'was'} given; embedded datasets: {', '.join(DATASETS)}; any "
             "TFDS image dataset works by name"
         )
+    reading = {
+        "max_megapixels": max_megapixels,
+        "high_bit_depth": high_bit_depth,
+        "color_profile": color_profile,
+    }
     if photos:
-        return photo_crops(photos, max_megapixels=max_megapixels, **photo_options or {})
+        return photo_crops(photos, **reading, **photo_options or {})
     if classes and (dataset is None or dataset in DATASETS):
         raise UserError("--tfds_classes chooses images of a TFDS dataset that has objects")
     if data_dir is not None:
@@ -128,7 +136,7 @@ def load(
             data_root=data_root,
             split=split,
             max_skipped=max_skipped,
-            max_megapixels=max_megapixels,
+            **reading,
             leave_out=leave_out,
             cache_dir=cache_dir,
             cache_gb=cache_gb,

@@ -40,7 +40,7 @@ Transform = Callable[..., tf.Tensor]  # of images, their size, and an image's EX
 # Steps -------------------------------------------------------------------------------------------
 
 
-#: What the error says that ends a stream of which a whole step cannot be read.
+#: Message of the error that ends a stream when no image of a step can be read.
 NOTHING_READ = "no image of a training step can be read"
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from rfd_tf import extras
 from rfd_tf.data import record_files
 from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint, image_ids
+from rfd_tf.data.image_files import Reading
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.paths import absolute
 
@@ -38,6 +39,8 @@ class RecordSource(Source):
         record_files: `(path, records)` of each file.
     """
 
+    reading = Reading(high_bit_depth="truncate")
+
     def __init__(
         self,
         transparent: bool,
@@ -56,9 +59,9 @@ class RecordSource(Source):
         Args:
             seed: None for the order of the index; or an int64 tensor `[2]`, which shuffles the
                 files, interleaves them and shuffles the records within `shuffle_buffer`.
-            times: with a seed: integer tensor `[num_images]`, how often each record comes; once
+            times: with a seed: integer tensor `[num_images]`, how often each record is used; once
                 if None.
-            views: with a seed and without `times`: how often each record comes, numbered
+            views: with a seed and without `times`: how often each record is used, numbered
                 `index * views + view`.
 
         Returns:
@@ -462,7 +465,7 @@ def _prepare(builder: Any, name: str, download: bool) -> None:
         )
     try:
         builder.download_and_prepare()
-    except Exception as error:  # network, disk space, datasets to be fetched by hand
+    except Exception as error:  # network, disk space, datasets that must be downloaded manually
         raise UserError(f"cannot download dataset '{name}': {_first_line(error)}") from None
 
 

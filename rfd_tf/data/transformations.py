@@ -42,7 +42,7 @@ class _Family:
         if kind == "measured":
             mean, deviation = raw.mean(axis=0), raw.std(axis=0)
         self.mean = np.asarray(mean, "float32")
-        # A parameter that does not vary, or hardly for rounding, stays as it is.
+        # A parameter that does not vary, or only by rounding, is not scaled.
         varies = raw.std(axis=0) > 1e-6
         self.deviation = np.where(varies, deviation, 1.0).astype("float32")
         #: Mean squared error of an estimate that is always the mean.
@@ -127,9 +127,9 @@ class Affine(_Family):
 
 
 class Projective(_Family):
-    """Random projections: the image's corners are scaled, turned and shifted.
+    """Random projections: the image's corners are scaled, rotated and shifted.
 
-    The corners are scaled about the image's centre, turned by a random quarter turn, and each is
+    The corners are scaled about the image's centre, rotated by a random quarter turn, and each is
     shifted by itself. The parameters are the eight coefficients of the warp.
 
     Args:

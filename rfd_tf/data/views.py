@@ -77,7 +77,7 @@ def rotate(images: Any, rotations: Sequence[int] = (0, 1, 2, 3)) -> Any:
         )
     if several and images.shape[1] != len(rotations):
         raise UserError(
-            f"{images.shape[1]} crops of an image cannot be turned by {len(rotations)} rotations; "
+            f"{images.shape[1]} crops of an image cannot be rotated by {len(rotations)} rotations; "
             f"give 1 or {len(rotations)} crops"
         )
     turned = [
@@ -88,10 +88,10 @@ def rotate(images: Any, rotations: Sequence[int] = (0, 1, 2, 3)) -> Any:
 
 
 def rotate_degrees(images: Any, degrees: Sequence[int] = (0, 90, 180, 270)) -> Any:
-    """Makes views of each image turned by multiples of 45 degrees, counter-clockwise.
+    """Returns views of each image rotated by multiples of 45 degrees, counter-clockwise.
 
     Multiples of 90 degrees by themselves are exact, see `rotate`. With an odd multiple of 45
-    among them, corners would be empty and tell the angle: every view then shows only the central
+    among them, corners would be empty and reveal the angle: every view then shows only the central
     square that no rotation empties, 1/sqrt(2) of the side, enlarged to the image's size by
     bilinear interpolation (Gidaris et al., ICLR 2018, section 3.1, for eight rotations).
 
@@ -119,7 +119,7 @@ def rotate_degrees(images: Any, degrees: Sequence[int] = (0, 90, 180, 270)) -> A
     _check_square(images[:, 0] if several else images)
     if several and images.shape[1] != len(degrees):
         raise UserError(
-            f"{images.shape[1]} crops of an image cannot be turned by {len(degrees)} rotations; "
+            f"{images.shape[1]} crops of an image cannot be rotated by {len(degrees)} rotations; "
             f"give 1 or {len(degrees)} crops"
         )
     turned, made = [], {}

@@ -88,8 +88,8 @@ class VocSet:
         """Tells which classes a picture shows.
 
         Returns:
-            A pair of bool `[N, C]`: the class is there in an object that is not difficult; the
-            class is there in difficult objects only, so that the picture does not count for it.
+            A pair of bool `[N, C]`: the class is shown by an object that is not difficult; the
+            class is shown by difficult objects only, so that the picture does not count for it.
         """
         shape = len(self.images), len(self.class_names)
         clear, unclear = np.zeros(shape, bool), np.zeros(shape, bool)
@@ -105,7 +105,7 @@ def voc_folder(
     class_names: Sequence[str] | None = None,
     masks: bool = False,
 ) -> VocSet:
-    """Reads the annotations of a folder; pictures are looked for, not opened.
+    """Reads the annotations of a folder; pictures are searched for, not opened.
 
     Two layouts: that of the VOC development kit (`JPEGImages/`, `Annotations/`,
     `ImageSets/Main/SPLIT.txt`, or with masks `ImageSets/Segmentation/SPLIT.txt` and

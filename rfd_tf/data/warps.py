@@ -60,7 +60,7 @@ def warp(images: Any, coefficients: Any, fill: float = 128.0) -> Any:
     Args:
         images: `[B, S, S, C]`, any dtype, S known.
         coefficients: `[B, 8]`, see above.
-        fill: value of what lies outside the input.
+        fill: value outside the input.
 
     Returns:
         float32 `[B, S, S, C]`, not rounded. Gradients pass to the pixels, not to the coefficients.

@@ -65,7 +65,7 @@ class Settings:
         batch_size: images per step while features are taken.
         progress: whether to show progress bars.
         endpoints: names of the endpoints to evaluate; None for all of the backbone's.
-        output: folder for figures, caches and what an interrupted task takes up again; None to
+        output: folder for figures, caches and the state an interrupted task resumes from; None to
             write nothing.
         cache_features: whether frozen features are kept on disk, in `output`.
 
@@ -126,7 +126,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def protocol(self, data: Data | None) -> dict:
-        """Returns what a reader needs to repeat the figures, ready for JSON."""
+        """Returns what is needed to reproduce the scores, ready for JSON."""
 
     def check(self, subject: Subject, data: Data | None) -> None:
         """Raises `UserError` before any long work where the task cannot be done."""

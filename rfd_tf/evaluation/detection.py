@@ -165,7 +165,7 @@ class Detection(Task):
             "detector": "RetinaNet of keras-cv, focal and smooth L1 losses, all layers trained",
             "batch_normalisation": BATCH_NORMALISATION,
             "published": "papers on self-supervision report Fast or Faster R-CNN on VOC2007; this "
-            "is another detector, so that figures compare with one another and not with theirs",
+            "is another detector, so that scores compare with one another and not with theirs",
             "pyramid": self._origins or "see the backbone's endpoints",
             "anchors": "sides of 32 to 813 pixels, ratios of 1 to 2, 1 to 1 and 2 to 1",
             "pictures": f"resized to {self.image_size} x {self.image_size} pixels, aspect not "
@@ -174,8 +174,8 @@ class Detection(Task):
             "learning_rate": f"{self.learning_rate:g}, cosine to 0",
             "epochs": self.epochs,
             "batch_size": self.batch_size,
-            "difficult": "objects are neither learnt from nor background: places on them have no "
-            "part in the loss; pictures that show no others are not learnt from; in VOC's figures "
+            "difficult": "objects are neither trained on nor background: places on them have no "
+            "part in the loss; pictures that show no others are not trained on; in VOC's metric "
             "they count neither for nor against, COCO gets them as crowds",
             "average_precision": {f"mean AP ({m})": what for m, what in INTERPOLATED.items()},
             "detections": f"the surest {self.max_boxes} of a picture with scores above "
@@ -254,6 +254,7 @@ class Detection(Task):
             optimizer=optimizer,
             jit_compile=False,
         )
+        _build_loss(model, self.image_size)
         identity = {
             "protocol": {**self.protocol(None), "pyramid": self._origins},
             "pictures": [image.name for image in images],
@@ -313,6 +314,14 @@ class Detection(Task):
                     )
                 )
         return found
+
+
+def _build_loss(model: keras.Model, side: int) -> None:
+    """Creates the metrics of both losses before the first step, which is then traced only once."""
+    pixels, box = keras.ops.zeros((1, side, side, 3)), [0.0, 0.0, side, side]
+    shown = {"boxes": keras.ops.array([[box]]), "classes": keras.ops.zeros((1, 1))}
+    found = model({"images": pixels}, training=False)
+    model.compute_loss(pixels, shown, found, sample_weight=None)
 
 
 def _detecting(model: keras.Model) -> Callable:

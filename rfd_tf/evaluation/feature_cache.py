@@ -19,7 +19,7 @@ class RowFile:
     """A growing array in a `.npy` file, complete only when it is closed.
 
     Args:
-        path: of the file; an unfinished one lies beside it.
+        path: of the file; an unfinished one is written next to it.
         num_rows: most rows that will be written.
 
     >>> import tempfile

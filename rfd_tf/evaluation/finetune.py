@@ -18,7 +18,7 @@ from rfd_tf.evaluation.protocols import Training
 from rfd_tf.layers import limit_momentum
 from rfd_tf.paths import expanded
 
-#: What a protocol says of batch normalisation where layers of the backbone are trained.
+#: A protocol's sentence on batch normalisation where layers of the backbone are trained.
 BATCH_NORMALISATION = (
     "trained layers follow the batches; moving statistics with a momentum of at most 0.9, also "
     "where the network's own is higher"

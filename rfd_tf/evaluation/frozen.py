@@ -30,7 +30,7 @@ class Evaluator(Task):
         compact: whether cached features may be float16.
         embedding: whether the projected embedding is evaluated too, where there is one.
         pixels: whether the images' own pixels are evaluated too, as "pixels".
-        train_rotated: whether train images are turned by their `turns`.
+        train_rotated: whether train images are rotated by their `turns`.
         images: which test images are evaluated, of "upright" and "rotated".
 
     >>> class LargestNumber(Evaluator):
@@ -57,7 +57,7 @@ class Evaluator(Task):
 
     @abc.abstractmethod
     def settings(self, num_train: int) -> dict:
-        """Returns what a reader needs to repeat the figures, for JSON."""
+        """Returns what is needed to reproduce the scores, for JSON."""
 
     @abc.abstractmethod
     def fit(self, train: Features, labels: np.ndarray, num_classes: int) -> None:
@@ -213,7 +213,7 @@ def _own(features: Features, task: Evaluator) -> Features:
 def _check_memory(
     tensors: dict[str, Any], evaluators: Sequence[Evaluator], num_train: int, num_test: int
 ) -> None:
-    """Refuses features that cannot fit, where the machine tells how much memory it has."""
+    """Refuses features that exceed the machine's memory, where its size is known."""
     width = sum(
         int(tensors[name].shape[-1]) * (2 if task.compact else 4)
         for task in evaluators

@@ -50,7 +50,7 @@ MIN_MOVED = 0.001
 #: Smallest relative fall of a loss since the first epoch, and smallest relative gain over chance of
 #: a loss or an accuracy: above the noise of means over an epoch of few images.
 MIN_FALL, MIN_GAIN = 0.01, 0.05
-#: Below it the memory bank varies in hardly more than one direction: two, one of which has an
+#: Below it the memory bank hardly varies in more than one direction: two, one of which has an
 #: eighth of the other's length, have 1.42; see `effective_rank`.
 MIN_BANK_RANK = 1.4
 
@@ -65,6 +65,7 @@ _CROP = 0.75
 # Largest number of measured rows of the bank.
 _BANK_ROWS = 4096
 _SHEET_ROWS, _SHEET_NEIGHBOURS, _SHEET_SIDE, _SHEETS = 8, 7, 64, 10
+_TITLE_HEIGHT = 14
 
 
 _COLLAPSED = "features hardly differ between images"
@@ -86,7 +87,7 @@ class Verdict:
     Attributes:
         word: "learning", "stalled" or "collapsed".
         reason: the values that decided.
-        advice: what to change; empty for "learning".
+        advice: what to change; empty if all that the method predicts is better than chance.
 
     >>> print(Verdict("stalled", "the loss did not fall", "raise learning_rate"))
     stalled: the loss did not fall; raise learning_rate
@@ -316,7 +317,9 @@ class FeatureHealth(keras.callbacks.Callback):
     def _draw(self, f: np.ndarray, done: int) -> None:
         if self.directory is None and self.tensorboard is None:
             return
-        picture = neighbour_sheet(self.images, f)
+        picture = neighbour_sheet(
+            self.images, f, f"Left: images. Right: their nearest neighbours by f, epoch {done}"
+        )
         if self.directory is not None:
             from PIL import Image
 
@@ -365,12 +368,13 @@ def verdict(
     if not measured:
         return None
     last = measured[-1]
+    first, now = history[0].get("loss"), history[-1].get("loss")
+    loss = [f"loss {first:.4g} to {now:.4g}"] if first is not None and len(history) > 1 else []
     for what, value, least in _collapses(last, before):
-        return Verdict(
-            "collapsed",
-            f"{what} is {value:.3g}, below {least:.3g}: {_COLLAPSED}",
-            "lower learning_rate, or check the images",
-        )
+        reason = f"{what} is {value:.3g}, below {least:.3g}: {_COLLAPSED}"
+        if loss and now > first:
+            return Verdict("collapsed", f"{loss[0]}, {reason}", "lower learning_rate")
+        return Verdict("collapsed", reason, "lower learning_rate, or check the images")
     moved = last.get("weights_moved", 1.0)
     if moved < MIN_MOVED:
         return Verdict(
@@ -379,9 +383,7 @@ def verdict(
             f"{MIN_MOVED:g}",
             "raise learning_rate, train longer, or unfreeze layers",
         )
-    first, now = history[0].get("loss"), history[-1].get("loss")
-    better, worse = _task(last, chance_levels)
-    loss = [f"loss {first:.4g} to {now:.4g}"] if first is not None and len(history) > 1 else []
+    better, level, worse = _task(last, chance_levels)
     fell = bool(loss) and first - now > MIN_FALL * abs(first)
     if not better and worse:
         reason = f"{', '.join(worse)}: worse than chance, and nothing is better"
@@ -395,7 +397,11 @@ def verdict(
         for name in ("effective_rank", "f2_leak")
         if name in last
     ]
-    return Verdict("learning", ", ".join(reasons))
+    pending = [*level, *worse] if better else []
+    reason = ", ".join(reasons)
+    if pending:
+        return Verdict("learning", reason, f"no better than chance yet: {', '.join(pending)}")
+    return Verdict("learning", reason)
 
 
 def _collapses(
@@ -415,9 +421,9 @@ def _collapses(
 
 def _task(
     values: Mapping[str, float], chance_levels: Mapping[str, float]
-) -> tuple[list[str], list[str]]:
-    """Returns the method's losses and accuracies better, and those worse, than chance, as texts."""
-    better, worse = [], []
+) -> tuple[list[str], list[str], list[str]]:
+    """Returns the losses and accuracies better than, at and worse than chance, as texts."""
+    better, level, worse = [], [], []
     for name, chance in chance_levels.items():
         value = values.get(name)
         if value is None or name.endswith("_f2") or name in ("f2_leak", "neighbours_kept"):
@@ -426,9 +432,9 @@ def _task(
             gain = (value - chance) / max(1 - chance, 1e-12)
         else:
             gain = (chance - value) / max(abs(chance), 1e-12)
-        if abs(gain) > MIN_GAIN:
-            (better if gain > 0 else worse).append(_beside(name, value, chance_levels))
-    return better, worse
+        side = level if abs(gain) <= MIN_GAIN else better if gain > 0 else worse
+        side.append(_beside(name, value, chance_levels))
+    return better, level, worse
 
 
 def _beside(name: str, value: float, chance_levels, before=None) -> str:
@@ -443,12 +449,13 @@ def _beside(name: str, value: float, chance_levels, before=None) -> str:
     return f"{name.replace('_', ' ')} {shown(value)}" + (f" ({beside})" if beside else "")
 
 
-def neighbour_sheet(images: np.ndarray, features: np.ndarray) -> np.ndarray:
+def neighbour_sheet(images: np.ndarray, features: np.ndarray, title: str = "") -> np.ndarray:
     """Draws evenly spaced images, each next to its nearest neighbours by cosine similarity.
 
     Args:
         images: uint8 `[n, size, size, 3]`; drawn with a side of at most 64 pixels.
         features: `[n, dimensions]`.
+        title: a line of text above, cut off at the right edge.
 
     Returns:
         uint8 `[height, width, 3]`: up to 8 rows of an image and up to 7 neighbours.
@@ -456,7 +463,7 @@ def neighbour_sheet(images: np.ndarray, features: np.ndarray) -> np.ndarray:
     >>> neighbour_sheet(np.zeros((20, 8, 8, 3), "uint8"), np.eye(20)).shape
     (80, 82, 3)
     """
-    from PIL import Image
+    from PIL import Image, ImageDraw
 
     k = min(_SHEET_NEIGHBOURS, len(images) - 1)
     queries = np.linspace(0, len(images) - 1, min(_SHEET_ROWS, len(images))).astype(int)
@@ -470,7 +477,12 @@ def neighbour_sheet(images: np.ndarray, features: np.ndarray) -> np.ndarray:
 
     left, right = drawn(queries, 1), drawn(nearest.reshape(-1), k)
     gap = np.full((len(left), 2, 3), 255, "uint8")
-    return np.concatenate([left, gap, right], axis=1)
+    sheet = np.concatenate([left, gap, right], axis=1)
+    if not title:
+        return sheet
+    head = Image.new("RGB", (sheet.shape[1], _TITLE_HEIGHT), "white")
+    ImageDraw.Draw(head).text((2, 1), title, "black")
+    return np.concatenate([np.asarray(head), sheet])
 
 
 def _cropped(images: np.ndarray) -> np.ndarray:

@@ -214,6 +214,6 @@ class Data:
             "num_train": len(self.train),
             "num_test": len(self.test),
             "num_classes": self.num_classes,
-            "rotated": "each test image turned by a random multiple of 90 degrees, seed "
+            "rotated": "each test image rotated by a random multiple of 90 degrees, seed "
             f"{self.test.seed}; train images upright unless the task says otherwise",
         }

@@ -1,4 +1,4 @@
-"""How far the feature of a transformed image lies from that of the image itself."""
+"""Distance of a transformed image's feature from that of the image itself."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 class Invariance(Task):
     """Distances between normalised features of an image and of its transformed version.
 
-    Test images are turned by 90, 180 and 270 degrees, shuffled like a jigsaw puzzle, and warped.
+    Test images are rotated by 90, 180 and 270 degrees, shuffled like a jigsaw puzzle, and warped.
     For scale there is the distance to another image, drawn at random: where that is small too,
     the feature has collapsed. Evaluated are f, f1 and f2, or, without a split, the one feature; and
     the endpoints that are asked for. Results are mean distances, from 0 to 2, and their ratio to

@@ -57,7 +57,7 @@ def knn_predictions(
         temperature: above 0; only "cosine" reads it.
         num_classes: number of classes; by default the largest label + 1.
         memory: bytes taken at most, beyond the features given. Features may be memory-mapped
-            files of millions of rows: they are gone through in blocks. The result is the same.
+            files of millions of rows: they are processed in blocks. The result is the same.
         distance: of `DISTANCES`.
 
     Returns:
@@ -141,7 +141,7 @@ def nearest(
 
     Returns:
         Rows of the train features int64 `[num_test, k]` and similarities float32 `[num_test, k]`,
-        -1 to 1. Of equally similar rows the first comes first.
+        -1 to 1. Ties keep the order of the rows.
 
     Raises:
         UserError: k out of range, or features with NaN.

@@ -14,7 +14,7 @@ from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Features, Result
 from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.training_state import is_evaluated
 
-_ROWS = 2048  # rows turned to float32 at a time where a whole set is gone through
+_ROWS = 2048  # rows turned to float32 at a time where a whole set is processed
 
 
 def default_epochs(num_train: int) -> int:

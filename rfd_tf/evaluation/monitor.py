@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -16,20 +17,29 @@ from rfd_tf.evaluation.splits import check_classes, split
 _KEEP_BYTES = 1 << 29
 
 
-def comparison(accuracy: float, random_init: float | None, start: float | None = None) -> str:
+def comparison(
+    accuracy: float,
+    random_init: float | None,
+    start: float | None = None,
+    images: int | None = None,
+) -> str:
     """Returns a sentence that compares a kNN accuracy with its baselines.
 
     Args:
         accuracy: of the trained feature, 0 to 1.
         random_init: of the untrained network; None if it was not measured.
         start: of the weights that training started from; None if it started from random ones.
+        images: number of test images; where two standard errors of a difference between so many
+            independent answers are more than a difference found, a second sentence says so.
 
     >>> print(comparison(0.411, 0.231, 0.379))
     kNN accuracy 41.1 %: better than random init by 18.0 points, than the starting weights by 3.2.
     >>> print(comparison(0.2, 0.25))
     kNN accuracy 20.0 %: worse than random init by 5.0 points.
+    >>> comparison(0.59, 0.564, images=39).partition(". ")[2]
+    'With 39 test images, differences below 22 points are uncertain.'
     """
-    parts, before = [], ""
+    parts, before, uncertain = [], "", 0.0
     for name, other in (("random init", random_init), ("the starting weights", start)):
         if other is None:
             continue
@@ -39,8 +49,18 @@ def comparison(accuracy: float, random_init: float | None, start: float | None =
         by = "" if word == "not better" else f" by {abs(points):.1f}{unit}"
         parts.append(f"{'' if word == before else word + ' '}than {name}{by}")
         before = word
+        if images:
+            error = 2 * math.sqrt((accuracy * (1 - accuracy) + other * (1 - other)) / images)
+            if abs(accuracy - other) < error:
+                uncertain = max(uncertain, error)
     compared = f": {', '.join(parts)}" if parts else ""
-    return f"kNN accuracy {100 * accuracy:.1f} %{compared}."
+    text = f"kNN accuracy {100 * accuracy:.1f} %{compared}."
+    if uncertain:
+        text += (
+            f" With {images} test images, differences below {100 * uncertain:.0f} points are "
+            "uncertain."
+        )
+    return text
 
 
 class NeighbourMonitor:
@@ -58,6 +78,9 @@ class NeighbourMonitor:
         max_train: largest number of images that vote; fewer if their pixels do not fit into
             512 MiB. At most a fifth as many are evaluated.
         stretch: whether images are stretched to squares, as in training, instead of cropped.
+
+    Attributes:
+        num_test: number of images that are evaluated.
 
     Raises:
         UserError: no labels, a single class, or classes that differ.
@@ -89,6 +112,7 @@ class NeighbourMonitor:
         )
         self.train = load_images(train, image_size, votes, stretch), train.labels[votes]
         self.test = load_images(test, image_size, tests, stretch), test.labels[tests]
+        self.num_test = len(tests)
         self.k = default_k(len(votes))
         self._extract = FeatureExtractor(model, mean, std)
 

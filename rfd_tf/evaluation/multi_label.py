@@ -140,7 +140,7 @@ def train(
 ) -> list[tuple[int, dict[str, float]]]:
     """Trains a classifier and evaluates it again and again.
 
-    A call that was interrupted goes on, when repeated with the same output folder, after the last
+    An interrupted call resumes, when repeated with the same output folder, after the last
     epoch whose state was kept.
 
     Args:
@@ -150,7 +150,7 @@ def train(
         train_pictures, test_pictures: to learn from and to evaluate.
         settings: of the evaluation.
         title: what is trained, for messages and the state's file.
-        identity: JSON-ready; a state of another identity is not taken up.
+        identity: JSON-ready; a state of another identity is ignored.
 
     Returns:
         (epoch from 1, metric -> mean over the classes), for each epoch that was evaluated; the last

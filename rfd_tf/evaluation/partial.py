@@ -17,7 +17,7 @@ class PartialResults:
     """The results of finished (task, network) pairs, in memory and in a file.
 
     Args:
-        folder: where the file lies; None keeps them in memory only.
+        folder: folder of the file; None keeps them in memory only.
         name: of the file.
 
     Raises:
@@ -60,7 +60,7 @@ class PartialResults:
             raise UserError(f"cannot write '{self._path}': {error.strerror}") from None
 
     def remove(self) -> None:
-        """Removes the file, and its folder where nothing else lies there."""
+        """Removes the file, and its folder if that is empty then."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ class Pyramid(NamedTuple):
     Attributes:
         model: pixels 0 to 255 `[B, S, S, 3]` to three maps, all of it trainable, moving
             statistics with a momentum of at most 0.9; attribute `pyramid_level_inputs`
-            tells keras-cv the layer of each level.
+            gives keras-cv the layer of each level.
         origins: level -> in words, where its map comes from.
     """
 

@@ -19,7 +19,7 @@ from rfd_tf.layers import limit_momentum
 
 
 class RetrainedLayers(Task):
-    """Task: accuracy with the layers up to an endpoint frozen and all later ones trained anew.
+    """Task: accuracy with the layers up to an endpoint frozen and the later ones newly trained.
 
     For each endpoint, the layers that it is computed from keep their weights and compute in
     inference mode; the others start from random weights, the same for the pretrained network and
@@ -29,8 +29,8 @@ class RetrainedLayers(Task):
     Source: Noroozi and Favaro, ECCV 2016, and Donahue et al., ICLR 2017 ("conv1" to "conv5" of
     AlexNet on ImageNet); their schedule is Caffe's, here it is a cosine.
 
-    With an output folder, a call that was interrupted takes up finished endpoints and the last
-    epoch of the one that was running.
+    With an output folder, an interrupted call, when repeated, reuses finished endpoints and the
+    last epoch of the one that was running.
 
     Args:
         epochs: passes over the images, for each endpoint.

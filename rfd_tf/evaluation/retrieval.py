@@ -1,4 +1,4 @@
-"""Which images lie next to an image: precision, and a sheet of pictures."""
+"""Nearest neighbours of images: precision, and a sheet of pictures."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class Retrieval(Task):
 
 
 def _known(data: Data) -> bool:
-    """Whether the images have classes, of which one is no better than none."""
+    """Whether the images have at least two classes."""
     labels = data.train.source.labels
     if labels is None or data.test.source.labels is None:
         return False

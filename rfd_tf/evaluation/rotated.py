@@ -63,7 +63,7 @@ class RotatedClassification(Task):
     def protocol(self, data: Data | None) -> dict:
         probes = None if data is None else self._probes.settings(len(data.train))
         return {
-            "images": "train and test images turned by random multiples of 90 degrees",
+            "images": "train and test images rotated by random multiples of 90 degrees",
             "linear": probes,
             FC_LAYERS: {
                 "trained": "fc6, fc7 and a dense layer, convolutions frozen; only where the "

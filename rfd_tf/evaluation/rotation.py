@@ -1,4 +1,4 @@
-"""How well the network tells by how much an image was turned."""
+"""Accuracy of predicting by how much an image was rotated."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Rotation(Task):
 
     Every test image is evaluated in its four rotations, without augmentation. `trained` takes the
     classifier that was trained with the backbone, `heads.npz` in the run folder; it is applied to
-    f2 as well where that is as long as f1, which tells whether rotation leaked into f2 (Feng et
+    f2 as well where that is as long as f1, which shows whether rotation leaked into f2 (Feng et
     al.'s program logs the same). `fitted` fits a linear classifier to f1, f2 and f each, frozen.
     The random-init network, which has no classifier, always gets a fitted one.
 
@@ -80,7 +80,7 @@ class Rotation(Task):
     def protocol(self, data: Data | None) -> dict:
         described: dict[str, Any] = {
             "head": self.head,
-            "rotations": "each image turned by 0, 90, 180 and 270 degrees counter-clockwise",
+            "rotations": "each image rotated by 0, 90, 180 and 270 degrees counter-clockwise",
             "fitted_head": "multinomial logistic regression, L2 with C = 1, on standardised "
             "features; always for the random-init network",
             "augmentation": "none",
@@ -308,8 +308,8 @@ def confusion_figure(counts: Mapping[str, np.ndarray]):
         accuracy = matrix.trace() / matrix.sum()
         panel.set_title(f"{name}: accuracy {100 * accuracy:.1f} %", fontsize="medium")
         panel.set_xlabel("taken for")
-        panel.set_ylabel("turned by")
+        panel.set_ylabel("rotated by")
     figure.supxlabel(
-        "percent of the test images turned by that angle, counter-clockwise", fontsize="small"
+        "percent of the test images rotated by that angle, counter-clockwise", fontsize="small"
     )
     return figure

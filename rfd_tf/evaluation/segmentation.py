@@ -230,7 +230,7 @@ class Segmentation(Task):
     Background counts as a class. The random twin goes through the same training.
 
     Long et al. train images of their own size at a fixed rate, with a doubled rate for biases and
-    learnt enlargements, from a classifier with fc6 and fc7: the figures are not theirs to compare.
+    learnt enlargements, from a classifier with fc6 and fc7: the scores do not compare with theirs.
 
     In the output folder: segmentation_NETWORK.json with each class's intersection over union,
     the pixel accuracy and the counts of all classes after the last epoch.
@@ -497,7 +497,7 @@ def training_batches(
         def submit(start: int) -> list[concurrent.futures.Future]:
             return [readers.submit(read, place) for place in range(start, start + batch_size)]
 
-        # One batch is read while another is learnt from.
+        # One batch is read while another trains.
         ahead = submit(starts[0]) if starts else []
         for start in starts:
             pairs = [future.result() for future in ahead]

@@ -57,8 +57,8 @@ class SemiSupervised(Task):
     1,000, 5,000 of CIFAR-10; `block2`; 100 epochs of the classifier and 200 of the supervised
     network, of 50,000 images each.
 
-    With an output folder, a call that was interrupted takes up finished trainings, and the last
-    epoch of the one that was running.
+    With an output folder, an interrupted call, when repeated, reuses finished trainings, and the
+    last epoch of the one that was running.
 
     Args:
         per_class: numbers of images per class; those larger than the smallest class are skipped.

@@ -376,7 +376,7 @@ class _Kept:
 
 
 def _part(report: dict[str, Any], task: str) -> dict[str, Any] | None:
-    """What a report says of one task."""
+    """The report's text for one task."""
     try:
         part = {key: value for key, value in report.items() if key not in ("protocol", "results")}
         part["protocol"] = report["protocol"][task]

@@ -153,9 +153,9 @@ def long_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
                 ("random init", "random_init", "random_init_spread"),
             ):
                 if values.get(value) is not None:
-                    figures = {"value": values[value], "spread": values.get(spread)}
+                    score = {"value": values[value], "spread": values.get(spread)}
                     found.append(
-                        {**labels, "run": title, "network": network, **figures, "published": "no"}
+                        {**labels, "run": title, "network": network, **score, "published": "no"}
                     )
         for other in row["published"]:
             for network, value in (("pretrained", "value"), ("random init", "random_init")):

@@ -144,7 +144,7 @@ def train(
     """Trains classifiers together and yields their accuracies after the last and the best epoch.
 
     The loss is the sum of the cross entropies, so classifiers that share no trainable weight
-    do not touch one another. A call that was interrupted goes on, when repeated with the same
+    do not touch one another. An interrupted call resumes, when repeated with the same
     output folder, after the last epoch whose state was kept.
 
     Args:
@@ -157,7 +157,7 @@ def train(
         settings: of the evaluation.
         title: of the progress bar.
         images: which test images to evaluate after each epoch, of "upright" and "rotated".
-        train_rotated: whether each training image is turned by a random multiple of 90 degrees,
+        train_rotated: whether each training image is rotated by a random multiple of 90 degrees,
             anew each time it is seen.
         ten_crops: whether to evaluate the mean of the softmax over ten crops too, after the last
             epoch.

@@ -24,9 +24,9 @@ class TrainingState:
     """The variables and the history of a training after its last finished epoch.
 
     Args:
-        folder: where the file lies; None keeps nothing.
+        folder: folder of the file; None keeps nothing.
         name: of the training, part of the file's name.
-        identity: JSON-ready; a file of another identity is not taken up.
+        identity: JSON-ready; a file of another identity is ignored.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -44,7 +44,7 @@ class TrainingState:
         self._path = None if folder is None else folder / f"unfinished_{name}.npz"
 
     def load(self) -> tuple[int, list[np.ndarray], dict] | None:
-        """Returns (finished epochs, arrays, history), or None where there is nothing to take up."""
+        """Returns (finished epochs, arrays, history), or None where there is nothing to resume."""
         if self._path is None or not self._path.exists():
             return None
         try:

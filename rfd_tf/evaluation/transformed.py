@@ -1,4 +1,4 @@
-"""Features of transformed images: turned, shuffled like a jigsaw puzzle, warped."""
+"""Features of transformed images: rotated, shuffled like a jigsaw puzzle, warped."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def evaluated_tensors(
 
     Returns:
         Name to tensor `[None, dim]` float32, maps averaged over their positions. Where the
-        weights' record tells no feature there is "pooled", the network's output.
+        weights' record names no feature there is "pooled", the network's output.
     """
     asked = list(endpoints or [])
     tensors = subject.feature_tensors(model, endpoints=asked)
@@ -137,7 +137,7 @@ def shuffled(num_images: int, grid: int = 3, seed: int = 0) -> Transformation:
 def warped(num_images: int, seed: int = 0) -> Transformation:
     """Warps every image by an affine map of its own, drawn from AET's ranges (`AFFINE_RANGES`).
 
-    Bilinear; what comes from outside the image is grey (128), as there.
+    Bilinear; pixels from outside the image are grey (128), as there.
 
     Args:
         num_images: in the set that the places refer to.

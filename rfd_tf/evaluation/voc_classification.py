@@ -55,7 +55,7 @@ class VocClassification(Task):
     epoch; that crops show 0.3 to 1 of the area is this package's choice. Classes that a picture
     shows only as "difficult" neither train nor count.
 
-    With an output folder, a call that was interrupted takes up what it had finished: endpoints
+    With an output folder, an interrupted call keeps what it had finished when repeated: endpoints
     of `svm`, trainings, and the epochs of the one that was running.
 
     Args:
@@ -222,7 +222,7 @@ class VocClassification(Task):
     def _parts(
         self, chosen: Sequence[str], subject: Subject, network: keras.Model, settings: Settings
     ) -> Iterator[tuple[str, Callable[..., Iterator[Result]], tuple]]:
-        """Yields what can be taken up by itself: its name, what runs it, its first arguments."""
+        """Yields the parts that resume separately: name, function, first arguments."""
         if "svm" in chosen:
             for name in self._svm_tensors(subject, network, settings):
                 yield f"svm, {name}", self._svm, (name,)

@@ -138,7 +138,7 @@ class _Agreement:
         self.difference = float(np.maximum(self.difference, np.abs(expected - actual).max()))
         self.scale = max(self.scale, float(np.abs(expected).max()))
 
-    def figures(self) -> dict[str, float]:
+    def agreement(self) -> dict[str, float]:
         cosines = np.concatenate(self.cosines)
         return {
             "cosine": float(cosines.mean()),
@@ -164,11 +164,11 @@ def _compared(
         for kind in kinds:
             for name in names:
                 sums[kind][name].add(given["float32"][name], given[kind][name])
-    figures = {
-        kind: {"images": images, "outputs": {name: sums[kind][name].figures() for name in names}}
+    agreement = {
+        kind: {"images": images, "outputs": {name: sums[kind][name].agreement() for name in names}}
         for kind in kinds
     }
-    return figures, {kind: np.concatenate(parts) for kind, parts in embeddings.items()}
+    return agreement, {kind: np.concatenate(parts) for kind, parts in embeddings.items()}
 
 
 def _knn(

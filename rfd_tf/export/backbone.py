@@ -102,7 +102,8 @@ def export_backbone(
             that were not used for calibration, with kNN where they have labels. Needed for int8.
         calibration_images: largest number of images for the calibration of int8.
         tolerance: largest difference from Keras allowed, as a fraction of the largest value.
-        name: name of the model in the card; by default the name of `output_dir`.
+        name: name of the model in the card; by default the name of `output_dir`, or of the run
+            folder if that is its `export`.
         licence: terms of use in the card.
         overwrite: replace an earlier export in `output_dir`. Other files there stay.
 
@@ -147,6 +148,7 @@ def export_backbone(
 
     from rfd_tf.applications import pretrained
     from rfd_tf.applications.weights import find_weights
+    from rfd_tf.data.run_images import RunImages
     from rfd_tf.export import model_card
     from rfd_tf.export.features import check_outputs
 
@@ -165,11 +167,13 @@ def export_backbone(
             "heads": heads,
         }
         job = _Job.prepare(model, record, chosen, work, tolerance)
+        with contextlib.suppress(UserError):  # a run whose record is damaged can be exported
+            job.stretch = RunImages.of_run(source).high_bit_depth == "stretch"
         _put_weights(source, work / WEIGHTS_FILE, model, record)
         card = model_card.describe(
             model,
             record,
-            name=name or output_dir.resolve().name,
+            name=name or _name(output_dir.resolve()),
             weights=work / WEIGHTS_FILE,
             source=source,
             feature=feature,
@@ -193,6 +197,11 @@ def export_backbone(
     return card
 
 
+def _name(folder: Path) -> str:
+    """An export's name: its folder's, or the run's for `runs/photos/export`."""
+    return folder.parent.name if folder.name == "export" and folder.parent.name else folder.name
+
+
 @dataclasses.dataclass
 class _Job:
     """One export under way: what is exported, where to, and what it must give."""
@@ -205,6 +214,7 @@ class _Job:
     tolerance: float
     images: Any
     expected: dict[str, Any]
+    stretch: bool = True  # grey PNGs of 16 bits, in the SavedModel
 
     @classmethod
     def prepare(
@@ -234,7 +244,7 @@ class _Job:
             "version": version,
             "folder": directory.relative_to(self.work).as_posix(),
         }
-        write_saved_model(self.deployed, directory)
+        write_saved_model(self.deployed, directory, stretch=self.stretch)
         files, pixels = verify.verification_files(self.model.input_shape[1])
         card["verification"]["saved_model"] = verify.verify_saved_model(
             directory,
@@ -328,8 +338,8 @@ class _Job:
             found = accuracy_lost(whole, models, calibration, division)
         for kind, name in names.items():
             # (Made-up images are none that int8 was calibrated for.)
-            for figures in (found[name],) if kind == "int8" else (made_up[name], found[name]):
-                _check_agreement(FILES[form], kind, figures["outputs"])
+            for agreement in (found[name],) if kind == "int8" else (made_up[name], found[name]):
+                _check_agreement(FILES[form], kind, agreement["outputs"])
             card["quantization"][name] = {
                 "file": paths[kind].name,
                 "judged_on": calibration.name if calibration else "made-up images",
@@ -378,7 +388,7 @@ def _check_quantization(
 
 
 def _metadata(card: dict[str, Any]) -> dict[str, Any]:
-    """Returns what a file says of itself."""
+    """Returns a file's metadata."""
     kept = (
         "name", "method", "dataset", "epoch", "backbone", "feature", "preprocessing", "outputs",
         "weights_sha256", "licence",
@@ -390,9 +400,9 @@ def _metadata(card: dict[str, Any]) -> dict[str, Any]:
 def _check_agreement(file: str, kind: str, outputs: dict[str, dict[str, float]]) -> None:
     from rfd_tf.export.features import EMBEDDING
 
-    for name, figures in outputs.items():
+    for name, agreement in outputs.items():
         # Written so that what is not a number fails.
-        if not figures["largest_difference"] < float("inf"):
+        if not agreement["largest_difference"] < float("inf"):
             raise verify.ExportMismatch(
                 f"{file} in {kind}: '{name}' has values that are not finite; leave "
                 f"{kind} out of --quantize"
@@ -522,7 +532,7 @@ def _working_folder(output_dir: Path) -> Iterator[Path]:
     """Makes a hidden folder to build in, on the output's disk, and removes it in the end.
 
     Beside the output folder, which can then appear whole by one renaming; inside it where it
-    exists already, since the folder above may belong to somebody else.
+    exists already, since the folder above may belong to another user.
     """
     label = f".{output_dir.resolve().name}.partial-{os.getpid()}"
     work = (output_dir if output_dir.exists() else output_dir.parent) / label

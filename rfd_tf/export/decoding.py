@@ -11,6 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from rfd_tf.data.decode import decode_webp, evaluation_transform, to_uint8
+from rfd_tf.data.image_files import STRETCH_SAMPLE, STRETCHED_FROM, STRETCHED_TO
 
 # A segment of a JPEG holds 64 KiB at most: an Exif block cannot point further.
 _MOST_BYTES = 1 << 16
@@ -26,12 +27,13 @@ _FIRST_BYTES = 34  # reaches the compression field of a BMP header
 _BMP_PALETTE_BYTES = 4 * 256
 
 
-def pixels_from_bytes(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+def pixels_from_bytes(encoded: tf.Tensor, image_size: int, stretch: bool = True) -> tf.Tensor:
     """Decodes image files and brings them to the model's size.
 
     Args:
         encoded: string `[batch]`: JPEG, PNG, BMP, GIF or WebP files, of any sizes.
         image_size: side S of the result, in pixels.
+        stretch: see `decode`.
 
     Returns:
         uint8 `[batch, S, S, 3]`, as the library's evaluation sees these files: images that are
@@ -39,23 +41,24 @@ def pixels_from_bytes(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
     """
 
     def one(image: tf.Tensor) -> tf.Tensor:
-        return evaluation_transform(decode(image), image_size, exif_orientation(image))
+        return evaluation_transform(decode(image, stretch), image_size, exif_orientation(image))
 
     pixels = tf.TensorSpec([image_size, image_size, 3], tf.uint8)
     return tf.map_fn(one, encoded, fn_output_signature=pixels)
 
 
-def decode(encoded: tf.Tensor) -> tf.Tensor:
+def decode(encoded: tf.Tensor, stretch: bool = True) -> tf.Tensor:
     """Decodes one image of any supported kind to RGB, as it is stored.
 
     Args:
         encoded: string scalar: a JPEG, a PNG, a GIF (its first frame), an uncompressed BMP of
             8, 24 or 32 bits a pixel, or a WebP that is not animated.
+        stretch: whether to stretch a grey PNG of 16 bits, see `rfd_tf.data.image_files.stretched`.
 
     Returns:
-        uint8 `[height, width, 3]`. Grey is repeated, palettes are looked up, 16 bits become 8,
-        transparent parts of a PNG or WebP turn white, those of a GIF black, the fourth channel of
-        a BMP is dropped.
+        uint8 `[height, width, 3]`. Grey is repeated, palettes are looked up, 16 bits keep the upper
+        8 unless they are stretched, transparent parts of a PNG or WebP turn white, those of a GIF
+        black, the fourth channel of a BMP is dropped.
 
     Raises:
         tf.errors.InvalidArgumentError: when run: no such file, a damaged one, or one of more than
@@ -80,7 +83,7 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     image = tf.case(
         [
             (tf.io.is_jpeg(encoded), jpeg),
-            (starts_with(_PNG_START), lambda: _decode_png(encoded)),
+            (starts_with(_PNG_START), lambda: _decode_png(encoded, stretch)),
             (starts_with(b"BM"), lambda: _decode_bmp(encoded)),
             (starts_with(b"RIFF"), lambda: _decode_webp(encoded)),
         ],
@@ -90,11 +93,11 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _head(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the first bytes, filled up: what lies behind the end of a string is an error."""
+    """Returns the first bytes, zero-padded: reading past the end of a string is an error."""
     return tf.strings.join([tf.strings.substr(encoded, 0, _FIRST_BYTES), bytes(_FIRST_BYTES)])
 
 
-def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+def _decode_png(encoded: tf.Tensor, stretch: bool) -> tf.Tensor:
     # Asked for four channels, decode_png gives an opaque image of fewer than 8 bits an alpha of 1
     # to 15 where 255 is meant: find out first whether there is anything transparent.
     header = tf.strings.split(encoded, b"IDAT", maxsplit=1)[0]
@@ -109,7 +112,45 @@ def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
         alpha = values[..., 3:] / 255.0
         return to_uint8(values[..., :3] * alpha + 255.0 * (1.0 - alpha))
 
-    return tf.cond(transparent, over_white, lambda: tf.io.decode_png(encoded, channels=3))
+    def in_eight_bits() -> tf.Tensor:
+        return tf.cond(transparent, over_white, lambda: tf.io.decode_png(encoded, channels=3))
+
+    if not stretch:
+        return in_eight_bits()
+    deep_grey = tf.equal(tf.strings.substr(_head(encoded), 24, 2), b"\x10\0")
+    return tf.cond(deep_grey, lambda: _stretched_png(encoded), in_eight_bits)
+
+
+def _stretched_png(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a grey PNG of 16 bits to the pixels of `rfd_tf.data.image_files.stretched`."""
+    image = tf.cast(tf.io.decode_png(encoded, channels=4, dtype=tf.uint16), tf.int32)
+    values, seen = image[..., 0], image[..., 3] > 0
+    most = tf.cast((tf.size(values) - 1) // STRETCH_SAMPLE, tf.float64)
+    step = 1 + tf.cast(tf.floor(tf.sqrt(most)), tf.int32)
+
+    def counted(step: tf.Tensor | int) -> tf.Tensor:
+        some = [tf.reshape(each[::step, ::step], [-1]) for each in (values, seen)]
+        found = tf.boolean_mask(*some)
+        return tf.cond(tf.size(found) > 0, lambda: tf.sort(found), lambda: tf.zeros([1], tf.int32))
+
+    sample = counted(step)
+    last = tf.cast(tf.size(sample) - 1, tf.float64)
+    low = sample[tf.cast(tf.floor(STRETCHED_FROM * last), tf.int32)]
+    high = sample[tf.cast(tf.math.ceil(STRETCHED_TO * last), tf.int32)]
+
+    def whole() -> tuple[tf.Tensor, tf.Tensor]:
+        every = counted(1)
+        return every[0], every[-1]
+
+    low, high = tf.cond(tf.equal(low, high), whole, lambda: (low, high))
+    scale = 255.0 / tf.cast(high - low, tf.float64)
+    grey = tf.where(
+        tf.equal(low, high),
+        tf.cast(values // 256, tf.uint8),
+        to_uint8(tf.cast(values - low, tf.float64) * scale),
+    )
+    grey = tf.where(seen, grey, tf.constant(255, tf.uint8))
+    return tf.repeat(grey[..., None], 3, axis=-1)
 
 
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
@@ -146,7 +187,7 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns how an image file says it is to be rotated.
+    """Returns the EXIF orientation of an image file.
 
     Args:
         encoded: string scalar, the file.

@@ -19,7 +19,7 @@ class Embedder(NamedTuple):
     Attributes:
         image_size: side S of its images, in pixels.
         identity: JSON-ready: all that its vectors follow from, beside the images.
-        embed: makes of pixels uint8 `[batch, S, S, 3]` (RGB, 0 to 255) a float32 vector
+        embed: converts pixels uint8 `[batch, S, S, 3]` (RGB, 0 to 255) to a float32 vector
             `[batch, D]` for each feature, by name.
 
     >>> mean = Embedder(8, {"features": ["mean"]}, lambda x: {"mean": x.mean((1, 2), "float32")})

@@ -18,7 +18,13 @@ import numpy as np
 from rfd_tf.data import given
 from rfd_tf.data.base import Source
 from rfd_tf.data.file_list import ALL
-from rfd_tf.data.image_files import MAX_MEGAPIXELS, read_rgb, reason_of
+from rfd_tf.data.image_files import (
+    MAX_MEGAPIXELS,
+    ColorProfile,
+    HighBitDepth,
+    read_rgb,
+    reason_of,
+)
 from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.errors import UNREADABLE_NPZ, UserError, chosen
 from rfd_tf.evaluation.files import folder as made
@@ -48,6 +54,8 @@ def embed_folder(
     batch_size: int = 64,
     part_images: int = PART_IMAGES,
     max_megapixels: float = MAX_MEGAPIXELS,
+    high_bit_depth: HighBitDepth = "stretch",
+    color_profile: ColorProfile = "ignore",
     cache_dir: str | os.PathLike | None = None,
     cache_gb: float = CACHE_GB,
     overwrite: bool = False,
@@ -58,7 +66,7 @@ def embed_folder(
 
     Images are decoded and brought to size as the library's evaluation does it; those that cannot be
     decoded are listed, not fatal. Memory holds one part of the embeddings and the names. A call
-    that was killed is taken up by the same call: finished parts lie in `parts/` until the end.
+    that was killed resumes when repeated: finished parts are in `parts/` until the end.
 
     Written are, in the order of the index, only images that could be decoded:
 
@@ -79,7 +87,7 @@ def embed_folder(
         data_root, split: of a list, see `rfd_tf.data.image_list`.
         batch_size: images a step.
         part_images: images a part.
-        max_megapixels: see `rfd_tf.data.image_folder`.
+        max_megapixels, high_bit_depth, color_profile: see `rfd_tf.data.image_folder`.
         cache_dir, cache_gb: see `rfd_tf.data.load`.
         overwrite: replace other embeddings in `output_dir`.
         progress: whether to show a bar with images a second.
@@ -121,6 +129,8 @@ def embed_folder(
             data_root=data_root,
             split=split,
             max_megapixels=max_megapixels,
+            high_bit_depth=high_bit_depth,
+            color_profile=color_profile,
             cache_dir=cache_dir,
             cache_gb=cache_gb,
         )
@@ -249,7 +259,7 @@ def embed_parts(
             gathered.append((index, embedder.embed(batch["image"])))
             embedded += len(index)
             bar.update(len(index))
-            # Images come in order: what lies below the last one is all there is.
+            # Images come in order: all below the last one are complete.
             while wanted and (wanted[0] + 1) * parts.size <= index[-1]:
                 gathered, more = _finish_part(embedder, source, parts, wanted.pop(0), gathered)
                 embedded += more
@@ -313,7 +323,8 @@ def _by_pillow(source: Source, row: int, size: int) -> np.ndarray:
     from rfd_tf.data.decode import evaluation_transform
 
     folder, names = source.files
-    pixels = read_rgb(os.path.join(folder, names[row]), math.inf)
+    reading = source.reading._replace(max_megapixels=math.inf)
+    pixels = read_rgb(os.path.join(folder, names[row]), reading)
     return evaluation_transform(tf.constant(pixels), size).numpy()[None]
 
 
@@ -482,7 +493,7 @@ def _writing(output: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot write to '{output}': {error.strerror or error}; what is finished stays, and "
-            "the same command goes on from there"
+            "the same command resumes from there"
         ) from error
 
 

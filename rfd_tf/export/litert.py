@@ -47,7 +47,7 @@ def write_litert(
         precision: `"float32"`; `"float16"`, which stores weights in half the bytes; or `"int8"`,
             which computes in 8-bit integers wherever LiteRT can.
         images: uint8 `[N, S, S, 3]`, such as the model will see; they set the scales of int8.
-        metadata: what the file says of itself; see `LiteRTModel.metadata`.
+        metadata: the file's metadata; see `LiteRTModel.metadata`.
 
     Raises:
         UserError: an operation of the network that LiteRT does not have, or int8 without images.
@@ -209,7 +209,7 @@ class LiteRTModel:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the file says of itself; empty where it says nothing."""
+        """The file's metadata; empty where it has none."""
         from tensorflow.lite.tools import flatbuffer_utils
 
         tree = flatbuffer_utils.read_model(str(self.path))

@@ -170,7 +170,7 @@ def write(card: Card, directory: Path) -> None:
 
 
 def readme(card: Card) -> str:
-    """Returns the card as Markdown, with code for every file that runs as it stands."""
+    """Returns the card as Markdown, with code for every file that runs unchanged."""
     return "\n\n".join(_sections(card)) + "\n"
 
 
@@ -321,7 +321,7 @@ def scores_of(source: Path) -> dict[str, Any] | None:
         and isinstance(report.get("results"), list)
         and all(isinstance(row, dict) and keys <= set(row) for row in report["results"])
     )
-    # (Where the weights lay when they were evaluated is nobody's business.)
+    # (The path of the evaluated weights is left out: it is private.)
     return {key: value for key, value in report.items() if key != "weights"} if fits else None
 
 
@@ -380,13 +380,13 @@ def _input_rows(card: Card) -> Iterator[tuple[str, ...]]:
 def _difference_rows(card: Card) -> Iterator[tuple[str, ...]]:
     for kind, runs in card["verification"].items():
         for run, outputs in runs.items():
-            for output, figures in outputs.items():
+            for output, agreement in outputs.items():
                 yield (
                     snippets.FILES[kind],
                     run,
                     f"`{output}`",
-                    f"{figures['largest_difference']:.2g}",
-                    f"{figures['relative_difference']:.2g}",
+                    f"{agreement['largest_difference']:.2g}",
+                    f"{agreement['relative_difference']:.2g}",
                 )
 
 
@@ -400,15 +400,15 @@ def quantization_text(card: Card) -> str:
         if "measured_with" in found:
             text += f"; {found['measured_with']}"
         evaluated.append(text)
-        for output, figures in found["outputs"].items():
+        for output, agreement in found["outputs"].items():
             knn = found.get("knn") if output == "embedding" else None
             rows.append((
                 f"`{found['file']}`",
                 f"`{output}`",
-                f"{figures['cosine']:.5f}",
-                f"{figures['lowest_cosine']:.5f}",
-                f"{figures['largest_difference']:.2g}",
-                f"{figures['relative_difference']:.2g}",
+                f"{agreement['cosine']:.5f}",
+                f"{agreement['lowest_cosine']:.5f}",
+                f"{agreement['largest_difference']:.2g}",
+                f"{agreement['relative_difference']:.2g}",
                 f"{100 * knn['float32']:.1f} -> {100 * knn[kind]:.1f}" if knn else "",
             ))  # fmt: skip
     header = ("file", "output", "mean cosine", "lowest cosine", "difference", "relative",

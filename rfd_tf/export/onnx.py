@@ -76,7 +76,7 @@ def write_onnx(
     Raises:
         UserError: an option that does not exist, a package that is missing, or a network with an
             operation that ONNX does not have.
-        RuntimeError: the graph came out other than promised.
+        RuntimeError: the graph is not as specified.
 
     >>> import os, tempfile, onnx
     >>> from rfd_tf import applications

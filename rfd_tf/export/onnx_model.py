@@ -24,7 +24,7 @@ class OnnxModel:
         input_name: what its input is called.
         image_size: side S of its images, in pixels.
         outputs: the names of its outputs, in their order.
-        metadata: what the file says of itself: name -> value, JSON decoded.
+        metadata: the file's metadata: name -> value, JSON decoded.
 
     Raises:
         UserError: no such file, not an ONNX file, or one whose input is not square RGB images.

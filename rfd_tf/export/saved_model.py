@@ -29,7 +29,7 @@ def find_saved_model(directory: str | Path) -> Path:
             (`saved_model/`, the highest version counts); or the folder of an export.
 
     Raises:
-        UserError: no SavedModel is there.
+        UserError: there is no SavedModel.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -73,7 +73,9 @@ def loadable(directory: Path) -> Iterator[Path]:
         yield link
 
 
-def write_saved_model(model: keras.Model, directory: str | Path, *, files: bool = True) -> None:
+def write_saved_model(
+    model: keras.Model, directory: str | Path, *, files: bool = True, stretch: bool = True
+) -> None:
     """Writes a SavedModel with the signatures `serving_default` and `image_bytes`.
 
     - `serving_default`: input `pixels`, uint8 `[batch, S, S, 3]`, RGB.
@@ -88,6 +90,7 @@ def write_saved_model(model: keras.Model, directory: str | Path, *, files: bool 
         model: what `deployable` gives: pixels 0-255 `[batch, S, S, 3]` to a dict of features.
         directory: where to write.
         files: whether to write `image_bytes`, too.
+        stretch: whether `image_bytes` stretches grey PNGs of 16 bits, as the run read its images.
 
     >>> import tempfile
     >>> from rfd_tf import applications
@@ -113,7 +116,7 @@ def write_saved_model(model: keras.Model, directory: str | Path, *, files: bool 
 
     @tf.function(input_signature=[file_batch], autograph=False)
     def features_of_files(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return features(pixels_from_bytes(image_bytes, image_size))
+        return features(pixels_from_bytes(image_bytes, image_size, stretch))
 
     # Not keras.export.ExportArchive: it writes every variable twice.
     module = tf.Module()

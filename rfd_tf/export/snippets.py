@@ -1,4 +1,4 @@
-"""The code on a model card. Each piece runs as it stands, in the folder of the export."""
+"""The code on a model card. Each piece runs unchanged in the folder of the export."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def verification_images(image_size: int, count: int = sum(BATCH_SIZES)) -> np.nd
 
 
 def verification_files(image_size: int) -> tuple[list[bytes], np.ndarray]:
-    """Returns image files that have to be resized, and what the evaluation makes of them.
+    """Returns image files that have to be resized, and how the evaluation reads them.
 
     Args:
         image_size: height and width in pixels, S.

@@ -2,7 +2,7 @@
 
 `saliency` and `activation` make maps of a Keras model, `overlap` compares maps with objects;
 `duplicates` finds images that a set has twice; `report` writes a run as one HTML file, `explore`
-serves a page to look at a run by hand.
+serves a page to explore a run.
 """
 
 from rfd_tf.lazy import attach

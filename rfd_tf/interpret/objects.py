@@ -271,7 +271,7 @@ def layer_model(subject: Subject, layer: str, neurons: int = 0) -> keras.Model:
 
 
 def rotation_accuracy(subject: Subject, images: np.ndarray) -> float:
-    """Share of the four rotations of all images that the rotation classifier tells, 0 to 1.
+    """Rotation classifier's accuracy on the four rotations of all images, 0 to 1.
 
     Args:
         subject: with a rotation classifier.
@@ -372,7 +372,8 @@ def measure(
         UserError: see `layer_model` and `check_reference`.
 
     With one fixed threshold for all networks, a random network's gradients may all lie below it:
-    its Q is then 0 by construction and says nothing. A quantile marks the same share in every map.
+    its Q is then 0 by construction and carries no information. A quantile
+    marks the same share in every map.
     """
     twin = subject.random_twin(settings.seed)
     networks = {one.title: one for one in (subject, twin)}

@@ -36,7 +36,7 @@ def binary_map(
             raise UserError(f"a saliency threshold is above 0, not {threshold}")
         return maps >= threshold
     if not 0 <= quantile <= 1:
-        raise UserError(f"a quantile lies in 0 to 1, not {quantile}")
+        raise UserError(f"quantile {quantile} is not between 0 and 1")
     flat = maps.reshape(-1, maps.shape[-2] * maps.shape[-1])
     kept = round((1 - quantile) * flat.shape[1])
     chosen = np.zeros(flat.shape, bool)

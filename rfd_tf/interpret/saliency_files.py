@@ -15,7 +15,7 @@ from rfd_tf.interpret.objects import Pictures, Settings
 
 _FIXED = (
     "At a fixed threshold, a network whose gradients are smaller everywhere has a Q of 0 by "
-    "construction; the random network's says nothing of where it looks. Compare at an equal share "
+    "construction; the random network's maps carry no information. Compare at an equal share "
     "of pixels."
 )
 _MAPS = {
@@ -161,7 +161,7 @@ def sheet(
     for axis in axes.ravel():
         axis.set_xticks([])
         axis.set_yticks([])
-    # One picture tells the scale.
+    # One picture shows the scale.
     axes[-1, 0].set_xticks([0, size - 1], ["0", f"{size - 1} pixels"], fontsize=7)
     share = f"{100 * (1 - settings.quantile):g} %"
     caption = (

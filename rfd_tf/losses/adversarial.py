@@ -1,4 +1,4 @@
-"""The two sides of a game between a discriminator and what it is to tell from the real."""
+"""Losses of a discriminator and of the generator and encoder that it is trained against."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def adversarial_loss(real_logits, generated_logits, swapped: bool = False):
 
 
 def discrimination_accuracy(real_logits, generated_logits):
-    """Share of examples told rightly, the mean of that of real and of generated ones.
+    """Share of examples classified correctly, the mean of that of real and of generated ones.
 
     Args:
         real_logits: of real examples, any shape; "real" where above 0.

@@ -33,7 +33,7 @@ class AutoEncodingTransformations(Method):
         translation: of `affine`: largest shift, a share of the side below 1.
         shear: of `affine`: largest shear either way, degrees below 90.
         corner_shift: of `projective`: largest shift of a corner, a share of the side below 0.25.
-        quarter_turns: of `projective`: whether images are turned by quarter turns as well.
+        quarter_turns: of `projective`: whether images are rotated by quarter turns as well.
         fill: value of pixels that the transformed image has no source for, 0-255.
         separate_passes: whether images and copies pass through the backbone one after the other,
             as in the published program, so that batch normalisation has statistics of each kind

@@ -18,9 +18,9 @@ class BiGAN(Method):
     """Learns to encode images by a game with a discriminator of pairs (image, latent).
 
     The encoder E is the backbone with a linear layer on its feature; the generator G makes images
-    of latents z, drawn uniformly from -1 to 1. The discriminator D tells pairs (x, E(x)) from
-    pairs (G(z), z); E and G try to make it take each for the other. Where none can win, G and E
-    invert one another.
+    of latents z, drawn uniformly from -1 to 1. The discriminator D classifies pairs (x, E(x))
+    against pairs (G(z), z); E and G are trained to have each taken for the other. Where neither
+    side can win, G and E invert one another.
 
     All three are updated in one step: D by its loss alone, E and G by the loss with swapped labels,
     which passes through D but does not move it. Both are of the same weights, as published.

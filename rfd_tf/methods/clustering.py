@@ -162,7 +162,7 @@ def _faiss(points: np.ndarray, clusters: int, iterations: int, seed: int) -> np.
 
 
 def without_gaps(clusters: np.ndarray) -> np.ndarray:
-    """Numbers clusters anew from 0, in their order, leaving out those without points.
+    """Renumbers clusters from 0, in their order, leaving out those without points.
 
     >>> without_gaps(np.array([5, 2, 5])).tolist()
     [1, 0, 1]
@@ -171,7 +171,7 @@ def without_gaps(clusters: np.ndarray) -> np.ndarray:
 
 
 def normalized_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
-    """How much two clusterings of the same points tell of each other: 0 nothing, 1 all.
+    """Normalised mutual information of two clusterings of the same points, 0 to 1.
 
     Their mutual information, divided by the geometric mean of their entropies (section 4.1 of the
     paper). Two clusterings that are one cluster each have 1, one of them alone 0.

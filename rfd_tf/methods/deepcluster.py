@@ -23,11 +23,11 @@ _KMEANS, _HEAD, _ORDER, _PICTURE = range(4)
 
 
 class DeepCluster(Method):
-    """Clusters the images by their features, then learns to tell the clusters apart, in turns.
+    """Clusters the images by their features, then learns to classify them by cluster, alternately.
 
     Before an epoch, the features of all images, not augmented and with the moving statistics of
     batch normalisation, are whitened and brought to length 1; k-means divides them. The epoch
-    trains the backbone and a new linear head to say which cluster an augmented image is in.
+    trains the backbone and a new linear head to predict which cluster an augmented image is in.
 
     Args:
         backbone: functional Keras model from normalised pixels to features. The published one
@@ -45,7 +45,7 @@ class DeepCluster(Method):
         uniform_sampling: whether an epoch draws its images evenly from the clusters, so that large
             ones do not rule; otherwise it takes each image once. (The published program means to,
             but numbers its images in two ways, and so draws them at random.)
-        cluster_every: epochs between clusterings; the head stays as long as the clusters.
+        cluster_every: epochs between clusterings; the head is kept as long as the clusters.
         seed: of the head, k-means and the sampling.
         **kwargs: see `Method`.
 
@@ -57,7 +57,7 @@ class DeepCluster(Method):
             collapse it goes to 1 and `clusters` to 1; the loss is then 0.
 
     The published head is trained by an SGD of its own, without momentum; here the run's optimizer
-    trains it, and forgets what it knew of the head when that is made anew. All features are held
+    trains it, and resets its state when the head is reset. All features are held
     in memory, float32: 21 GB for ImageNet and 4,096 dimensions. With several devices one of them
     computes the features.
 
@@ -148,7 +148,7 @@ class DeepCluster(Method):
         return {"cluster_loss": math.log(count), "cluster_accuracy": 1 / count}
 
     def begin_epoch(self, epoch: int, images=None) -> None:
-        """Clusters the images and begins the head anew, unless the epoch's clusters are there."""
+        """Clusters the images and resets the head, unless the epoch's clusters exist."""
         self._images = images
         last = self._last()
         if 0 <= last <= epoch < last + self.cluster_every:
@@ -184,7 +184,7 @@ class DeepCluster(Method):
         return assignments
 
     def take_clusters(self, assignments: np.ndarray, epoch: int) -> None:
-        """Makes clusters those to be learnt, and begins the head anew.
+        """Sets the clusters to be predicted, and resets the head.
 
         Args:
             assignments: int64 `[num_images]`, each image's cluster, without gaps from 0; -1 for an

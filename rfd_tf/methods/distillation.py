@@ -223,7 +223,7 @@ class Distillation(RotationFeatureDecoupling):
         """The digest of the teacher's weights."""
         return {_DIGEST: self.teacher_sha256}
 
-    # -- what Keras saves: a teacher by name is loaded anew, another lies beside the weights ------
+    # -- what Keras saves: a teacher by name is loaded again, another is next to the weights --
 
     def get_config(self) -> dict:
         _ALIVE[self.teacher_sha256] = self.teacher_model

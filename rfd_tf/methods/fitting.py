@@ -175,7 +175,7 @@ def batches_of(
     """
     from rfd_tf.data import training_stream
 
-    stream = training_stream.stream_of(x)
+    stream = given = training_stream.stream_of(x)
     if stream is None and shuffle:
         stream = _stream_of_array(method, x, batch_size)
     if stream is not None:
@@ -186,7 +186,10 @@ def batches_of(
         def plain():
             return stream.batches(augmented=False).take(stream.steps_per_epoch())
 
-        return Batches(stream.batches(epoch * steps, views=views), None, steps, plain, stream)
+        # (Where `x` is the stream that is wanted, building it again would take longer than a step.)
+        as_given = given is not None and epoch == 0 and views == 1
+        entered = x if as_given else stream.batches(epoch * steps, views=views)
+        return Batches(entered, None, steps, plain, stream)
     if _is_images(x):
         x = {"image": x, "index": np.arange(len(x))}
     if isinstance(x, Mapping):

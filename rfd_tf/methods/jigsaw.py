@@ -23,7 +23,7 @@ class Jigsaw(Method):
     """Tells in which order the tiles of an image were put.
 
     The backbone sees every tile by itself. The tiles' features, in the order of the puzzle, go
-    through a head that says which of a fixed set of orderings it was. What would give the order
+    through a head that predicts which of a fixed set of orderings it was. What would give the order
     away without knowing what is in the image is taken out, each by an option of its own.
 
     Args:
@@ -32,7 +32,7 @@ class Jigsaw(Method):
         grid: cells a side; an image has grid x grid tiles.
         tile_size: side of a tile, pixels; see `rfd_tf.data.patches.tile_sizes`. The cell's side
             leaves no gap between the tiles.
-        tile_jitter: whether a tile lies anywhere in its cell, rather than in the middle.
+        tile_jitter: whether a tile is at a random place of its cell, rather than in the middle.
         permutations: how many orderings there are, 2 or more.
         criterion: how they are chosen, `sum` (published) or `min`; see
             `rfd_tf.data.patches.permutation_set`.

@@ -23,7 +23,7 @@ class JigsawFeatureDecoupling(RotationFeatureDecoupling):
     changed in colour by themselves and shuffled; a head on the second halves f2 of their features
     embeds them, and must recognise the image's row of RFD's own memory bank, which holds the
     embedding of the image's mean f2. So f2 is asked to be indifferent to rotation and to the
-    order of the parts, while f1 still tells the rotation.
+    order of the parts, while f1 still predicts the rotation.
 
     Args:
         backbone, num_images, **kwargs: see `RotationFeatureDecoupling`; without its instance loss

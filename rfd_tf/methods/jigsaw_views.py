@@ -19,7 +19,7 @@ class JigsawViews(keras.layers.Layer):
         image_size: side of the square images, pixels.
         grid: cells a side; an image has grid x grid tiles.
         tile_size: side of a tile, pixels; see `rfd_tf.data.patches.tile_sizes`. Where in its cell
-            a tile lies is random.
+            a tile is placed is random.
         permutations: how many orderings there are to draw from, chosen far apart by
             `rfd_tf.data.patches.permutation_set`; 0 for all.
         criterion: see `permutation_set`.

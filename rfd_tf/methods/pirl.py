@@ -52,7 +52,7 @@ class PretextInvariantRepresentations(MemoryBankMethod):
             the defaults are VISSL's, less its posterising, solarising and sharpening.
         seed: of the heads, the bank, the negatives and the views.
         **kwargs: see `rfd_tf.methods.recognition.MemoryBankMethod`. The paper has `temperature`
-            0.07 and 32,000 negatives, which are drawn for each of the two losses anew.
+            0.07 and 32,000 negatives, which are drawn separately for each of the two losses.
 
     Batch: `{"image": [batch, size, size, 3] pixels 0-255, "index": [batch] integers}`; images
     `[batch, 2, size, size, 3]` give the transformed version a crop of its own, as in the paper.

@@ -40,7 +40,7 @@ class InstanceRecognition:
     """Compares embeddings with the rows of a memory bank, one an image.
 
     It holds layers and is none: a method that owns one keeps its `bank` and its `constant` as
-    attributes of its own, whereby their state is saved with the method.
+    attributes of its own, so that their state is saved with the method.
 
     Args:
         num_images: images in the dataset.
@@ -115,7 +115,7 @@ class InstanceRecognition:
         )
 
     def loss(self, embedding, index, negatives=None, constant=None, training=False):
-        """The loss of embeddings that are to recognise their rows; the bank stays as it is.
+        """The loss of embeddings against their rows of the bank, which is not updated.
 
         Args:
             embedding: `[batch, dimensions]`, of length 1.
@@ -218,7 +218,10 @@ class MemoryBankMethod(Method):
         normalizer: how NCE's constant is found: `first_batch`, `running` or `analytic`.
         exclude_positive: never draw an image as its own negative. `False` is the published
             program's way; there may then be more negatives than images.
-        bank_momentum, bank_initialization, bank_dtype: see `rfd_tf.layers.MemoryBank`.
+        bank_momentum: share of an image's old row that an update keeps, 0 to 1.
+        bank_initialization: first rows: `unit` (random directions) or `uniform` (random values,
+            the published program).
+        bank_dtype: `float32`, or `bfloat16` for half the memory.
         **kwargs: see `Method`.
 
     Raises:

@@ -23,7 +23,7 @@ NUM_ROTATIONS = views.NUM_ROTATIONS
 
 
 class RotationFeatureDecoupling(MemoryBankMethod):
-    """Splits the feature in two: one half tells the rotation, the other the instance.
+    """Splits the feature in two: one half predicts the rotation, the other the instance.
 
     Each image is seen in four rotations. With the feature f = [f1; f2]:
 
@@ -60,9 +60,9 @@ class RotationFeatureDecoupling(MemoryBankMethod):
     `[batch, 4, size, size, 3]` give every rotation a crop of its own. An optional entry
     `"negatives": [batch, count] integers` prescribes the NCE's negatives instead of drawing them.
 
-    What differs between paper and published program, and which is the default, stands in the
+    What differs between paper and published program, and which is the default, is in the
     losses' docstrings. The rotation accuracy of the same classifier on f2 is logged and never
-    trained: it tells whether rotation leaks into f2.
+    trained: it shows whether rotation leaks into f2.
 
     Raises:
         UserError: for unknown options, fewer images than negatives, weights of another shape.

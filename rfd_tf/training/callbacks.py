@@ -148,7 +148,7 @@ class MetricsFile(keras.callbacks.Callback):
 class Progress(keras.callbacks.Callback):
     """A progress bar with the time left to the end of training, and a line for each epoch.
 
-    In a log file there is no bar; the lines tell the time left.
+    In a log file there is no bar; the lines give the time left.
 
     Args:
         chance_levels: value of each logged quantity when nothing has been learnt, shown beside it.
@@ -328,7 +328,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.saver.check()
         step = batch + 1
         if step % self.params["steps"] == 0:
-            return  # the epoch's end is at hand
+            return  # the epoch is about to end
         if self.stop.signal:
             self._save(step)
             self.model.stop_training = True

@@ -71,7 +71,7 @@ def _plain(name: str) -> str:
 def snapshot(method, optimizer) -> list[tuple[str, np.ndarray]]:
     """Takes every variable as it is now into the host's memory.
 
-    Training may go on: what it writes later does not show in the arrays. A memory bank is held
+    Training may continue: what it writes later does not show in the arrays. A memory bank is held
     twice from then on, for as long as the snapshot is kept.
     """
     return [(name, _to_array(variable)) for name, variable in state_variables(method, optimizer)]
@@ -148,7 +148,7 @@ def _no_space(path: Path, named: list[tuple[str, np.ndarray]], error: OSError) -
         text += f", and {_mib(shutil.disk_usage(path.parent).free)} are free"
     last = CheckpointFolder(path.parent).latest()
     kept = f"{last} is kept" if last else "there is none before it"
-    return f"{text}; {kept}; make room and repeat the command to go on from there"
+    return f"{text}; {kept}; free some space and repeat the command to resume from there"
 
 
 def _mib(size: int) -> str:
@@ -306,7 +306,7 @@ class CheckpointFolder:
         self.keep = int(keep)
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """Path of the checkpoint of a step."""
         return self.directory / f"step-{step:09d}.npz"
 
     def all(self) -> list[Path]:

@@ -19,7 +19,7 @@ from rfd_tf.errors import UserError, shown
 
 #: Seconds between two signs of life.
 BEAT = 5.0
-#: Seconds without a sign of life after which a process that cannot be looked at counts as dead.
+#: Seconds without a sign of life after which a process that cannot be inspected counts as dead.
 SILENCE = 30.0
 NAME = ".lock"
 _log = logging.getLogger("rfd_tf")
@@ -35,7 +35,7 @@ class FolderLock:
     needed, and network file systems have both.
 
     Args:
-        folder: where the file lies; it must exist.
+        folder: folder of the file; it must exist.
         name: of the file.
         doing: what the holder does, for the message: "trains in", "writes".
         what: the file or folder that is locked, for the message; `folder` when None.
@@ -251,7 +251,7 @@ def _exists(pid: Any) -> bool:
 
 
 def _shows_life(path: Path, holder: dict[str, Any]) -> bool:
-    """Whether the file's time goes on, for a holder that cannot be looked at."""
+    """Whether the file's time advances, for a holder that cannot be inspected."""
     first = _touched(path)
     now = _clock(path)
     if first is not None and now is not None and now - first > 2 * SILENCE:

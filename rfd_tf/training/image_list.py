@@ -38,7 +38,7 @@ def difference(path: str | os.PathLike, source: Source) -> str:
         source: the images as they are now.
 
     Returns:
-        Such as "2 images gone (a.png, b.png), 1 new (c.png)"; names five of each kind at most.
+        Such as "2 images removed (a.png, b.png), 1 new (c.png)"; names five of each kind at most.
 
     Raises:
         UserError: the list cannot be read.
@@ -59,7 +59,7 @@ def difference(path: str | os.PathLike, source: Source) -> str:
         return "they have no names to compare"
     now = dict(zip(source.names, source.lengths or [None] * len(source.names), strict=True))
     kinds = {
-        "gone": [name for name in before if name not in now],
+        "removed": [name for name in before if name not in now],
         "new": [name for name in now if name not in before],
         "of another length": [
             name for name in before if name in now and None is not before[name] != now[name]
@@ -71,4 +71,7 @@ def difference(path: str | os.PathLike, source: Source) -> str:
             more = ", ..." if len(found) > _NAMED else ""
             word = "image" if len(found) == 1 else "images"
             parts.append(f"{len(found)} {word} {kind} ({', '.join(found[:_NAMED])}{more})")
-    return ", ".join(parts) or "the names are the same, in another order or of other images"
+    return ", ".join(parts) or (
+        "the names are the same, in another order, of other images, or read with another "
+        "--high_bit_depth or --color_profile"
+    )

@@ -126,7 +126,7 @@ def train(
         images: see `Method.begin_epoch`.
         epoch_dataset: function of an epoch's number and the step to begin at, called when the
             method has begun the epoch; returns this worker's batches from there on, of that epoch
-            at least, or None to go on with the dataset before.
+            at least, or None to continue with the dataset before.
 
     Raises:
         UserError: a loss became NaN or infinite; the message names the first such term.
@@ -184,7 +184,7 @@ def train(
 
 @contextlib.contextmanager
 def _readable_images():
-    """Tells of images that have gone or were damaged, in one line."""
+    """Logs in one line which images were removed or damaged."""
     try:
         with record_files.damage_reported():
             yield

@@ -38,8 +38,8 @@ class Augmentation:
         color_jitter: strength of random brightness, contrast and saturation, 0 for none.
         hue: largest random turn of the colours, a share of the circle up to 0.5, 0 for none.
         grayscale: share of images made grey.
-        crops: how often an image is cropped and changed anew for one step. With one crop for each
-            rotation, no two views of an image are turned copies of one another.
+        crops: independent crops and colour changes of an image in one step. With one crop for each
+            rotation, no two views of an image are rotated copies of one another.
 
     >>> Augmentation(crop="resized", color_jitter=0.4).horizontal_flip
     True
@@ -271,6 +271,8 @@ class Pretraining:
         self.stream = TrainingStream(
             source, image_size, optimization.batch_size, seed, dataclasses.asdict(augmentation)
         )
+        # Building a dataset takes longer than its first batches, and each iterator begins anew.
+        self._datasets: dict[tuple, tf.data.Dataset] = {}
         keras.utils.set_random_seed(seed)
         with self.strategy.scope():
             with dtype_policy(policy):
@@ -406,17 +408,24 @@ class Pretraining:
                 this worker's when None.
         """
         small = augmented and order is None and start_step < self._small_steps
-        return (self._small_stream if small else self.stream).batches(
-            start_step,
-            augmented=augmented,
-            order=order,
-            order_step=order_step,
-            shard=shard or strategies.worker(self.strategy),
-            views=self.method.separate_views,
-        )
+        shard = shard or strategies.worker(self.strategy)
+        kept = (start_step, augmented, shard) if order is None else None
+        dataset = self._datasets.get(kept)
+        if dataset is None:
+            dataset = (self._small_stream if small else self.stream).batches(
+                start_step,
+                augmented=augmented,
+                order=order,
+                order_step=order_step,
+                shard=shard,
+                views=self.method.separate_views,
+            )
+            if kept:
+                self._datasets[kept] = dataset
+        return dataset
 
     def epoch_dataset(self, epoch: int, step: int) -> tf.data.Dataset | None:
-        """This worker's batches of an epoch, or None to go on with those of the epoch before.
+        """This worker's batches of an epoch, or None to continue with those of the epoch before.
 
         There are some where the method chooses the images of the epoch, and where the epochs of
         smaller images are over.

@@ -1,8 +1,8 @@
 """Estimates PU weights: how probable it is that a rotated view looks upright.
 
-The images are dealt out to folds. For each fold a network learns rotations on the other folds and
-then evaluates this one, which it has never seen: a network that knows an image by heart would tell
-its rotation however symmetrical it is.
+The images are divided into folds. For each fold a network learns rotations on the other folds and
+is applied to this one, which it has never seen: a network that has memorised an image would
+predict its rotation however symmetrical it is.
 """
 
 from __future__ import annotations
@@ -123,14 +123,14 @@ class Estimation:
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """What one fold's network says about the images it was not trained on.
+    """What one fold's network predicts on the images it was not trained on.
 
     Attributes:
         indices: int64 `[n]`, the images of the fold that could be read.
         upright_probability: float32 `[n, 4]`.
-        right: bool `[n, views]`, whether rotations were told rightly: `softmax` names the rotation
-            of each of the 4 views, the others find the upright view among the four (1 column).
-            Chance is 1/4 both ways.
+        right: bool `[n, views]`, whether rotations were predicted correctly: `softmax` names the
+            rotation of each of the 4 views, the others find the upright view among the four (1
+            column). Chance is 1/4 both ways.
     """
 
     indices: np.ndarray
@@ -465,7 +465,7 @@ class _Bar(keras.callbacks.Callback):
         if self.shown:
             from rfd_tf.progress import in_notebook, tqdm
 
-            # In a log file a bar that is redrawn ten times a second helps nobody.
+            # A bar that is redrawn ten times a second only fills a log file.
             self.bar = tqdm(
                 total=self.total,
                 initial=self.initial,

@@ -37,7 +37,7 @@ def full_disk_reported(folder: str | os.PathLike) -> Iterator[None]:
         folder: of the run, for the message.
 
     Raises:
-        UserError: something could not be written for want of room while the body ran.
+        UserError: something could not be written while the body ran: the disk is full.
     """
     try:
         yield
@@ -52,9 +52,9 @@ def full_disk_reported(folder: str | os.PathLike) -> Iterator[None]:
             raise
         free = shutil.disk_usage(folder).free / 2**20
         raise UserError(
-            f"a file in '{folder}' cannot be written for want of room ({free:,.2f} MiB are free): "
-            f"{str(error).splitlines()[0]}; the last checkpoint is kept; make room and repeat the "
-            "command to go on from there"
+            f"a file in '{folder}' cannot be written: the disk is full ({free:,.2f} MiB are free): "
+            f"{str(error).splitlines()[0]}; the last checkpoint is kept; free some space and "
+            "repeat the command to resume from there"
         ) from None
 
 
@@ -200,7 +200,7 @@ class RunFolder:
         )
 
     def _started_otherwise(self, known: str | None, now: str | None) -> UserError:
-        """The error for a run whose backbone started from other weights, told by their digests."""
+        """The error for a run whose backbone started from other weights, by their digests."""
         record = (self.read() or {}).get("record") or {}
         place = (record.get("started_from") or {}).get("weights")
         flag = "leave out --init_weights"
@@ -216,7 +216,7 @@ class RunFolder:
         )
 
     def _other_teacher(self, known: str | None, now: str) -> UserError:
-        """The error for a run whose teacher had other weights, told by their digests."""
+        """The error for a run whose teacher had other weights, by their digests."""
         teacher = ((self.read() or {}).get("flags") or {}).get("teacher")
         return UserError(
             f"'{self.directory}' holds a run whose teacher '{teacher}' had other weights (sha256 "

@@ -11,7 +11,7 @@ from rfd_tf.training.checkpoint import CheckpointFolder
 
 
 class BackgroundSaver:
-    """Writes checkpoints while training goes on; one at a time, in order.
+    """Writes checkpoints in the background of training; one at a time, in order.
 
     An error of the thread is raised by the next call of any method.
 

@@ -1,4 +1,4 @@
-"""Asked to stop by a signal, training ends after the step at hand."""
+"""On a signal, training ends after the current step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class TrainingStopped(Exception):
-    """A signal ended training after the step at hand; everything is saved.
+    """A signal ended training after the current step; everything is saved.
 
     Args:
         signal: the signal.
@@ -51,7 +51,7 @@ class StopRequest:
             self.signal = signal.Signals(number)
             restore()
             # (Printing may be under way: a handler must not use the same buffer.)
-            os.write(2, b"\nsaving and stopping after the step at hand; once more to end at once\n")
+            os.write(2, b"\nsaving and stopping after the current step; once more to end at once\n")
 
         def restore():
             for each, handler in before.items():

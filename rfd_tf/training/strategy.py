@@ -102,7 +102,7 @@ def _multiworker() -> tf.distribute.Strategy:
         raise UserError(
             "strategy 'multiworker' must be made before anything else runs in TensorFlow"
         ) from None
-    # TensorFlow catches SIGTERM here and trains on; a worker that is told to end should.
+    # TensorFlow catches SIGTERM here and trains on; a worker that is asked to end should end.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return strategy

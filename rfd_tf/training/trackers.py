@@ -45,7 +45,7 @@ class _Wandb:
             self.api.run.log_model(str(files.export))
 
     def close(self) -> None:
-        """Leaves the run to whoever started it; W&B itself ends it with the program."""
+        """Leaves the run open, as it was given; W&B ends it with the program."""
 
 
 class _Mlflow:

@@ -39,14 +39,14 @@ def test_any_network_of_keras_applications():
     assert at_size(backbone, 32).output_shape[1:3] == (1, 1)
 
 
-def test_dense_layers_on_maps_are_told():
+def test_dense_layers_on_maps_are_an_error():
     backbone = applications.build("alexnet", image_size=96)
     with pytest.raises(UserError, match="64 x 64 pixels .*feature_endpoint"):
         at_size(applications.pooled_feature_model(backbone), 64)
     at_size(applications.pooled_feature_model(backbone, "conv5"), 72)
 
 
-def test_an_image_too_small_is_told():
+def test_an_image_too_small_is_an_error():
     backbone = applications.build("mobilenet_v2", image_size=64, alpha=0.35)
     with pytest.raises(UserError, match=r"8 x 8 pixels \(.*negative.*\)"):
         at_size(backbone, 8)

@@ -54,7 +54,7 @@ def test_names():
         ("densenet121", keras.applications.DenseNet121, False, {}),
     ],
 )
-def test_files_pass_both_ways(name, plain, scales_inside, options, tmp_path):
+def test_files_pass_both_ways(name, plain, scales_inside, options, tmp_path, shallow):
     shape = (SIZE, SIZE, 3)
     normalised = preprocess_input(PIXELS)
     seen_by_keras = PIXELS.astype("float32") if scales_inside else normalised
@@ -117,7 +117,7 @@ def test_pixels_are_normalised_once_by_every_way_to_load(
     assert np.abs(theirs(wrong) - wanted).max() > 1e-2 * np.abs(wanted).max()
 
 
-def test_fresh_efficientnet_normalises_as_preprocess_input_does():
+def test_fresh_efficientnet_normalises_as_preprocess_input_does(shallow):
     model = build("efficientnet_b0", SIZE)
     normalised = preprocess_input(PIXELS)
     inner = keras.Model(model.input, model.get_layer("normalization").output)

@@ -23,6 +23,12 @@ def theirs(tmp_path_factory):
     return model, str(path)
 
 
+@pytest.fixture(scope="module")
+def network():
+    """The same network as this package builds it."""
+    return applications.build("mobilenet_v2", 32, **OPTIONS)
+
+
 @pytest.fixture
 def downloaded(theirs, monkeypatch):
     from keras.src.applications import mobilenet_v2
@@ -32,22 +38,19 @@ def downloaded(theirs, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*input_shape.*is undefined")
-def test_imagenet_weights_give_what_keras_gives_of_the_same_pixels(downloaded):
-    network = applications.build("mobilenet_v2", 32, **OPTIONS)
+def test_imagenet_weights_give_what_keras_gives_of_the_same_pixels(downloaded, network):
     found = start.load("imagenet", "mobilenet_v2", network, {**OPTIONS, "fused_batch_norm": True})
     assert found.origin["weights"] == "imagenet" and len(found.origin["sha256"]) == 64
     assert found.normalization == {"mean": [0.5] * 3, "std": [0.5] * 3}
-    fresh = applications.build("mobilenet_v2", 32, **OPTIONS)
-    found.load_into(fresh)
+    found.load_into(network)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype("float32")
     expected = downloaded(keras.applications.mobilenet_v2.preprocess_input(pixels.copy()))
-    given = fresh(preprocess_input(pixels, **found.normalization))
+    given = network(preprocess_input(pixels, **found.normalization))
     np.testing.assert_allclose(np.asarray(given), np.asarray(expected), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.*input_shape.*is undefined")
-def test_weights_for_bgr_are_mirrored(downloaded, monkeypatch):
-    network = applications.build("mobilenet_v2", 32, **OPTIONS)
+def test_weights_for_bgr_are_mirrored(downloaded, network, monkeypatch):
     monkeypatch.setattr(keras_applications, "_expected_pixels", lambda function: (True, None))
     values, _ = keras_applications.imagenet("mobilenet_v2", network, OPTIONS)
     np.testing.assert_array_equal(values[0][:, :, ::-1], downloaded.get_weights()[0])
@@ -72,23 +75,23 @@ def test_the_pixels_that_imagenet_weights_expect(function, mirrored, mean, std):
         np.testing.assert_allclose(own["std"], std, rtol=1e-6)
 
 
-def test_a_failed_download_is_named(monkeypatch):
+@pytest.mark.filterwarnings("ignore:.*input_shape.*is undefined")
+def test_a_failed_download_is_named(network, monkeypatch):
     from keras.src.applications import mobilenet_v2
 
     def fail(*arguments, **options):
         raise Exception("URL fetch failure on https://example.org: None")
 
     monkeypatch.setattr(mobilenet_v2.file_utils, "get_file", fail)
-    network = applications.build("mobilenet_v2", 32)
     with pytest.raises(
         UserError, match="cannot be loaded .URL fetch failure.*check the connection"
     ):
-        start.load("imagenet", "mobilenet_v2", network, {})
+        start.load("imagenet", "mobilenet_v2", network, OPTIONS)
     with pytest.raises(UserError, match="not for six_layer"):
         start.load("imagenet", "six_layer", applications.build("six_layer", 32), {})
 
 
-def test_a_keras_file_gives_weights_by_the_names_of_layers(tmp_path):
+def test_a_keras_file_gives_weights_by_the_names_of_layers(tmp_path, shallow):
     given = applications.build("efficientnet_b0", 32)
     path = tmp_path / "given.keras"
     # As a run writes it: stock layers, the normalisation inside as constants.

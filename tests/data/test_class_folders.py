@@ -72,9 +72,9 @@ def test_splits_are_named_with_the_folders_to_give(tmp_path, splits):
     assert len(said) == 1 and "including the test images" in said[0]
     assert ", ".join(sorted(splits)) in said[0] and "treated as classes" in said[0]
     if splits[0].casefold().startswith("train"):
-        assert f"--data_dir='{tmp_path / splits[0]}'" in said[0]
-        assert f"--eval_dir='{tmp_path / ('test' if 'test' in splits else splits[1])}'" in said[0]
-        assert f"--eval_dir='{tmp_path / splits[0]}'" not in said[0]
+        assert f"--data='{tmp_path / splits[0]}'" in said[0]
+        assert f"--val_data='{tmp_path / ('test' if 'test' in splits else splits[1])}'" in said[0]
+        assert f"--val_data='{tmp_path / splits[0]}'" not in said[0]
     assert remarks(tmp_path / splits[0])[1] == []
 
 
@@ -121,7 +121,7 @@ def test_one_folder_around_the_classes_is_named(tmp_path):
     fill(tmp_path, ["__MACOSX/1.png"])
     source, said = remarks(tmp_path)
     assert source.labels is None and len(said) == 2
-    assert f"--data_dir='{tmp_path / 'unpacked'}'" in said[0] and "the 2 folders" in said[0]
+    assert f"--data='{tmp_path / 'unpacked'}'" in said[0] and "the 2 folders" in said[0]
 
 
 def test_classes_are_the_same_in_either_unicode_form(tmp_path):

@@ -26,6 +26,7 @@ from rfd_tf.errors import UserError
 from rfd_tf.export.decoding import pixels_from_bytes
 
 SIDE = 32
+TRUNCATE = {"high_bit_depth": "truncate"}
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((SIDE, SIDE), 2)
 ALPHA = PICTURE.copy()
@@ -150,7 +151,7 @@ def loaded(tmp_path_factory):
         # The content counts, not the name.
         (folder / f"{number:02}.jpg").write_bytes(FILES[name][0])
     pixels = [
-        load_images(image_folder(folder, max_skipped=0, **options), SIDE)
+        load_images(image_folder(folder, max_skipped=0, **TRUNCATE, **options), SIDE)
         for options in ({"verify": "full"}, {"verify": "header"}, {"cache_bytes": 0})
     ]
     return dict(zip(names, zip(*pixels, strict=True), strict=True))
@@ -164,8 +165,9 @@ def test_a_format_gives_its_pixels_in_memory_and_from_disk(loaded, name):
     assert np.abs(first.astype(int) - expected).max() <= off
     for pixels in others:
         np.testing.assert_array_equal(pixels, first)
-    np.testing.assert_array_equal(decode_bytes(tf.constant(content)), first)
-    np.testing.assert_allclose(image_files.read_rgb(content), first, atol=1)
+    np.testing.assert_array_equal(decode_bytes(tf.constant(content), **TRUNCATE), first)
+    reading = image_files.Reading(**TRUNCATE)
+    np.testing.assert_allclose(image_files.read_rgb(content, reading), first, atol=1)
 
 
 def test_all_formats_train_and_evaluate_in_one_folder(tmp_path):
@@ -321,7 +323,7 @@ def test_pictures_that_are_not_read_are_named_and_other_files_are_not(tmp_path):
     for name, content in NO_IMAGES.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "good.webp").write_bytes(FILES["webp"][0])
-    source = image_folder(tmp_path, max_skipped=1)
+    source = image_folder(tmp_path, max_skipped=1, **TRUNCATE)
     assert list(source.names) == ["good.webp"]
     reasons = dict(source.skipped)
     assert sorted(reasons) == sorted(LEFT_OUT)
@@ -329,7 +331,7 @@ def test_pictures_that_are_not_read_are_named_and_other_files_are_not(tmp_path):
         assert reason == "." or reason in reasons[name], (name, reasons[name])
         assert "\n" not in reasons[name] and reasons[name].strip()
     with pytest.raises(UserError, match="20 of 21 images .*convert.*max_skipped"):
-        image_folder(tmp_path)
+        image_folder(tmp_path, **TRUNCATE)
 
 
 HEIC = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(40)
@@ -366,7 +368,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path):
 
 
 @pytest.mark.parametrize("brands", [(b"avif", b"mif1"), (b"mif1", b"avif"), (b"mif1", b"heic")])
-def test_heif_containers_are_told_apart_by_their_brands(brands):
+def test_heif_containers_are_detected_by_their_brands(brands):
     head = b"\0\0\0\x18ftyp" + brands[0] + bytes(4) + brands[1] + b"miaf"
     assert image_files.sniff(head) == ("HEIF" if b"heic" in brands else "AVIF")
 

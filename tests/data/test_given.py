@@ -61,7 +61,7 @@ def test_classes_are_found_over_all_folders_and_remarks_name_each(folders):
     assert source.labels.tolist() == [0, -1, 1, 2, 3]
     told = "\n".join(str(each.message) for each in seen)
     both = f"'{folders / 'x'}', '{folders / 'y'}'"
-    assert f"1 image lies next to the class folders of {both} (loose.png)" in told
+    assert f"1 image is next to the class folders of {both} (loose.png)" in told
     assert f"'{folders / 'y'}' has the splits dog, test, train as folders" in told
     assert f"ignored in '{folders / 'y'}': 1 system or hidden folder" in told
 
@@ -80,8 +80,8 @@ def test_the_fingerprint_of_several_folders_is_that_of_what_they_hold(folders):
 def test_what_changed_in_several_folders_is_named(folders):
     names_of_run.write("list.gz", image_folder(["a", "more/b,c"]))
     (folders / "more" / "b,c" / "dog" / "1.png").unlink()
-    told = names_of_run.difference("list.gz", image_folder(["a", "more/b,c"]))
-    assert told == "1 image gone (more/b,c/dog/1.png)"
+    difference = names_of_run.difference("list.gz", image_folder(["a", "more/b,c"]))
+    assert difference == "1 image removed (more/b,c/dog/1.png)"
 
 
 def test_damaged_images_of_several_folders_are_counted_over_all(folders):
@@ -130,8 +130,8 @@ def test_exact_copies_are_trained_on_once_and_named(folders):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["a", "a"], "'a' is 'a' or lies in it"),
-        (["a", "a/dog"], "'a/dog' is 'a' or lies in it: its images would count twice"),
+        (["a", "a"], "'a' is 'a' or inside it"),
+        (["a", "a/dog"], "'a/dog' is 'a' or inside it: its images would count twice"),
         (["a", "gone"], "no such folder: 'gone'"),
         (["a", "empty"], "no images .* in '.*/empty' or below"),
         ([], "no folder was given"),
@@ -171,7 +171,7 @@ def test_a_comma_divides_folders_unless_it_belongs_to_a_name(folders):
         ("gone.CSV", "data_dir"),
     ],
 )
-def test_files_are_told_from_names_of_datasets(folders, data, place):
+def test_files_are_distinguished_from_names_of_datasets(folders, data, place):
     assert given.place_of(data) == {place: data}
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from rfd_tf.data import image_files
-from rfd_tf.data.image_files import BMP, JPEG, PILLOW, PNG, TRANSPARENT_PNG
+from rfd_tf.data.image_files import BMP, JPEG, PILLOW, PNG, STRETCHED, TRANSPARENT_PNG
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
 
@@ -33,7 +33,7 @@ def _image(mode):
         (PNG, "L", "png"),
         (PNG, "P", "png"),
         (PNG, "1", "png"),
-        (PNG, "I;16", "png"),
+        (STRETCHED, "I;16", "png"),
         (TRANSPARENT_PNG, "RGBA", "png"),
         (TRANSPARENT_PNG, "LA", "png"),
         (BMP, "RGB", "bmp"),
@@ -92,7 +92,7 @@ def test_what_is_no_image(tmp_path, name, content, result):
     assert image_files.read_header(str(tmp_path / name)) == result
 
 
-def test_a_file_that_is_gone(tmp_path):
+def test_a_missing_file(tmp_path):
     assert image_files.read_header(str(tmp_path / "gone.jpg")) == "No such file or directory"
 
 
@@ -105,11 +105,12 @@ def test_enormous_images_are_not_decoded(tmp_path):
     (tmp_path / "bomb.png").write_bytes(content)
     reason = image_files.read_header(str(tmp_path / "bomb.png"))
     assert "400 megapixels, more than 300; raise --max_megapixels" in reason
-    assert image_files.read_header(str(tmp_path / "bomb.png"), 400).height == 20_000
+    larger = image_files.read_header(str(tmp_path / "bomb.png"), image_files.Reading(400))
+    assert larger.height == 20_000
 
 
-def test_sixteen_bits_keep_the_upper_eight():
-    rgb = np.asarray(image_files.to_rgb(_image("I;16")))
+def test_sixteen_bits_keep_the_upper_eight_unless_they_are_stretched():
+    rgb = np.asarray(image_files.to_rgb(_image("I;16"), stretch=False))
     np.testing.assert_array_equal(rgb, np.repeat(PIXELS[..., :1], 3, -1))
 
 

@@ -131,6 +131,6 @@ def test_sets_hold_no_ordering_twice():
         (lambda: permutation_set(5, criterion="mean"), "options: sum, min"),
     ],
 )
-def test_what_cannot_be_done_is_told(call, message):
+def test_invalid_arguments_are_reported(call, message):
     with pytest.raises(UserError, match=message):
         call()

@@ -238,12 +238,11 @@ def test_crops_made_while_read_are_those_made_beforehand(settings):
     assert kept.fingerprint == made.fingerprint and kept.name == made.name
     np.testing.assert_array_equal(load_images(made, 20), kept.images)
     settings = {"image_size": 16, "batch_size": 8, "seed": 3, "start_step": 5, **settings}
-    for shard in ((0, 1), (1, 2)):
-        pair = [training_dataset(source, shard=shard, **settings) for source in (kept, made)]
-        pair = [list(stream.take(3).as_numpy_iterator()) for stream in pair]
-        for one, other in zip(*pair, strict=True):
-            np.testing.assert_array_equal(one["index"], other["index"])
-            np.testing.assert_array_equal(one["image"], other["image"])
+    pair = [training_dataset(source, shard=(1, 2), **settings) for source in (kept, made)]
+    pair = [list(stream.take(3).as_numpy_iterator()) for stream in pair]
+    for one, other in zip(*pair, strict=True):
+        np.testing.assert_array_equal(one["index"], other["index"])
+        np.testing.assert_array_equal(one["image"], other["image"])
     wanted = np.array([3, 8, 44])
     batches = evaluation_dataset(made, image_size=20, batch_size=2, indices=wanted)
     found = np.concatenate([batch["image"] for batch in batches.as_numpy_iterator()])
@@ -312,7 +311,7 @@ def test_a_sheet_shows_the_first_crops():
     assert (picture[14:, 28:] == 255).all()
 
 
-def test_what_is_wrong_is_told(places, tmp_path):
+def test_user_errors_are_reported(places, tmp_path):
     text = tmp_path / "notes.jpg"
     text.write_text("no image")
     small = tmp_path / "small.png"

@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from rfd_tf import data
-from rfd_tf.data.run_images import RunImages, photo_options, shared, warn_if_trained_on
+from rfd_tf.data.run_images import (
+    RunImages,
+    photo_options,
+    shared,
+    shared_images,
+    warn_if_trained_on,
+)
 from rfd_tf.errors import UserError
 
 
@@ -85,7 +91,7 @@ def test_recorded_crops_are_made_again_as_they_were(tmp_path):
     wanted = data.photo_crops(["sklearn:china.jpg"], num_crops=5, size=16, seed=3)
     assert images.train().fingerprint == wanted.fingerprint
     assert photo_options({"source_size": 7}, 16) == {"size": 7}
-    with pytest.raises(UserError, match="give eval_dir"):
+    with pytest.raises(UserError, match="give val_data"):
         images.evaluation()
 
 
@@ -96,6 +102,16 @@ def test_shared_images_of_digits_are_counted():
     rows = np.array([0, 7, 1499])
     assert shared(train.subset([7, 8]).image_ids(), every, rows) == 1
     assert shared(train.image_ids(), data.ArraySource(test.images)) == 0
+
+
+def test_copies_of_unlabelled_training_images_are_counted(tmp_path):
+    for place, red in (("flat/a", 0), ("flat/b", 50), ("test/x/a", 0), ("test/y/c", 99)):
+        path = tmp_path / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (red, 0, 0)).save(path)
+    train, test = (data.image_folder(tmp_path / name) for name in ("flat", "test"))
+    assert train.labels is None and shared_images(train, test) == 1
+    assert shared_images(test, test) == 2
 
 
 def test_training_images_among_those_evaluated_on_are_reported(tmp_path):

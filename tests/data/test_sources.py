@@ -41,6 +41,7 @@ CLOTHES = {
 
 def test_clothing_has_photographs_in_ten_classes():
     train, test, everything = clothing("train"), clothing("test"), clothing("all")
+    assert clothing("test").images is test.images  # decoded once
     assert (train.num_images, test.num_images, everything.num_images) == (3409, 372, 3781)
     for source, column in ((train, 0), (test, 1)):
         counts = np.bincount(source.labels, minlength=10)
@@ -145,7 +146,7 @@ def test_load_finds_datasets_and_folders(tmp_path):
     assert source.num_images == 1 and source.skipped == [("b.png", "empty file")]
 
 
-def test_load_tells_what_is_wrong():
+def test_load_reports_user_errors():
     with pytest.raises(UserError, match="none was given; embedded datasets: clothing, digits"):
         load()
     with pytest.raises(UserError, match="dataset and data_dir were given"):

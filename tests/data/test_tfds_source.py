@@ -186,18 +186,11 @@ def test_one_file_is_shuffled_too(folder):
 def test_a_stream_can_be_entered_at_any_step_and_divided(folder):
     source = tfds("rfd_test_images", tfds_dir=folder, cache_bytes=0)
     whole = _batches(source, 9, crop="resized")
-    for start in (2, 7):
-        for one, other in zip(
-            _batches(source, 9 - start, crop="resized", start_step=start),
-            whole[start:],
-            strict=True,
-        ):
-            np.testing.assert_array_equal(one["index"], other["index"])
-            np.testing.assert_array_equal(one["image"], other["image"])
-    halves = [_batches(source, 3, crop="resized", shard=(i, 2)) for i in (0, 1)]
-    for left, right, both in zip(*halves, whole[:3], strict=True):
-        for key in ("index", "image"):
-            np.testing.assert_array_equal(np.concatenate([left[key], right[key]]), both[key])
+    for worker, start in enumerate((2, 7)):
+        later = _batches(source, 9 - start, crop="resized", start_step=start, shard=(worker, 2))
+        for half, both in zip(later, whole[start:], strict=True):
+            for key in ("index", "image"):
+                np.testing.assert_array_equal(half[key], both[key][4 * worker : 4 * worker + 4])
 
 
 @pytest.mark.parametrize("part", [False, True])
@@ -213,10 +206,8 @@ def test_separate_views_of_records_are_shuffled_over_an_epoch(folder, part):
     assert np.mean([len(set(b["index"].tolist())) for b in batches]) > 2.5
     images = load_images(source, 12)
     np.testing.assert_array_equal(batches[5]["image"], images[batches[5]["index"]])
-    later = _batches(source, 2, start_step=5, **settings)
     right = _batches(source, 2, shard=(1, 2), start_step=5, **settings)
     for key in ("image", "index", "view"):
-        np.testing.assert_array_equal(later[1][key], batches[6][key])
         np.testing.assert_array_equal(right[1][key], batches[6][key][2:])
 
 
@@ -272,7 +263,7 @@ def test_a_broken_record_is_replaced_and_remembered(folder):
     assert source.failed_while_reading() == [("7", "cannot be decoded")]
 
 
-def test_what_is_not_there_is_told(folder, tmp_path):
+def test_missing_splits_and_features_are_reported(folder, tmp_path):
     with pytest.raises(UserError, match="not prepared in '.*tfds_dir.*tfds_download"):
         tfds("rfd_test_images", tfds_dir=str(tmp_path))
     with pytest.raises(UserError, match="unknown dataset 'rfd_test_imagez' .did you mean"):
@@ -328,14 +319,15 @@ def test_deepcluster_resumes_within_an_epoch_bit_for_bit(folder, cache_bytes, tm
             optimization=Optimization(epochs=2, batch_size=8, steps_per_epoch=4),
         )
 
-    class StopAfter(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            self.model.stop_training = batch + 1 == 6
+    path = tmp_path / "c.npz"
 
-    straight, stopped, resumed = (session() for _ in range(3))
-    straight.train()
-    stopped.train(callbacks=[StopAfter()])
-    path = checkpoint.save(tmp_path / "c.npz", stopped.method, stopped.optimizer, {"step": 6})
+    class SaveAfter(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch + 1 == 6:
+                checkpoint.save(path, straight.method, straight.optimizer, {"step": 6})
+
+    straight, resumed = session(), session()
+    straight.train(callbacks=[SaveAfter()])
     checkpoint.load(path, resumed.method, resumed.optimizer)
     resumed.train(start_step=6)
     for one, other in zip(

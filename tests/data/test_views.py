@@ -133,7 +133,7 @@ def test_the_batch_may_be_unknown():
     assert views_of(_images()).shape == (12, 5, 5, 3)
 
 
-def test_what_cannot_be_rotated_is_told():
+def test_images_that_cannot_be_rotated_are_an_error():
     with pytest.raises(UserError, match="square, got 4x5"):
         rotate(np.zeros((1, 4, 5, 3)))
     with pytest.raises(UserError, match="square, got 4x5"):

@@ -67,7 +67,7 @@ def test_pictures_boxes_and_splits_are_written_once(tmp_path):
     assert not list(tmp_path.glob("4_*"))  # nothing beside the folder
 
 
-def test_what_cannot_be_unpacked_is_told(tmp_path):
+def test_archives_that_cannot_be_unpacked_are_an_error(tmp_path):
     with pytest.raises(UserError, match="unknown dataset 'nonesuch'"):
         voc_tfds.unpack("nonesuch", tmp_path, tmp_path)
     with pytest.raises(UserError, match="not prepared.*tfds_download"):

@@ -162,6 +162,9 @@ def test_the_sheet_shows_images_beside_their_neighbours(tmp_path):
     for k in range(1, 8):
         start = 12 + 10 * (k - 1) + 1
         np.testing.assert_array_equal(sheet[1:9, start : start + 8], pixels[k])
+    titled = health.neighbour_sheet(pixels, np.stack([np.cos(angles), np.sin(angles)], 1), "title")
+    np.testing.assert_array_equal(titled[-len(sheet) :], sheet)
+    assert 0 < (titled[: -len(sheet)] < 128).mean() < 0.5  # dark letters
 
 
 def test_sheets_and_the_values_before_training_go_to_tensorboard(images, tmp_path):
@@ -208,6 +211,17 @@ def test_verdicts_on_histories():
     assert word({"loss": 1955.0, "rotation_loss": 1946.0}, fallen) == "stalled"
     assert (
         word({"loss": 8.7}, {"loss": 8.0, "rotation_loss": 1.6, "instance_loss": 4.5}) == "learning"
+    )
+    # What has not left chance is named.
+    rows = [{**measured, "loss": 8.7}, {**measured, "loss": 8.0, "rotation_accuracy": 0.255}]
+    rows[-1] |= {"instance_loss": 4.5, "rotation_loss": 1.6}
+    assert str(health.verdict(rows, {}, levels)) == (
+        "learning: loss 8.7 to 8, instance loss 4.5 (chance 5), effective rank 9; no better than "
+        "chance yet: rotation accuracy 25.5 % (chance 25.0 %), rotation loss 1.6 (chance 1.39)"
+    )
+    rows[-1] |= {"loss": 1e9, "effective_rank": 1.0}
+    assert str(health.verdict(rows, {}, levels)).startswith(
+        "collapsed: loss 8.7 to 1e+09, the feat"
     )
     # f2 should not know the rotation.
     assert word({"loss": 6.0}, {"loss": 6.0, "rotation_accuracy_f2": 0.5}) == "stalled"

@@ -105,7 +105,7 @@ def test_fine_tuning_runs_on_less_than_a_batch(rfd_subject, small_digits):
     assert found[0].spread is None and 0 <= found[0].value <= 1
 
 
-def test_sizes_that_a_class_lacks_are_left_out_and_told(rfd_subject, small_digits):
+def test_sizes_that_a_class_lacks_are_skipped_and_reported(rfd_subject, small_digits):
     fewest = np.bincount(small_digits.train.labels).min()
     assert "fine-tuned" not in LowShot(modes=["frozen"]).protocol(small_digits)
     protocol = LowShot().protocol(small_digits)

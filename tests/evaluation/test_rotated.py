@@ -9,7 +9,7 @@ from rfd_tf.evaluation.features import FeatureExtractor
 from rfd_tf.evaluation.rotated import RotatedClassification
 
 
-def test_train_and_test_images_are_turned(rfd_subject, small_digits):
+def test_train_and_test_images_are_rotated(rfd_subject, small_digits):
     task = RotatedClassification(probe_epochs=3)
     settings = Settings(endpoints=["block2"])
     found = {

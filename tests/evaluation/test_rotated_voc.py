@@ -118,7 +118,7 @@ def test_pictures_are_rotated_alike_in_training_and_by_crops(folder):
     assert (plain[~still] != rotated[~still]).any(axis=1).all()
 
 
-def test_colours_are_told_in_any_orientation(folder, tmp_path):
+def test_colours_are_classified_in_any_orientation(folder, tmp_path):
     subject = subject_of("six_layer", 16, tmp_path, filters=[8, 8, 8, 8, 8, 16])
     task = task_on(folder, epochs=15, learning_rate=0.05, evaluate_every=15)
     found = {r.feature: r.value for r in task.run(subject, None, Settings()) if "11" in r.metric}

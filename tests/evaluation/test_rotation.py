@@ -154,4 +154,4 @@ def test_the_figure_shows_percent_of_each_true_rotation():
     figure = confusion_figure({"f1": np.diag([1, 2, 3, 4]), "f2": np.full((4, 4), 5)})
     assert [text.get_text() for text in figure.axes[1].texts] == ["25"] * 16
     assert figure.axes[1].get_title() == "f2: accuracy 25.0 %"
-    assert figure.axes[0].get_ylabel() == "turned by"
+    assert figure.axes[0].get_ylabel() == "rotated by"

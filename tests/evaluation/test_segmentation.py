@@ -276,7 +276,7 @@ def test_mistakes_are_named(rfd_subject, voc):
         Segmentation(voc, train_split="trainval").check(rfd_subject, None)
 
 
-def test_one_class_only_is_told(rfd_subject, voc):
+def test_a_single_class_is_an_error(rfd_subject, voc):
     for name in TRAIN:
         path = voc / "SegmentationClass" / f"{name}.png"
         with Image.open(path) as picture:
@@ -286,7 +286,7 @@ def test_one_class_only_is_told(rfd_subject, voc):
         Segmentation(voc, image_size=16).check(rfd_subject, None)
 
 
-def test_all_pixels_ignored_is_told(rfd_subject, voc):
+def test_masks_without_labelled_pixels_are_an_error(rfd_subject, voc):
     for name in VAL:
         path = voc / "SegmentationClass" / f"{name}.png"
         with Image.open(path) as picture:

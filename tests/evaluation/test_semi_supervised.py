@@ -88,12 +88,12 @@ def test_the_classifier_is_rotnet_s_and_the_supervised_network_has_all_of_it(
 
 
 def test_the_classifier_learns_from_few_images(rfd_subject, small_digits):
-    task = SemiSupervised(per_class=[20], endpoint="block3", epochs=3, epoch_images=1500)
+    task = SemiSupervised(per_class=[20], endpoint="block4", epochs=3, epoch_images=1500)
     found = {(r.feature, r.when): r.value for r in task.run(rfd_subject, small_digits, Settings())}
     assert set(found) == {
-        (name, when) for name in ("block3", "supervised") for when in ("last epoch", "best epoch")
+        (name, when) for name in ("block4", "supervised") for when in ("last epoch", "best epoch")
     }
-    assert found["block3", "best epoch"] > 0.15
+    assert found["block4", "best epoch"] > 0.15
 
 
 def test_finished_trainings_are_not_repeated(nin, small_digits, tmp_path, monkeypatch):

@@ -299,7 +299,7 @@ def test_every_suites_tasks_can_be_made():
                     suite._task(entry, {})
 
 
-def test_two_runs_of_one_name_are_told_apart(rfd_run):
+def test_two_runs_of_one_name_are_distinguished(rfd_run):
     found = suite._subjects([rfd_run, rfd_run / "backbone.weights.h5", rfd_run])
     assert list(found) == ["rfd", "backbone", "rfd_2"]
 

@@ -182,7 +182,7 @@ def test_ten_crops_are_averaged_after_the_softmax(subject, images):
         assert found[name, "10 crops", "last epoch"] == pytest.approx(expected, abs=0.004)
 
 
-def test_turned_training_images_are_turned_each_time_anew(subject, images):
+def test_training_images_get_a_new_random_rotation_each_epoch(subject, images):
     stream = supervised._stream(images.train, Training(1, 0.1, 30, "none", False), 30, 5, 0, True)
     upright = supervised._stream(images.train, Training(1, 0.1, 30, "none", False), 30, 5, 0, False)
     for (turned, labels), (plain, same) in zip(stream.take(2), upright.take(2), strict=True):
@@ -196,7 +196,7 @@ def test_turned_training_images_are_turned_each_time_anew(subject, images):
     np.testing.assert_array_equal(next(iter(later))[0], turned)
 
 
-def test_divergence_is_told(subject, images):
+def test_nan_loss_stops_training_and_is_named(subject, images):
     model, _ = heads_on(subject, ["block4"])
     with pytest.raises(UserError, match="has diverged"):
         figures(model, ["block4"], Training(8, 1e30, 30), subject, images)

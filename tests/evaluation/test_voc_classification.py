@@ -57,7 +57,7 @@ def subject(tmp_path_factory):
     return Subject.pretrained(applications.save_backbone(network, path, record))
 
 
-def test_every_protocol_tells_the_classes(folder, subject):
+def test_every_protocol_separates_the_classes(folder, subject):
     task = VocClassification(
         folder,
         "trainval",
@@ -203,7 +203,7 @@ def test_the_loss_leaves_out_what_does_not_count():
     np.testing.assert_allclose(np.asarray(multi_label.loss(targets, logits)), [expected], rtol=1e-5)
 
 
-def test_what_cannot_be_done_is_told(folder, subject):
+def test_invalid_arguments_are_reported(folder, subject):
     with pytest.raises(UserError, match="voc_dir"):
         VocClassification()
     with pytest.raises(UserError, match="options: svm, fc8, fc6-8, all layers"):

@@ -172,7 +172,7 @@ def test_a_killed_process_is_taken_up_where_it_was(folder, run_folder, tmp_path)
     assert read_parquet(out / "embeddings.parquet")[0] == [f"{i:05d}.png" for i in range(6000)]
 
 
-def test_mistakes_are_told(folder, run_folder, tmp_path):
+def test_user_errors_are_reported(folder, run_folder, tmp_path):
     embedder = keras_embedder(run_folder)
     (tmp_path / "mine.txt").touch()
     (tmp_path / "file").touch()

@@ -157,7 +157,7 @@ def test_weights_without_a_record_need_a_backbone_and_get_one(tmp_path):
         ({"output_dir": "file/below"}, "cannot write to output folder '.*below'"),
     ],
 )
-def test_a_mistake_is_told_and_nothing_is_written(options, message, run_folder, tmp_path):
+def test_a_user_error_is_reported_and_nothing_is_written(options, message, run_folder, tmp_path):
     (tmp_path / "file").write_text("in the way")
     arguments = {"weights": run_folder, "formats": ["onnx"], "output_dir": "out", **options}
     arguments["output_dir"] = tmp_path / arguments["output_dir"]
@@ -167,7 +167,7 @@ def test_a_mistake_is_told_and_nothing_is_written(options, message, run_folder, 
     assert names(tmp_path) == ["file"]
 
 
-def test_a_damaged_file_is_told(tmp_path):
+def test_a_damaged_file_is_an_error(tmp_path):
     path = tmp_path / "x.weights.h5"
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a weights file"):

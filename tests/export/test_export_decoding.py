@@ -123,7 +123,7 @@ def test_odd_exif_blocks_are_read_as_in_training(endian):
             assert int(orientation_in_graph(content)) == wanted, (kind, count)
 
 
-def test_turned_photographs_come_out_upright():
+def test_photographs_with_exif_orientation_are_decoded_upright():
     square = PHOTO.resize((32, 32))
     files = [encoded(square, "JPEG", quality=95, exif=exif(n, "<")) for n in range(1, 9)]
     pixels = pixels_from_bytes(tf.constant(files), 32).numpy()

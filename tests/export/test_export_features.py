@@ -68,7 +68,7 @@ def test_layers_are_stock_and_float32_whatever_the_backbone_computes_in(record, 
     assert {v.compute_dtype for v in layers(model)} == {"float32"}
 
 
-def test_what_does_not_exist_is_told_with_the_options(backbone, record):
+def test_unknown_names_are_reported_with_the_valid_ones(backbone, record):
     with pytest.raises(UserError, match="unknown endpoint 'block9'.*block1, block2"):
         deployable(backbone, record, endpoints=["block9"])
     with pytest.raises(UserError, match="unknown feature 'f3'.*options: f, f1, f2"):

@@ -98,7 +98,7 @@ def test_a_projection_with_a_hidden_layer_goes_through_it(backbone, pixels):
     np.testing.assert_allclose(found, hidden @ heads["projection"][0] + 1, rtol=1e-4, atol=1e-4)
 
 
-def test_what_cannot_be_given_is_told(backbone, heads, run_folder, run_with_heads, tmp_path):
+def test_unavailable_outputs_are_reported(backbone, heads, run_folder, run_with_heads, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match="unknown output 'f3'.*options: f, f1, f2, rotation_logits"):
         export_backbone(run_folder, out, "onnx", outputs=["f3"])

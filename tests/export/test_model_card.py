@@ -48,7 +48,7 @@ def test_every_file_is_listed_with_its_digest(exported):
     assert card["weights_sha256"] == card["files"]["backbone.weights.h5"]["sha256"]
 
 
-def test_the_readme_tells_people_the_same(exported):
+def test_the_readme_contains_the_cards_text(exported):
     folder, card = exported
     text = (folder / "README.md").read_text()
     assert text.startswith("# small\n\nAn embedding of 64 numbers for an RGB image of 32 x 32")
@@ -122,7 +122,7 @@ def test_scores_of_other_weights_are_left_out(run_folder, tmp_path):
     assert model_card.scores_of(weights) is None
 
 
-def test_what_papers_did_another_way_is_told():
+def test_differences_from_the_papers_are_reported():
     row = {"task": "detection", "name": "all layers", "images": "upright", "metric": "COCO AP",
            "when": "last epoch", "value": 0.3, "random_init": 0.2}  # fmt: skip
     protocol = {"published": "papers report Fast R-CNN", "epochs": 8}

@@ -17,7 +17,7 @@ from rfd_tf.export import OPSETS, deployable, verification_images, verify_onnx, 
 from rfd_tf.export.onnx import check_graph
 from rfd_tf.export.verify import reference_features
 
-# Runs the code of a card where TensorFlow is not to be had.
+# Runs the code of a card where TensorFlow cannot be imported.
 WITHOUT_TENSORFLOW = """
 import json, sys
 for name in ("tensorflow", "keras", "rfd_tf", "tf2onnx"):
@@ -139,7 +139,7 @@ def test_an_operation_that_onnx_lacks_is_a_clear_refusal(tmp_path):
         write_onnx(model, tmp_path / "model.onnx")
 
 
-def test_wrong_options_are_told_with_the_right_ones(model, tmp_path):
+def test_unknown_options_are_reported_with_the_valid_ones(model, tmp_path):
     path = tmp_path / "model.onnx"
     with pytest.raises(UserError, match="opset '21'; options: 13, .*18"):
         write_onnx(model, path, opset=21)

@@ -56,7 +56,7 @@ def test_smaller_files_give_nearly_the_features_of_the_whole(
     assert f"model.{kind}.onnx" in card["files"]
 
 
-def test_what_is_lost_is_told_on_the_card(quantized):
+def test_the_model_card_reports_the_accuracy_lost(quantized):
     folder, card = quantized
     assert json.loads((folder / "card.json").read_text()) == card
     knn = card["quantization"]["int8"]["knn"]
@@ -213,7 +213,7 @@ def test_calibrating_and_evaluating_are_done_on_different_images():
         divide(digits(), 0)
 
 
-def test_images_of_the_wrong_size_are_told(quantized, tmp_path):
+def test_images_of_the_wrong_size_are_an_error(quantized, tmp_path):
     with pytest.raises(UserError, match=r"needs images \[N, 32, 32, 3\] and got \[2, 16, 16, 3\]"):
         quantize_int8(
             quantized[0] / "model.onnx", tmp_path / "x.onnx", np.zeros((2, 16, 16, 3), np.uint8)

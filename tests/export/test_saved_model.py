@@ -15,7 +15,7 @@ from rfd_tf.data.image_files import to_rgb
 from rfd_tf.errors import UserError
 from rfd_tf.export import find_saved_model
 
-# Runs the code of a card where neither this package nor Keras' models are to be had.
+# Runs the code of a card where neither this package nor Keras' models can be imported.
 WITHOUT_RFD_TF = """
 import json, sys
 sys.modules["rfd_tf"] = sys.modules["keras"] = None

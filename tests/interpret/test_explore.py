@@ -133,7 +133,7 @@ def test_answers_agree_with_keras_and_numpy(server, run, angle):
     np.testing.assert_allclose(seen["rotation"], chances, atol=1e-5)
 
 
-def test_an_unturned_image_is_none_of_its_own_neighbours(server):
+def test_an_upright_image_is_not_its_own_neighbour(server):
     found = get(server, "api/look?image=3")["neighbours"]
     assert all(one["image"] != 3 for row in found.values() for one in row)
 
@@ -222,7 +222,7 @@ def test_what_is_no_picture_is_refused(server):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     photo = encoded(noise, "JPEG", quality=90)
     refused = {
-        "text": (b"Dear diary", "text/plain", 415, "this says it is text/plain"),
+        "text": (b"Dear diary", "text/plain", 415, "this one has the type text/plain"),
         "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", 400, "SVG is a"),
         "text as PNG": (b"Dear diary", "image/png", 400, "this is not a JPEG, PNG"),
         "nothing": (b"", "image/png", 400, "empty"),
@@ -370,7 +370,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(server):
 
 def test_it_is_bound_to_this_machine_only(server):
     assert server.socket.getsockname()[0] == "127.0.0.1"
-    with pytest.raises(UserError, match=r"port \d+ of 127.0.0.1 is not to be had"):
+    with pytest.raises(UserError, match=r"port \d+ of 127.0.0.1 is not available"):
         ExploreServer(server.explorer, server.server_address[1])
     with pytest.raises(UserError, match="port 70000 is not among"):
         ExploreServer(server.explorer, 70000)
@@ -438,7 +438,7 @@ def test_a_feature_that_is_not_split_is_shown_alone(source, tmp_path):
     assert list(seen["neighbours"]) == list(seen["distance"]) == ["f"]
 
 
-def test_mistakes_are_told(run, source, tmp_path):
+def test_user_errors_are_reported(run, source, tmp_path):
     with pytest.raises(UserError, match="holds no backbone.weights.h5"):
         exported(tmp_path, tmp_path / "explore")
     bad = tmp_path / "model.onnx"

@@ -194,7 +194,7 @@ def test_pictures_of_ones_own(browser, tmp_path):
     wait(browser, lambda: not one(browser, "#problem").is_displayed())
 
 
-def test_what_is_refused_is_told(browser, tmp_path):
+def test_refused_uploads_are_reported(browser, tmp_path):
     text = tmp_path / "diary.png"
     text.write_text("Dear diary")
     one(browser, "#file").send_keys(str(text))

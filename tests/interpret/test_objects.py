@@ -174,7 +174,7 @@ def test_tables_hold_what_was_measured(subject, pictures, tmp_path):
     ]
     assert mean == pytest.approx(same, abs=1e-5)
     text = (tmp_path / "saliency.md").read_text()
-    assert "says nothing of where it looks" in text and "random init" in text
+    assert "maps carry no information" in text and "random init" in text
     figure = saliency_files.sheet(pictures, found["shown"], settings, 3)
     assert len(figure.axes) == 3 * 9
     assert figure.axes[1].get_title() == "rotation\npretrained"

@@ -113,7 +113,7 @@ def section(built, name):
     return found
 
 
-def test_every_section_is_there_or_told_why_not(built, page):
+def test_every_section_is_present_or_its_absence_explained(built, page):
     made, left_out = built
     assert {one.name for one in made} == set(report.SECTIONS) and left_out == []
     elements = check_loads_nothing(page)

@@ -128,7 +128,7 @@ def test_instance_softmax():
     np.testing.assert_allclose(losses.instance_softmax(x, bank, index, 0.2), expected, 1e-5)
 
 
-def test_view_contrast_tells_other_views_of_the_same_image():
+def test_nt_xent_matches_other_views_of_the_same_image():
     e, temperature = unit(np.random.default_rng(0), 5, 3, 8), 0.3
     flat, image = e.reshape(15, 8), np.repeat(np.arange(5), 3)
     each = []

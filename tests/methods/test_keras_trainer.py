@@ -31,13 +31,16 @@ UNINDEXED = ("rotation", "jigsaw", "aet", "bigan", "distillation")
 INDEXED = [name for name in METHODS if name not in UNINDEXED]
 
 
+@functools.cache
 def source():
     images = np.random.default_rng(3).integers(0, 256, (COUNT, SIZE, SIZE, 3)).astype("uint8")
     return ArraySource(images, name="noise")
 
 
-def batches(seed=0):
-    return source().train_dataset(SIZE, BATCH, seed=seed)
+@functools.cache
+def batches():
+    """The training stream, which begins anew for everyone who iterates."""
+    return source().train_dataset(SIZE, BATCH)
 
 
 def make(name, seed=0, optimizer=None, **options):

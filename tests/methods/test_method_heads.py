@@ -42,7 +42,7 @@ def test_tiles_share_the_first_projection_and_keep_their_order():
     assert sum(np.prod(w.shape) for w in head.weights) == 6 * 3 + 3 + 12 * 3 + 3
 
 
-def test_impossible_sizes_are_told():
+def test_impossible_sizes_are_an_error():
     with pytest.raises(UserError, match="projection_hidden -1"):
         Embedding(4, inputs=3, hidden=-1)
     with pytest.raises(UserError, match="projection_dimensions 0"):

@@ -182,7 +182,7 @@ def test_bad_options_are_named(options, message):
         make(**options)
 
 
-def test_a_feature_behind_dense_layers_is_told():
+def test_a_feature_behind_dense_layers_is_an_error():
     backbone = applications.build("alexnet", 96)
     with pytest.raises(UserError, match="alexnet_fc7 cannot take images of 24 x 24 pixels"):
         PretextInvariantRepresentations(backbone, 100)

@@ -77,6 +77,12 @@ def train(num_replicas, duplicate=False, gradient_accumulation=1, **options):
     return state, method, strategy
 
 
+@functools.cache
+def trained_alone(**options):
+    """What one replica ends with, with which several tests compare."""
+    return train(1, **options)[0]
+
+
 CASES = {
     "shared negatives, running constant": {},
     "negatives an image, first-batch constant": {
@@ -103,20 +109,19 @@ def assert_trained_alike(one, two):
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_replicas_train_as_one(case):
-    one, *_ = train(1, **CASES[case])
     two, *_ = train(2, **CASES[case])
-    assert_trained_alike(one, two)
+    assert_trained_alike(trained_alone(**CASES[case]), two)
 
 
 def test_two_replicas_train_as_one_by_the_fused_update_of_large_weights(monkeypatch):
-    one, *_ = train(1)
+    one = trained_alone()
     monkeypatch.setattr(optimizers, "_FUSED_FROM", 0)
     two, *_ = train(2)
     assert_trained_alike(one, two)
 
 
 def test_four_replicas_train_as_one_and_stay_equal():
-    one, *_ = train(1)
+    one = trained_alone()
     four, method, strategy = train(4)
     assert_trained_alike(one, four)
     # No replica drifts: each holds the same bank and moving statistics, bit for bit.

@@ -26,12 +26,7 @@ NAMES = {
     "overhead": ["overhead/six_layer"],
     "family": ["family/rfd", "family/jigsaw"],
     "precision": ["precision/default", "precision/float32"],
-    "bank": [
-        "bank/step_float32",
-        "bank/step_bfloat16",
-        "bank/memory_float32",
-        "bank/memory_bfloat16",
-    ],
+    "bank": ["bank/step_bfloat16", "bank/memory_bfloat16"],
     "pipeline": [
         "pipeline/rate",
         "pipeline/rate_antialiased",

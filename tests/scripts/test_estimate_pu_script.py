@@ -22,7 +22,7 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_weights_are_estimated_converted_and_drawn_and_mistakes_told(photos):
+def test_weights_are_estimated_converted_and_drawn_and_user_errors_reported(photos):
     output, grid, text = (photos / "new" / name for name in ("pu.npz", "pu.png", "prob.dat"))
     data = f"--data_dir={photos / 'photos'}"
     small = [

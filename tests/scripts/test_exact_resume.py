@@ -140,7 +140,7 @@ def test_a_signal_in_the_last_step_of_an_epoch_ends_the_epoch_first(runs):
     assert "epoch 1/2" in text and "epoch 2/2" not in text
 
 
-def test_a_full_disk_is_told_with_what_is_needed_and_loses_nothing(runs):
+def test_a_full_disk_is_reported_with_the_space_needed_and_loses_nothing(runs):
     _, results = runs
     text = results["full disk"][1]
     (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
@@ -148,7 +148,7 @@ def test_a_full_disk_is_told_with_what_is_needed_and_loses_nothing(runs):
     assert "Traceback" not in text
 
 
-def test_the_share_of_time_for_saving_is_told(runs):
+def test_the_share_of_time_for_saving_is_logged(runs):
     folder, results = runs
     saving = json.loads((folder / "straight" / "run.json").read_text())["saving"]
     assert saving["checkpoints"] >= 2 and 0 < saving["stalled_share"] < 1

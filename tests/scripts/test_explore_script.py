@@ -34,7 +34,7 @@ def ask(url):
         answer.read()
 
 
-def test_mistakes_are_told_in_one_line(run_folder, tmp_path):
+def test_user_errors_are_one_line(run_folder, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (tmp_path / "file").write_text("in the way")
@@ -42,7 +42,7 @@ def test_mistakes_are_told_in_one_line(run_folder, tmp_path):
     lines = [
         ([], "give --run a run folder"),
         (["--run=no/such"], "no such run folder: 'no/such'"),
-        ([f"--run={bare}"], "give --data_dir a folder of images, or --dataset a name"),
+        ([f"--run={bare}"], "give --data a folder of images or the name of a dataset"),
         ([f"--run={bare}", "--dataset=digits"], f"folder '{bare}' holds no backbone.weights.h5"),
         ([run, f"--data_dir={tmp_path}/none"], "no such folder"),
         ([run, "--max_images=-1"], "--max_images is 0 or more; got -1"),

@@ -106,7 +106,7 @@ def test_command_lines_and_their_exit_codes(run_folder, tmp_path):
     assert json.loads((out / "card.json").read_text())["name"] == "again"
 
 
-def test_the_script_itself_tells_mistakes_in_one_line(tmp_path):
+def test_user_errors_of_the_script_are_one_line(tmp_path):
     for arguments, message in [
         (["--weights=x", "--output_dir=y", "--format=onxx"], "unknown export format 'onxx'"),
         (["--output_dir=y"], "--weights is missing"),

@@ -35,7 +35,7 @@ def documented():
         r"```bash\n(.*?)```", (ROOT / "docs" / "guides" / "data.md").read_text(), re.S
     )[1]
     found = {}
-    for line in block.splitlines():
+    for line in block.replace("\\\n", " ").splitlines():
         program, command, *arguments = shlex.split(line)
         assert program == "rfd-tf"
         found.setdefault(command, []).append([*arguments, *TINY[command]])
@@ -56,6 +56,10 @@ def place(tmp_path_factory):
                 pixels = rng.integers(0, 256, (16, 16, 3)).astype("uint8")
                 Image.fromarray(pixels).save(place / path)
                 rows.append((path, name, SPLITS[folder]))
+    (place / "scans").mkdir()
+    for number in range(8):
+        scan = Image.fromarray(rng.normal(0, 1e-3, (16, 16)).astype("float32"))
+        scan.save(place / "scans" / f"{number}.tif")
     (place / "photos" / "cat" / "empty.png").touch()
     rows.append(("photos/cat/gone.png", "cat", "train"))
     names = ("path", "label", "split")
@@ -92,7 +96,7 @@ def flags_of(run):
 
 def test_the_documented_pretrainings_read_what_they_were_given(place):
     place, outputs = place
-    folder, folders, listed, jsonl, digits = outputs["pretrain"]
+    folder, folders, listed, jsonl, digits, scans = outputs["pretrain"]
     assert "12 images of photos; 2 classes: cat 6, dog 6" in folder
     assert "22 images of photos,more_photos; 3 classes: cat 6, dog 11, elk 5" in folders
     assert "to evaluate: 6 images of test_photos; 3 classes" in folders
@@ -100,6 +104,7 @@ def test_the_documented_pretrainings_read_what_they_were_given(place):
     assert "to evaluate: 6 images of images.csv[test]; 3 classes: cat 2, dog 2, elk 2" in listed
     assert "22 images of lists/images.jsonl[train+val]" in jsonl
     assert "1500 images of digits/train" in digits
+    assert "8 images of scans" in scans and "scans': 8 grey images of more than 8 bits" in scans
     assert (place / "runs/folders/skipped_files.txt").read_text() == (
         "photos/cat/empty.png\tempty file\n"
     )
@@ -114,6 +119,8 @@ def test_a_run_records_its_images_by_absolute_paths(place):
     flags = flags_of(place / "runs" / "folders")
     assert flags["data_dir"] == f"{place}/photos,{place}/more_photos"
     assert flags["eval_dir"] == f"{place}/test_photos"
+    flags = flags_of(place / "runs" / "scans")
+    assert (flags["high_bit_depth"], flags["color_profile"]) == ("stretch", "srgb")
     flags = flags_of(place / "runs" / "jsonl")
     assert (flags["data_dir"], flags["data_root"]) == (f"{place}/lists/images.jsonl", str(place))
     assert flags["train_split"] == "train+val"
@@ -200,7 +207,7 @@ def test_mistakes_in_what_is_given_are_one_line(place):
     output = f"--output_dir={place}/runs/none"
     csv_file = f"--data={place}/images.csv"
     mistakes = {
-        "no such folder: 'gone'; give --data_dir an existing folder": ["--data=gone,there"],
+        "no such folder: 'gone'; give --data an existing folder": ["--data=gone,there"],
         "cannot read the image list 'gone.csv': No such file": ["--data=gone.csv"],
         "line 30: no file": [csv_file],
         "train_split='x' has no effect without dataset": [f"--data={place}", "--train_split=x"],

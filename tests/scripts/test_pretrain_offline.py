@@ -73,7 +73,7 @@ def run(tmp_path_factory):
             Image.fromarray(pixels).save(folder / "photos" / name / f"{number}.png")
     (folder / "photos" / "dark" / "tw\no\x1b.png").write_bytes(b"")
     line = [*TINY, f"--data_dir={folder / 'photos'}", f"--epochs={EPOCHS}", "--monitor_every=20",
-            "--checkpoint_every=20", "--evaluate=knn",
+            "--checkpoint_every=20", "--health_every=4", "--evaluate=knn",
             f"--output_dir={folder / 'run'}"]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ASKED", str(folder / "asked"))

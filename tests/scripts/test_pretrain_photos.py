@@ -67,7 +67,7 @@ def test_a_network_trains_on_two_photographs_and_is_evaluated_on_others(labelled
     assert (run / "evaluation.json").exists()
 
 
-def test_mistakes_are_told_in_one_line(tmp_path):
+def test_user_errors_are_one_line(tmp_path):
     run = f"--output_dir={tmp_path / 'run'}"
     (tmp_path / "notes.jpg").write_text("no image")
     mistakes = [

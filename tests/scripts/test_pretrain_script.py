@@ -175,7 +175,7 @@ def call():
 
 BAD = {
     "too few images": (["--num_negatives=20"], "20 images are too few for 20 negatives"),
-    "unknown backbone": (["--backbone=vgg"], "unknown backbone 'vgg'.*vgg16"),
+    "unknown backbone": (["--backbone=vgg"], "unknown backbone 'vgg'.*vgg19"),
     "unknown option": (["--backbone_option=depth=3"], "unknown argument of backbone six_layer"),
     "unknown method": (["--method=simclr"], "unknown method 'simclr'.*options: .*rfd"),
     "unknown endpoint": (["--feature_endpoint=block9"], "unknown endpoint 'block9'.*block6"),

@@ -127,7 +127,7 @@ def test_a_folder_of_another_name_with_the_same_images_resumes(moved):
 def test_other_images_and_settings_are_refused_and_deletion_is_no_first_advice(moved):
     _, results = moved
     for (code, _, error), way_out in zip(
-        results[2:], ["give --seed=0", "1 image gone"], strict=True
+        results[2:], ["give --seed=0", "1 image removed"], strict=True
     ):
         assert code == 2 and way_out in error, error
         assert error.index("another --output_dir") < error.index("--overwrite")

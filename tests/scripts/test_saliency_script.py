@@ -90,7 +90,7 @@ def test_boxes_of_either_kind_give_the_same_table(run_folder, voc, tmp_path):
     assert Image.open(tmp_path / "voc" / "saliency.png").width > 500
 
 
-def test_mistakes_are_told_in_a_line(run_folder, voc, tmp_path):
+def test_user_errors_are_one_line(run_folder, voc, tmp_path):
     empty = tmp_path / "empty.json"
     empty.write_text('{"images": [], "categories": []}')
     without = tmp_path / "plain"
@@ -182,7 +182,7 @@ def test_one_command_trains_evaluates_and_tabulates(voc, tmp_path):
     assert refused[0] == 2 and "learning_rate was 0.0001 and is now 0.001" in refused[2]
 
 
-def test_mistakes_of_a_study_are_told_in_a_line(voc, tmp_path):
+def test_user_errors_of_a_study_are_one_line(voc, tmp_path):
     lines = {
         "unknown study 'faces'": ["--study=faces"],
         "unknown network of the study 'vgg16'": ["--networks=vgg16"],

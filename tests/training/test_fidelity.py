@@ -4,9 +4,10 @@ import keras
 import numpy as np
 
 from rfd_tf import applications, methods
-from rfd_tf.config import PretrainConfig, method_settings
+from rfd_tf.config import PretrainConfig
 from rfd_tf.layers.batch_norm import batch_normalizations
 from rfd_tf.methods import RotationFeatureDecoupling
+from rfd_tf.settings import method_settings
 from rfd_tf.training import fidelity
 from rfd_tf.training.pretraining import Optimization
 

@@ -40,7 +40,7 @@ def test_the_difference_is_named(tmp_path, in_memory):
     Image.new("RGB", (20, 20)).save(photos / "3é.png")
     source, facts = identity()
     message = (
-        r"had 6 and now there are 5: 2 images gone \(1é.png, 2é.png\), 1 image new \(new.png\), "
+        r"had 6 and now there are 5: 2 images removed \(1é.png, 2é.png\), 1 image new \(new.png\), "
         r"1 image of another length \(3é.png\); put them back"
     )
     with pytest.raises(UserError, match=message):

@@ -134,7 +134,7 @@ def test_restarted_workers_resume_and_end_where_one_process_does(killed_and_rest
         np.testing.assert_allclose(two[entry], one[entry], rtol=1e-4, atol=2e-5, err_msg=entry)
 
 
-def test_only_the_first_worker_writes_and_tells(killed_and_restarted):
+def test_only_the_first_worker_writes_and_logs(killed_and_restarted):
     _, _, _, (chief, other) = killed_and_restarted
     assert "epoch 4/4" in chief[1] and "backbone:" in chief[1]
     assert "epoch 4/4" not in other[1] and "backbone:" not in other[1]

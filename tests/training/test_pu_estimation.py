@@ -172,7 +172,7 @@ def test_digits_that_look_upright_upside_down_are_found():
             {"filters": [8, 16, 16, 32, 32, 64]},
             image_size=16,
             num_folds=2,
-            optimization=Optimization(epochs=20, batch_size=50, learning_rate=0.1),
+            optimization=Optimization(epochs=12, batch_size=50, learning_rate=0.1),
             augmentation=Augmentation(horizontal_flip=False),
         ),
     )

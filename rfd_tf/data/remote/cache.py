@@ -87,7 +87,7 @@ class Cache:
     """Fetches files and keeps the last ones used.
 
     Files are written under temporary names, verified by their length and by the checksum that the
-    server reports, and renamed. Interrupted downloads go on where they stopped; several tries are
+    server reports, and renamed. Interrupted downloads resume where they stopped; several tries are
     made, with longer and longer pauses. Threads and processes may share the folder.
 
     Args:
@@ -177,7 +177,7 @@ class Cache:
                 self._changed.notify_all()
 
     def fetch_ahead(self, files: Iterable[tuple[str, Described]]) -> None:
-        """Begins to fetch files that will be read soon, and marks those that are there as used."""
+        """Begins to fetch files that will be read soon, and marks those in the cache as used."""
         with self._lock:
             for address, described in files:
                 with contextlib.suppress(NotFetched):
@@ -191,10 +191,10 @@ class Cache:
         """
         return self._indexes / f"{_digest(json.dumps(list(map(str, key))))}.json"
 
-    # -- what is there --------------------------------------------------------------------------
+    # -- the files kept -------------------------------------------------------------------------
 
     def _begin(self, name: str, address: str, described: Described) -> Future | None:
-        """Returns the download of a file, which may be running; None if it is there."""
+        """Returns the download of a file, which may be running; None if it is in the cache."""
         future = self._pending.get(name)
         if future is not None:
             return future
@@ -313,7 +313,7 @@ class Cache:
                 whole = described.size is not None and place == described.size
                 for start, chunk in () if whole else transports.chunks(address, place, described):
                     with self._disk_errors():
-                        if start != place:  # the server began anew
+                        if start != place:  # the server started over
                             file.truncate(start)
                         rest = memoryview(chunk)
                         while rest:

@@ -82,7 +82,7 @@ def joined(folder: str, name: str) -> str:
 
 
 def folder_of(address: str) -> str:
-    """Returns the address of the folder that a file lies in.
+    """Returns the address of a file's folder.
 
     >>> folder_of("https://host/a/b.csv?x=/y")
     'https://host/a'

@@ -10,6 +10,7 @@ import numpy as np
 
 from rfd_tf.data import folder
 from rfd_tf.data.base import Source, fingerprint
+from rfd_tf.data.image_files import Reading
 from rfd_tf.data.remote.cache import NotFetched, opened
 from rfd_tf.data.shards.source import UNKNOWN, ShardSource
 from rfd_tf.data.shards.store import WHOLE, Block, Places, Store
@@ -25,26 +26,27 @@ def listed_images(
     files: Sequence[tuple[str, int | str]],
     listed: str,
     max_skipped: float,
-    max_megapixels: float,
+    reading: Reading,
     cache_dir: str | os.PathLike | None,
     cache_gb: float,
     labels: np.ndarray | None,
     **described: Any,
 ) -> Source:
-    """Returns the images that a list names, of which some lie at addresses.
+    """Returns the images of a list that has addresses among its paths.
 
     Args:
         root: what paths are relative to.
         files: `(path or address, bytes)` of each image, or a name and why it is left out.
         listed: the list, for messages.
-        max_skipped, max_megapixels, cache_dir, cache_gb: see `rfd_tf.data.image_list`.
+        max_skipped, cache_dir, cache_gb: see `rfd_tf.data.image_list`.
+        reading: how the images are read.
         labels: int64 of each of `files`, or None.
         **described: `name` and `class_names` of the source.
 
     Raises:
         UserError: too many images are left out, or none of some that are tried can be fetched.
     """
-    folder.check_options(max_skipped, "auto", max_megapixels)
+    folder.check_options(max_skipped, "auto", reading)
     good = [i for i, (_, known) in enumerate(files) if isinstance(known, int)]
     skipped = [
         (file_name_to_text(name, one_line=True), known)
@@ -67,10 +69,12 @@ def listed_images(
         np.zeros(count, np.int64),
         np.full(count, -1, np.int64),
         np.full((count, 4), UNKNOWN, np.int32),
-        max_megapixels,
+        reading,
         labels=None if labels is None else labels[good],
         # (Not of the lengths, which only the servers know.)
-        fingerprint=fingerprint(["listed", *(_relative(root, name) for name in names)]),
+        fingerprint=fingerprint(
+            ["listed", *(_relative(root, name) for name in names), *reading.unusual()]
+        ),
         skipped=skipped,
         names=[file_name_to_text(_relative(root, name)) for name in names],
         **described,

@@ -24,7 +24,7 @@ class Listing:
         names: of the images in it; "" where they have none.
         offsets: where each encoded image begins; in Parquet its row in the row group.
         lengths: bytes of each; 0 where there is no image, -1 where only the block knows.
-        groups: the block of the shard that each lies in; None where there is one block only.
+        groups: the block of the shard that holds each; None where there is one block only.
         labels: of each, None where it has none.
         missing: sample -> why it has no image.
         bytes_of_groups: of the images of each block; empty where there is one block.

@@ -27,7 +27,7 @@ class Names(Sequence):
 
     Args:
         names: of each sample, "" where it has none.
-        shards: int `[N]`, which shard each lies in.
+        shards: int `[N]`, which shard holds each.
         rows: int `[N]`, its number there.
         shard_names: of the shards.
 

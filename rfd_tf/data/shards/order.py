@@ -2,7 +2,7 @@
 
 An epoch goes through the blocks in a random order, some of them at a time: a window. The images of
 a window are shuffled with one another. All follows from the seed, the epoch and the place in it, so
-that training is taken up anywhere without reading what comes before.
+that training resumes anywhere without reading the samples before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class BlockOrder:
     """Shuffles images over blocks and within windows of blocks.
 
     Args:
-        blocks: int `[num_images]`, the block that each image lies in, not decreasing.
+        blocks: int `[num_images]`, the block that holds each image, not decreasing.
         store: which unpacks the blocks.
 
     >>> from rfd_tf.data.shards.store import Block, Store
@@ -85,14 +85,14 @@ class BlockOrder:
                     if len(self._windows) > _KEPT_WINDOWS:
                         self._windows.popitem(last=False)
                     if prefetch:
-                        # This window and the next: the reading goes on while this one is used.
+                        # This window and the next: reading continues while this one is used.
                         ahead = shuffled[bounds[one] : bounds[min(one + 2, len(bounds) - 1)]]
                         self._store.prefetch(self._blocks[ahead].tolist())
                 found[here] = numbers[positions[here] - firsts[one] * views]
             return found
 
     def sorted(self, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-        """Returns indices, which may repeat, in the order in which an epoch comes to the images."""
+        """Returns indices, which may repeat, in the order in which an epoch reads the images."""
         rank = np.empty(self._num_images, np.int64)
         places = np.arange(self._num_images)
         rank[self.numbers(seed, epoch, places, prefetch=False)] = places

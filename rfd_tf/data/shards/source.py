@@ -14,7 +14,7 @@ import numpy as np
 
 from rfd_tf.data import folder, image_files
 from rfd_tf.data.base import ArraySource, PartMixin, Source, fingerprint, image_ids
-from rfd_tf.data.image_files import Header
+from rfd_tf.data.image_files import ColorProfile, Header, HighBitDepth, Reading
 from rfd_tf.data.remote.cache import CACHE_GB, opened
 from rfd_tf.data.shards import lister, paths
 from rfd_tf.data.shards.listing import Wanted
@@ -42,7 +42,7 @@ _ALL_KINDS = (
     image_files.TRANSPARENT_PNG,
     image_files.BMP,
     image_files.WEBP,
-    image_files.PILLOW,
+    *sorted(image_files.BY_PILLOW),
 )
 
 
@@ -73,15 +73,15 @@ class ShardSource(Source):
         offsets: np.ndarray,
         lengths: np.ndarray,
         headers: np.ndarray,
-        max_megapixels: float,
+        reading: Reading,
         **described: Any,
     ):
         super().__init__(num_images=len(blocks), **described)
         self.shards = tuple(shards)
-        self._store, self._max_megapixels = store, max_megapixels
+        self._store, self.reading = store, reading
         self._blocks, self._offsets, self._lengths = blocks, offsets, lengths
         self._headers = headers
-        # (Files that are images are read as those of a folder, wherever they lie.)
+        # (Files that are images are read as those of a folder, wherever they are.)
         fetched = store.places is not None and any(b.packed != WHOLE for b in store.blocks)
         unpacked = any(b.packed not in READ_AT_ONCE for b in store.blocks)
         self.order = BlockOrder(blocks, store) if fetched or unpacked else None
@@ -100,7 +100,7 @@ class ShardSource(Source):
         contents = self._store.read_many(*rows)
         headers = self._headers[index]
         for place in np.flatnonzero(headers[:, 0] == UNKNOWN):
-            header = image_files.header_of_bytes(contents[place], self._max_megapixels)
+            header = image_files.header_of_bytes(contents[place], self.reading)
             if isinstance(header, Header):
                 headers[place] = self._headers[index[place]] = header
             else:
@@ -131,7 +131,7 @@ class ShardSource(Source):
 
     def _why(self, index: int) -> str:
         return image_files.problem_of(
-            lambda: image_files.read_rgb(self.encoded(index), self._max_megapixels)
+            lambda: image_files.read_rgb(self.encoded(index), self.reading)
         )
 
     def training_steps(self, recipe: Recipe) -> tf.data.Dataset:
@@ -163,7 +163,7 @@ class _ShardPart(PartMixin, ShardSource):
             whole._offsets[indices],
             whole._lengths[indices],
             whole._headers[indices],
-            whole._max_megapixels,
+            whole.reading,
             **described,
         )
         self.whole, self.indices = whole, indices
@@ -174,6 +174,8 @@ def shard_source(
     *,
     max_skipped: float = 0.01,
     max_megapixels: float = image_files.MAX_MEGAPIXELS,
+    high_bit_depth: HighBitDepth = "stretch",
+    color_profile: ColorProfile = "ignore",
     image_feature: str | None = None,
     label_feature: str | None = None,
     verify: str = "auto",
@@ -207,7 +209,7 @@ def shard_source(
     files, and those needed next are fetched ahead. They are not decoded beforehand.
 
     Damaged, empty or missing images are left out and listed in the source's `skipped`. A shard that
-    is damaged loses what lies behind the damage; `skipped` names it, and about as many images
+    is damaged loses what follows the damage; `skipped` names it, and about as many images
     as are lost count towards `max_skipped`.
 
     Args:
@@ -215,6 +217,7 @@ def shard_source(
             (`"train-{000..099}.tar"`), or several of these.
         max_skipped: the largest fraction of unreadable images to accept, 0 to 1.
         max_megapixels: larger images are left out.
+        high_bit_depth, color_profile: see `rfd_tf.data.image_folder`.
         image_feature: the feature or column of the image; of tar files the extension.
         label_feature: the feature or column of the label; of tar files an extension, or a key of
             the JSON object.
@@ -239,7 +242,8 @@ def shard_source(
     ...
     rfd_tf.errors.UserError: no such shards: '...no-such-00.tar', '...no-such-01.tar' (2 of 2); ...
     """
-    folder.check_options(max_skipped, verify, max_megapixels)
+    reading = Reading(max_megapixels, high_bit_depth, color_profile)
+    folder.check_options(max_skipped, verify, reading)
     items = [data] if isinstance(data, str | os.PathLike) else data
     places = None
     if any(map(is_address, items)):
@@ -259,8 +263,8 @@ def shard_source(
         with warnings.catch_warnings():
             # What Pillow finds odd, and reads or refuses, is noise here.
             warnings.filterwarnings("ignore", module=r"PIL\b")
-            pixels = table.check(max_megapixels, cache_bytes)
-    return table.source(max_skipped, max_megapixels, pixels)
+            pixels = table.check(reading, cache_bytes)
+    return table.source(max_skipped, reading, pixels)
 
 
 def _check_room(places: Places) -> None:
@@ -292,7 +296,7 @@ def shard_ids(data: paths.Shards, **options: Any) -> np.ndarray:
 def _damaged(listed: Sequence[lister.Listed]) -> list[tuple[str, str, int]]:
     """Returns of each damaged shard its name, what is wrong, and about how many images are lost.
 
-    What is left of the file tells it, or what other shards hold.
+    It is read from what is left of the file, or from the other shards.
     """
     whole = [one for one in listed if not one.listing.damage]
     usual = int(np.median([len(one.listing) for one in whole])) if whole else 0
@@ -394,7 +398,7 @@ class _Table:
         kept[list(self.reasons)] = False
         return np.flatnonzero(kept)
 
-    def check(self, max_megapixels: float, cache_bytes: int) -> np.ndarray | None:
+    def check(self, reading: Reading, cache_bytes: int) -> np.ndarray | None:
         """Decodes all images; what cannot be decoded is left out, with the reason.
 
         Returns:
@@ -405,7 +409,7 @@ class _Table:
             for start in range(0, len(rows), _CHECKED_AT_ONCE):
                 some = rows[start : start + _CHECKED_AT_ONCE]
                 for row, content in zip(some.tolist(), self.contents(some), strict=True):
-                    header = image_files.header_of_bytes(content, max_megapixels)
+                    header = image_files.header_of_bytes(content, reading)
                     if isinstance(header, Header):
                         self.headers[row] = header
                     else:
@@ -454,9 +458,7 @@ class _Table:
             shard_names = ["/".join(Path(path).parts[-2:]) for path in self.paths]
         return Names(names, self.shards[rows], self.rows[rows], shard_names)
 
-    def source(
-        self, max_skipped: float, max_megapixels: float, pixels: np.ndarray | None
-    ) -> Source:
+    def source(self, max_skipped: float, reading: Reading, pixels: np.ndarray | None) -> Source:
         """Makes the source of the good images, unless too many are not."""
         good = self.good()
         bad = np.array(sorted(self.reasons), np.int64)
@@ -484,6 +486,7 @@ class _Table:
                     *(part for key in keys for part in key),
                     self.shards[good].tobytes(),
                     self.rows[good].tobytes(),
+                    *self._conversions(good, reading),
                 ]
             ),
             "skipped": skipped,
@@ -499,12 +502,19 @@ class _Table:
                 self.offsets[good],
                 self.lengths[good],
                 self.headers[good],
-                max_megapixels,
+                reading,
                 **described,
             )
+        source.reading = reading
+        folder.log_conversions(f"'{self.place}'", self.headers[good, 0].tolist())
         shards, rows, found = self.shards[good], self.rows[good], self.paths
         source.origins = lambda: _ids(found, shards, rows)
         return source
+
+    def _conversions(self, good: np.ndarray, reading: Reading) -> list[str]:
+        """Returns what a digest of the images says of how their values are converted."""
+        kinds = np.unique(self.headers[good, 0]).tolist()
+        return reading.unusual() if UNKNOWN in kinds else image_files.conversions(kinds)
 
     def _first_blocks(self) -> list[tuple[str, int]]:
         firsts: dict[str, int] = {}

@@ -179,7 +179,7 @@ class Store:
             self._files[block.path] = file
             # (An open file takes space after it was removed from a cache.)
             if len(self._files) > (_OPEN_FILES if self.places is None else _OPEN_FETCHED):
-                self._files.popitem(last=False)  # closed when nobody reads it any more
+                self._files.popitem(last=False)  # closed when its last reader is done
         return file
 
     def _rows(self, block: Block) -> Callable[[int], bytes]:

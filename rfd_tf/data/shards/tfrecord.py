@@ -1,7 +1,7 @@
 """TFRecord files of `tf.train.Example`, read without TensorFlow.
 
 A record is its length, the length's checksum, the content and the content's checksum. Where in the
-content an image lies is found by going over the fields of the protocol buffer.
+content an image starts is found by parsing the fields of the protocol buffer.
 
 Source: tensorflow/core/lib/io/record_writer.h; example.proto and feature.proto in
 tensorflow/core/example.

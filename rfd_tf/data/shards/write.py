@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
 import shutil
 import tarfile
@@ -155,7 +156,7 @@ def _write(
     with progress(source.num_images, "Writing shards") as bar:
 
         def counted() -> Iterator[tuple[int, bytes | None]]:
-            for row in _resized(images, image_size):
+            for row in _resized(images, image_size, source.reading):
                 yield row
                 bar.update(1)
 
@@ -184,7 +185,7 @@ def write_shard(
     """
     start = number * images_per_shard
     index = range(start, min(start + images_per_shard, source.num_images))
-    rows = _resized(_images(source, image_size, index), image_size)
+    rows = _resized(_images(source, image_size, index), image_size, source.reading)
     path = folder / _shard_name(source, number, images_per_shard, format)
     # (There is no file if none of its images can be read.)
     with contextlib.suppress(FileNotFoundError), paths.replacing(path) as writing:
@@ -361,17 +362,19 @@ def _encoded(pixels: np.ndarray, format: str) -> bytes:
 
 
 def _resized(
-    images: Iterator[tuple[int, bytes | None]], image_size: int | None
+    images: Iterator[tuple[int, bytes | None]], image_size: int | None, reading: image_files.Reading
 ) -> Iterator[tuple[int, bytes | None]]:
     """Resizes images in threads, some ahead of what is asked for, in order."""
     if image_size is None:
         yield from images
         return
 
+    reading = reading._replace(max_megapixels=math.inf)
+
     def one(row: tuple[int, bytes | None]) -> tuple[int, bytes | None]:
         index, content = row
         try:
-            return index, None if content is None else _smaller(content, image_size)
+            return index, None if content is None else _smaller(content, image_size, reading)
         except Exception:  # Pillow raises many types on broken files
             return index, None
 
@@ -385,12 +388,12 @@ def _resized(
             yield future.result()
 
 
-def _smaller(content: bytes, image_size: int) -> bytes:
+def _smaller(content: bytes, image_size: int, reading: image_files.Reading) -> bytes:
     """Returns an image as JPEG with the shorter side of this length; as it is if it is shorter."""
-    header = image_files.header_of_bytes(content, float("inf"))
+    header = image_files.header_of_bytes(content, reading)
     if isinstance(header, image_files.Header) and min(header[1:3]) <= image_size:
         return content
-    image = Image.fromarray(image_files.read_rgb(content, float("inf")))
+    image = Image.fromarray(image_files.read_rgb(content, reading))
     shorter = min(image.size)
     size = tuple(max(image_size, side * image_size // shorter) for side in image.size)
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A page on this machine to look at a run by hand: neighbours, rotations, distances, occlusion.
+"""A local web page to explore a run: neighbours, rotations, distances, occlusion.
 
 `Explorer` answers the questions, from a run's ONNX file and a set of images; `ExploreServer` puts
 them and the page on 127.0.0.1.

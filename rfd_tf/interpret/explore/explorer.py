@@ -55,14 +55,14 @@ def turn(image: np.ndarray, degrees: float) -> np.ndarray:
 class Explorer:
     """A network, the images of a set, and their embeddings.
 
-    The embeddings are taken once. Rotations are told by the classifier that was trained with the
-    network; where there is none, by a linear one that is fitted to at most `fit_images` of the
-    images, upright and turned.
+    The embeddings are taken once. Rotations are predicted by the classifier trained with the
+    network; where there is none, by a linear one fitted to at most `fit_images` of the images,
+    upright and rotated.
 
     Args:
         network: of the run.
         images: at the network's size; kept in memory.
-        cache: keeps the embeddings and the fitted classifier; None takes them anew.
+        cache: keeps the embeddings and the fitted classifier; None computes them again.
         neighbours: number of nearest images shown for each feature.
         fit_images: see above.
         positions: patches that occlude, along a side.
@@ -206,7 +206,7 @@ class Explorer:
         }
 
     def look(self, image: np.ndarray, degrees: float = 0, place: int | None = None) -> dict:
-        """Turns an image and says what the network makes of it.
+        """Rotates an image and returns what the network predicts and finds similar.
 
         Args:
             image: uint8 `[S, S, 3]`.
@@ -261,7 +261,7 @@ class Explorer:
         return {"degrees": angles, "distance": distances}
 
     def occlusion(self, image: np.ndarray, degrees: float = 0) -> dict:
-        """Tells which parts of a turned image matter, by covering one after another.
+        """Measures which parts of a rotated image matter, by covering one after another.
 
         A grey square, a quarter of the side, is laid on `positions` x `positions` places. "f1",
         "f2", "f": how far the feature moves, as cosine distance; "rotation": by how much the

@@ -25,7 +25,7 @@ def exported(weights: str | os.PathLike, folder: str | os.PathLike) -> Path:
 
     Args:
         weights: a run folder, or another folder with `backbone.weights.h5`.
-        folder: the export lies in its sub-folder `model`.
+        folder: the export is in its sub-folder `model`.
 
     Raises:
         UserError: there are no weights, or the file cannot be written.

@@ -71,7 +71,7 @@ class ExploreServer(ThreadingHTTPServer):
         url: of the page.
 
     Raises:
-        UserError: the port is not to be had.
+        UserError: the port is not available.
 
     >>> import tempfile, urllib.request
     >>> from rfd_tf.data import digits
@@ -107,7 +107,7 @@ class ExploreServer(ThreadingHTTPServer):
         except OSError as error:
             self.server_close()
             raise UserError(
-                f"port {port} of {HOST} is not to be had ({error.strerror}); give another --port"
+                f"port {port} of {HOST} is not available ({error.strerror}); give another --port"
             ) from None
         self.url = f"http://{HOST}:{self.server_address[1]}/"
 
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         except Exception:
             traceback.print_exc()
-            self._send_json({"error": "something went wrong here; the terminal tells what"}, 500)
+            self._send_json({"error": "an internal error; the terminal has the details"}, 500)
 
     def _check_host(self) -> None:
         host = self.headers.get_all("Host") or []
@@ -251,8 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
         kind = self.headers.get_content_type()
         # (Browsers know no type of the rarer formats.)
         if not kind.startswith("image/") and kind != "application/octet-stream":
-            raise Refused(415, f"only pictures are taken, and this says it is {kind}")
-        picture = read_picture(data)
+            raise Refused(415, f"only pictures are accepted; this one has the type {kind}")
+        picture = read_picture(data, self.server.explorer.images.source.reading)
         size = self.server.explorer.network.image_size
         pixels = evaluation_transform(tf.constant(picture), size).numpy()
         height, width = picture.shape[:2]
@@ -291,10 +291,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding"):
-            raise Refused(411, "say how long the picture is: Content-Length")
+            raise Refused(411, "the length of the picture is missing: send Content-Length")
         length = self.headers.get("Content-Length") or ""
         if not (length.isascii() and length.isdigit() and len(length) < 16):
-            raise Refused(411, "say how long the picture is: Content-Length")
+            raise Refused(411, "the length of the picture is missing: send Content-Length")
         if int(length) > MOST_BYTES:
             left = min(int(length), _MOST_DISCARDED)
             while left > 0 and (part := self.rfile.read(min(left, 1 << 16))):

@@ -1,4 +1,4 @@
-"""Pictures that a person hands in: looked at with suspicion before they are decoded."""
+"""Uploaded pictures: validated before they are decoded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from rfd_tf.data.image_files import Header, header_of_bytes, read_rgb, reason_of
+from rfd_tf.data.image_files import USUAL, Header, Reading, header_of_bytes, read_rgb, reason_of
 
 MOST_BYTES = 8 << 20
 MOST_PIXELS = 40_000_000
@@ -32,13 +32,14 @@ class Refused(Exception):
         self.status = status
 
 
-def read_picture(data: bytes) -> np.ndarray:
+def read_picture(data: bytes, reading: Reading = USUAL) -> np.ndarray:
     """Decodes a picture: uint8 `[H, W, 3]`, upright, first frame, white behind what is transparent.
 
     Its size is read before it is decoded.
 
     Args:
         data: a file of any format that `rfd_tf.data.image_folder` reads, of at most `MOST_BYTES`.
+        reading: how, but for the largest size.
 
     Raises:
         Refused: 413 where it is too large a file, 400 where it is empty, no such picture, damaged,
@@ -61,14 +62,15 @@ def read_picture(data: bytes) -> np.ndarray:
     if not data:
         raise Refused(400, "the file is empty")
     with _decoding:
-        header = header_of_bytes(data, math.inf)
+        reading = reading._replace(max_megapixels=math.inf)
+        header = header_of_bytes(data, reading)
         if not isinstance(header, Header):
             raise Refused(400, f"this is {header}" if header.startswith("not a ") else header)
         height, width = header.height, header.width
         if width * height > MOST_PIXELS or max(width, height) > MOST_SIDE:
             raise Refused(400, f"{width} x {height} pixels are too many; {_too_many()}")
         try:
-            return read_rgb(data)
+            return read_rgb(data, reading)
         except Exception as error:  # Pillow raises many types on broken files
             message = f"the picture is damaged: {reason_of(error)}"
             raise Refused(400, message) from None

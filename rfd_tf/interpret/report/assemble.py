@@ -107,7 +107,7 @@ def build(
         sections: only these: summary, curves, evaluation, neighbours, map, rotations, invariance,
             ambiguity, saliency, filters, drawn, files. Default: all that apply.
         no_images: why there are none, as a sentence.
-        say: told of each section before it is made.
+        say: called with the name of each section before it is built.
 
     Returns:
         The sections, and (name, reason) of those left out because they do not apply.

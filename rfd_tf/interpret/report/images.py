@@ -1,4 +1,4 @@
-"""The images of a report, and what the network makes of them, taken once for all sections."""
+"""The images of a report and their features, computed once for all sections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReportImages:
 
     Args:
         run: with weights.
-        train: images it was trained on; neighbours are looked for among them.
+        train: images it was trained on; neighbours are searched among them.
         test: images to look at; None holds out a fixed fifth of `train` by class.
         count: largest number of test images, chosen by a hash of their index; neighbours are found
             among five times as many training images.
@@ -133,7 +133,7 @@ def describe(source: Source, index: int) -> str:
     """
     name = str(source.names[index]) if source.names else f"image {index}"
     label = class_of(source, index)
-    # (A file in its class's folder tells the class already.)
+    # (The path of a file in its class's folder names the class already.)
     return f"{label}, {name}" if label and not name.startswith(f"{label}/") else name
 
 

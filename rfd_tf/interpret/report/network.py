@@ -48,7 +48,7 @@ def rotations(run: RunRecord, images: ReportImages) -> Section:
     blocks: list[Any] = [
         Text(
             f"{len(images.data.test)} test images in four rotations, not augmented, so the "
-            "figures may lie above those of training. "
+            "accuracies may lie above those of training. "
             + (
                 "The classifier is the one trained with the network."
                 if head == "trained"
@@ -64,12 +64,12 @@ def rotations(run: RunRecord, images: ReportImages) -> Section:
         accuracy = 100 * counts.trace() / max(counts.sum(), 1)
         blocks.append(
             Table(
-                ("turned by ↓ taken for →", *degrees),
+                ("rotated by ↓ predicted →", *degrees),
                 [
                     (angle, *(f"{value:.1f}" for value in row))
                     for angle, row in zip(degrees, share, strict=True)
                 ],
-                f"{name}: accuracy {accuracy:.1f} % (chance 25). Percent of the images turned by "
+                f"{name}: accuracy {accuracy:.1f} % (chance 25). Percent of the images rotated by "
                 "each angle, counter-clockwise.",
                 shades=(share / 100).tolist(),
             )
@@ -180,7 +180,7 @@ def neighbours(run: RunRecord, images: ReportImages) -> Section:
 
 
 def ambiguity(run: RunRecord, images: ReportImages) -> Section:
-    """The images whose rotation tells most and least, by the run's PU weights."""
+    """The images with the clearest and the most ambiguous rotation, by the run's PU weights."""
     path = run.flags.get("pu_weights")
     if not path:
         raise LeftOut("the run had no --pu_weights.")
@@ -234,7 +234,7 @@ def ambiguity(run: RunRecord, images: ReportImages) -> Section:
 
 
 def invariance(run: RunRecord, images: ReportImages) -> Section:
-    """How far the feature moves when the image is turned, shuffled or warped."""
+    """How far the feature moves when the image is rotated, shuffled or warped."""
     if len(images.data.test) < 2:
         raise LeftOut("distances to another image need two images.")
     task = Invariance(max_images=len(images.data.test), bins=40, seed=images.seed)

@@ -50,16 +50,16 @@ _TOGETHER = {
 
 
 def summary(run: RunRecord) -> Section:
-    """What was trained on what, and the figures that tell whether it worked."""
+    """What was trained on what, and the scores that show whether it worked."""
     flags, identity = run.flags, run.identity
     blocks: list[Any] = [Text(run.unfinished, warning=True)] if run.unfinished else []
     last = _last_values(run)
-    figures = []
+    facts = []
     if "rotation_accuracy" in last:
-        figures.append(("rotation accuracy", _percent(last["rotation_accuracy"])))
+        facts.append(("rotation accuracy", _percent(last["rotation_accuracy"])))
     if "rotation_accuracy_f2" in last:
         # (Chance, 25 %, is what is hoped for.)
-        figures.append(("rotation accuracy on f2", _percent(last["rotation_accuracy_f2"])))
+        facts.append(("rotation accuracy on f2", _percent(last["rotation_accuracy_f2"])))
     if "knn_accuracy" in last:
         beside = ""
         for name, title in _BASELINES.items():
@@ -67,10 +67,10 @@ def summary(run: RunRecord) -> Section:
                 beside += f"{', ' if beside else ''}{title} {_percent(last[name])}"
         beside = beside and f" ({beside})"
         measured = [last["knn_accuracy"], *(last.get(name) for name in _BASELINES)]
-        blocks.append(Text(comparison(*measured)))
-        figures.append(("kNN accuracy", _percent(last["knn_accuracy"]) + beside))
+        blocks.append(Text(comparison(*measured, run.knn_test_images)))
+        facts.append(("kNN accuracy", _percent(last["knn_accuracy"]) + beside))
     if run.verdict:
-        figures.append(("health", str(run.verdict)))
+        facts.append(("health", str(run.verdict)))
     shown = [
         ("method", identity.get("method") or flags.get("method")),
         ("backbone", _named(identity.get("backbone"), identity.get("backbone_options"))),
@@ -85,7 +85,7 @@ def summary(run: RunRecord) -> Section:
         ("started", run.started),
         ("with", ", ".join(f"{name} {version}" for name, version in sorted(run.versions.items()))),
     ]
-    blocks.append(Facts([*figures, *((name, str(v)) for name, v in shown if v not in (None, ""))]))
+    blocks.append(Facts([*facts, *((name, str(v)) for name, v in shown if v not in (None, ""))]))
     if flags:
         rows = [(f"--{name}", _flag(value)) for name, value in sorted(flags.items())]
         blocks.append(
@@ -192,7 +192,7 @@ def evaluation(run: RunRecord) -> Section:
         parts = tables(report)
         if run.has_weights and report.get("sha256") != sha256(run.folder / RUN_FILE):
             blocks.append(
-                Text("These figures are of other weights than those in the run now.", warning=True)
+                Text("These scores are of other weights than those in the run now.", warning=True)
             )
         data = report.get("data") or {}
         if "num_test" in data:

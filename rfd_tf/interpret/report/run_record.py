@@ -1,4 +1,4 @@
-"""What a run folder tells without its images: flags, figures of every epoch, evaluation."""
+"""What a run folder contains without its images: flags, metrics of every epoch, evaluation."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class RunRecord:
         epochs: a dict of numbers for every row of metrics.csv; what was not measured is missing.
         chance_levels: of the logged quantities, value when nothing has been learnt.
         before_training: of the measures of features, value before the first step.
+        knn_test_images: number of images of the kNN monitor's accuracy; None if not recorded.
         evaluation: of evaluation.json, or None.
         has_weights: whether there is a backbone to look at.
 
@@ -47,6 +48,7 @@ class RunRecord:
     epochs: list[dict[str, float]]
     chance_levels: dict[str, float]
     before_training: dict[str, float]
+    knn_test_images: int | None
     evaluation: dict[str, Any] | None
     has_weights: bool
 
@@ -91,13 +93,13 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     folder = expanded(folder)
     if not folder.is_dir():
         raise UserError(
-            f"no such run folder: '{folder}'; give --run a folder that scripts/pretrain.py wrote"
+            f"no such run folder: '{folder}'; give --run a folder that rfd-tf pretrain wrote"
         )
     path = folder / "run.json"
     if not path.is_file():
         raise UserError(
             f"'{folder}' holds no run.json, so no run; give --run a folder that "
-            "scripts/pretrain.py wrote"
+            "rfd-tf pretrain wrote"
         )
     run = _json(path)
     entries = {name: _dict(run.get(name)) for name in ("flags", "identity", "record", "versions")}
@@ -112,6 +114,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         epochs=_epochs(folder / "metrics.csv"),
         chance_levels=levels or _levels_of_events(folder / "tensorboard"),
         before_training=before,
+        knn_test_images=_count(run.get("knn_test_images")),
         evaluation=report,
         has_weights=(folder / RUN_FILE).is_file(),
     )
@@ -119,6 +122,10 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _numbers(value: Any) -> dict[str, float]:
