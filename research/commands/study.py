@@ -59,7 +59,7 @@ flags.DEFINE_bool(
     "instead of training on all four in one batch.",
 )
 
-_JUDGED = ("voc_dir", "coco_annotations", "test_dir")
+_TEST_SETS = ("voc_dir", "coco_annotations", "test_dir")
 
 
 def check() -> None:
@@ -75,12 +75,12 @@ def check() -> None:
             raise unknown("network of the study", name, study.NETWORKS)
     if not FLAGS.output_dir:
         raise UserError("give --output_dir, the folder of the runs and tables")
-    given = [f"--{name}" for name in ("data_dir", *_JUDGED) if FLAGS[name].value]
+    given = [f"--{name}" for name in ("data_dir", *_TEST_SETS) if FLAGS[name].value]
     if FLAGS.study != "folder" and given:
         raise UserError(f"{given[0]} goes with --study=folder, not with --study={FLAGS.study}")
     if FLAGS.study == "folder" and not FLAGS.data_dir:
         raise UserError("--study=folder needs --data_dir, the pictures to train on")
-    if len([name for name in _JUDGED if FLAGS[name].value]) > 1:
+    if len([name for name in _TEST_SETS if FLAGS[name].value]) > 1:
         raise UserError("give one of --voc_dir, --coco_annotations and --test_dir")
     if bool(FLAGS.coco_annotations) != bool(FLAGS.coco_images):
         raise UserError("--coco_annotations and --coco_images go together")
@@ -134,7 +134,7 @@ def images(output: Path, given: dict[str, Any]) -> tuple[dict[str, str], dict[st
         return {}, {"dataset": "cityscapes", "eval_split": given.get("eval_split", "test")}
     if FLAGS.test_dir:
         return {}, {"data_dir": FLAGS.test_dir}
-    if any(FLAGS[name].value for name in _JUDGED):
+    if any(FLAGS[name].value for name in _TEST_SETS):
         names = ("voc_dir", "voc_split", "coco_annotations", "coco_images")
         return {}, {name: FLAGS[name].value for name in names if FLAGS[name].value}
     train, test, boxes = study.held_out(FLAGS.data_dir, output / "pictures")

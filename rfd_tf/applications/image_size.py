@@ -63,5 +63,5 @@ def reason(error: Exception) -> str:
     """Returns the line of one of Keras' errors that says what is wrong, without its colours."""
     message = str(error)
     lines = [re.sub(r"\x1b\[\d+m", "", line).strip() for line in message.splitlines()]
-    told = [line for line in lines if line and not line.startswith("Exception encountered")]
-    return told[0] if told else message
+    reasons = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return reasons[0] if reasons else message

@@ -61,7 +61,7 @@ _ALL: tuple[PretrainedWeights, ...] = (
         sha256="f0e850759c14621a410cd263801f5a4569f36aed2f241d5bfb746b5c59d67bd6",
         preprocessing={"image_size": 32, **_IMAGENET_NORMALIZATION},
         config="configs/cifar10_rfd_six_layer.cfg",
-        # Learnt from 25,000 train images; random init: 34.2, 40.5, 51.1, 25.6.
+        # Trained on 25,000 train images; random init: 34.2, 40.5, 51.1, 25.6.
         scores={
             "knn f upright": 56.9,
             "linear f upright": 62.9,
@@ -76,7 +76,7 @@ _ALL: tuple[PretrainedWeights, ...] = (
         sha256="4f65ff63d2c3c52b91580ae79b6d8ddb30f8cbe559cf3234e8ed0151e014d4b5",
         preprocessing={"image_size": 32, **_IMAGENET_NORMALIZATION},
         config="configs/cifar10_rfd_nin.cfg",
-        # Learnt from 25,000 train images; random init: 37.3, 43.3, 58.8, 26.2.
+        # Trained on 25,000 train images; random init: 37.3, 43.3, 58.8, 26.2.
         scores={
             "knn f upright": 56.8,
             "linear f upright": 64.3,

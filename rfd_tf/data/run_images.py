@@ -222,17 +222,17 @@ class RunImages:
                 return self.eval_split
         if "test" in there:
             return "test"
-        told = (
+        missing = (
             f"{what} '{self.dataset or self.data_dir}' has no split 'test' (it has: "
             f"{', '.join(there)})"
         )
         if "validation" in there:
-            warnings.warn(f"{told}; evaluated on 'validation'", stacklevel=1)
+            warnings.warn(f"{missing}; evaluated on 'validation'", stacklevel=1)
             return "validation"
         warnings.warn(
-            f"{told}; evaluated on images of '{self.train_split or 'train'}': kNN and probes train "
-            "on four fifths of them; pretraining uses all of them, without labels. To keep them "
-            f"apart, {apart}",
+            f"{missing}; evaluated on images of '{self.train_split or 'train'}': kNN and probes "
+            "train on four fifths of them; pretraining uses all of them, without labels. To keep "
+            f"them apart, {apart}",
             stacklevel=1,
         )
         return None

@@ -33,7 +33,7 @@ LAST_EPOCH, BEST_EPOCH = "last epoch", "best epoch"
 
 
 class Result(NamedTuple):
-    """One figure of one network.
+    """One score of one network.
 
     Attributes:
         feature: what was evaluated: an endpoint, "f", "f1", "f2", or a head such as "fc6-8".

@@ -267,7 +267,9 @@ class Detection(Task):
 
         def after_epoch(epoch: int, history: dict) -> None:
             if is_evaluated(epoch, self.epochs, self.evaluate_every):
-                history.setdefault("judged", []).append({"epoch": epoch, **self._evaluate(detect)})
+                history.setdefault("evaluations", []).append(
+                    {"epoch": epoch, **self._evaluate(detect)}
+                )
 
         def stream(done: int):
             return pictures.training_batches(
@@ -294,7 +296,7 @@ class Detection(Task):
                 progress=f"{subject.title}, {self.name}" if settings.progress else None,
             )
         state.remove()
-        return history["judged"]
+        return history["evaluations"]
 
     def _detections(self, detect: Callable) -> list[metrics.Detections]:
         """Returns the detections in each test picture, in that picture's own pixels."""

@@ -179,11 +179,11 @@ def reported(evaluate_every: int) -> str:
     """Returns what a protocol says of the epochs that are reported.
 
     >>> reported(5)
-    'last epoch, and for each figure the best of epochs 5, 10, ... and the last on the test images'
+    'last epoch, and for each score the best of epochs 5, 10, ... and the last on the test images'
     """
     if evaluate_every == 1:
-        return "last epoch, and for each figure the best of all epochs on the test images"
+        return "last epoch, and for each score the best of all epochs on the test images"
     return (
-        f"last epoch, and for each figure the best of epochs {evaluate_every}, "
+        f"last epoch, and for each score the best of epochs {evaluate_every}, "
         f"{2 * evaluate_every}, ... and the last on the test images"
     )

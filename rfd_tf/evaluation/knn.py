@@ -23,7 +23,7 @@ _MOST_ROWS = 1024  # test rows in one product: more gain nothing
 def default_k(num_train: int) -> int:
     """Returns the number of neighbours for a train set: 200, or a tenth of a smaller set.
 
-    200 is the usual figure (Wu et al., CVPR 2018) for 50,000 images and more; on a few hundred
+    200 is the usual number (Wu et al., CVPR 2018) for 50,000 images and more; on a few hundred
     images it would reach beyond the image's own class.
 
     >>> default_k(50_000), default_k(1_500), default_k(4)

@@ -20,7 +20,7 @@ from rfd_tf.rules import Including, Rule
 
 MODES = ("frozen", "fine-tuned")
 # How often a training is evaluated, so that there is a best epoch.
-_JUDGED = 10
+_EVALUATIONS = 10
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
@@ -129,7 +129,7 @@ class LowShot(Task):
         check_training(1, rate, batch_size)
         self.draws, self.modes, self.steps = draws, tuple(modes), steps
         self.probe_size = probe_size
-        parts = min(_JUDGED, steps)
+        parts = min(_EVALUATIONS, steps)
         self.training = Training(parts, rate, batch_size, steps_per_epoch=max(1, steps // parts))
 
     def _possible(self, data: Data) -> list[int]:
@@ -147,8 +147,8 @@ class LowShot(Task):
                 "features": f"maps max-pooled to at most {self.probe_size} x {self.probe_size}",
                 "steps": self.steps,
                 "classifier": "softmax regression as of the task linear, protocol cached",
-                "reported": f"last epoch, and for each draw the best of about {_JUDGED} on the "
-                "test images",
+                "reported": f"last epoch, and for each draw the best of about {_EVALUATIONS} on "
+                "the test images",
             },
             "fine-tuned": {
                 "random_init": "the same network trained from scratch on the same images",
@@ -198,7 +198,7 @@ class LowShot(Task):
                     rows = np.searchsorted(wanted, places)
                     batch_size = min(64, len(rows))
                     epochs = max(1, round(self.steps / (len(rows) // batch_size)))
-                    every = max(1, epochs // _JUDGED)
+                    every = max(1, epochs // _EVALUATIONS)
                     probe = Probe(epochs, batch_size, seed=settings.seed, keep_every=every)
                     probe.fit(train[name][rows], labels[rows], data.num_classes)
                     accuracies.append(probe.accuracies(test[name], test_labels))

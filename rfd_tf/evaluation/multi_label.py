@@ -177,7 +177,7 @@ def train(
             scores = crop_scores(trained, test_pictures, training.test_crops, settings.seed)
             each = per_class(scores, test_pictures.positive, test_pictures.ignored)
             means = {metric: float(np.nanmean(values)) for metric, values in each.items()}
-            history.setdefault("judged", []).append([epoch, means])
+            history.setdefault("evaluations", []).append([epoch, means])
 
     def stream(done: int):
         side = model.input_shape[1]
@@ -194,7 +194,7 @@ def train(
         progress=f"{subject.title}, {title}" if settings.progress else None,
     )
     state.remove()
-    return [(epoch, means) for epoch, means in history["judged"]]
+    return [(epoch, means) for epoch, means in history["evaluations"]]
 
 
 def loss(targets, logits):

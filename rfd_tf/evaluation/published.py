@@ -72,11 +72,10 @@ def published() -> tuple[Published, ...]:
 
 def _entries(groups: list[dict[str, Any]]) -> Iterator[Published]:
     for group in groups:
-        figures = group.pop("figures")
-        for figure in figures:
-            values = _shares(figure.pop("percent"))
-            random_init = _shares(figure.pop("random_init", {}))
-            yield Published(values=values, random_init=random_init, **figure, **group)
+        for row in group.pop("results"):
+            values = _shares(row.pop("percent"))
+            random_init = _shares(row.pop("random_init", {}))
+            yield Published(values=values, random_init=random_init, **row, **group)
 
 
 def _shares(percent: Mapping[str, float]) -> dict[str, float]:

@@ -21,13 +21,14 @@ from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.image_set import NAMES
 from rfd_tf.evaluation.partial import PartialResults
-from rfd_tf.evaluation.table import table
+from rfd_tf.evaluation.table import shown, table
 from rfd_tf.paths import absolute, expanded
 from rfd_tf.training.folder_lock import FolderLock
 
 __all__ = ["evaluate", "output_locked", "table", "with_earlier"]
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
+_SLOW = 10.0  # seconds
 
 
 def evaluate(
@@ -64,7 +65,8 @@ def evaluate(
         output: folder for figures, caches and finished parts. If an interrupted call is repeated
             with the same folder and the same arguments, finished parts are reused.
         cache_features: keep frozen features on disk, in `output`, instead of in memory.
-        say: called with a line on the images and classes of each set, after all checks.
+        say: called with a line on the images and classes of each set, after all checks, and with
+            the scores that take ten seconds or more as soon as they are known.
 
     Returns:
         A dict that is ready for JSON: "protocol" {task: settings}, "weights", "sha256",
@@ -131,7 +133,7 @@ def evaluate(
         due = [task for task in tasks if evaluated.is_pretrained or task.compares_random]
         keys = {task: (identity, task.name, protocols[task.name], evaluated.title) for task in due}
         missing = [task for task in due if partial.get(keys[task]) is None]
-        for task, results in _run(missing, evaluated, data, settings):
+        for task, results in _run(missing, evaluated, data, settings, say):
             partial.put(keys[task], results)
         for task in due:
             found.setdefault(task.name, []).append(
@@ -246,19 +248,37 @@ def _seen_before(data: Data, subject: Subject) -> dict[str, int]:
 
 
 def _run(
-    tasks: Sequence[Task], subject: Subject, data: Data | None, settings: Settings
+    tasks: Sequence[Task],
+    subject: Subject,
+    data: Data | None,
+    settings: Settings,
+    say: Callable[[str], None] | None,
 ) -> Iterator[tuple[Task, list[Result]]]:
-    """Yields each task and its results as soon as it is done; evaluators share one pass."""
+    """Yields each task and its results as soon as it is done; evaluators share one pass.
+
+    The others train networks: results that took long are logged as soon as they are known.
+    """
     evaluators = [task for task in tasks if isinstance(task, Evaluator)]
     results: dict[Task, list[Result]] = {task: [] for task in tasks}
     for task in tasks:
         if task not in evaluators:
-            results[task].extend(task.run(subject, data if task.needs_labels else None, settings))
+            start = time.monotonic()
+            for result in task.run(subject, data if task.needs_labels else None, settings):
+                results[task].append(result)
+                if say is not None and time.monotonic() - start >= _SLOW:
+                    say(_line(task, subject, result))
+                start = time.monotonic()
             yield task, results[task]
         elif task is evaluators[0]:
             for done, result in frozen.evaluate(evaluators, subject, data, settings):
                 results[done].append(result)
             yield from ((done, results[done]) for done in evaluators)
+
+
+def _line(task: Task, subject: Subject, result: Result) -> str:
+    what = [result.feature, result.images, result.when]
+    score = f"{result.metric} {shown(result.value, result.spread, result.metric)}"
+    return f"{task.name}, {subject.title}: {', '.join(part for part in what if part)}: {score}"
 
 
 def _rows(

@@ -42,7 +42,7 @@ def segmentation_network(
 
     A 1x1 convolution gives scores on the last endpoint that is a map. Each skip enlarges the
     scores to the last endpoint of the next larger size and adds that endpoint's own scores. The
-    result is enlarged to the image. Every enlargement is bilinear and not learnt; score layers
+    result is enlarged to the image. Every enlargement is bilinear and not trained; score layers
     start from zero. With a stride of 32 in the last map, 0, 1 and 2 skips make FCN-32s, FCN-16s
     and FCN-8s. Source: Long, Shelhamer, Darrell, "Fully convolutional networks for semantic
     segmentation", CVPR 2015, section 4.2 (which trains the enlargements inside the head; fc6 and
@@ -230,7 +230,7 @@ class Segmentation(Task):
     Background counts as a class. The random twin goes through the same training.
 
     Long et al. train images of their own size at a fixed rate, with a doubled rate for biases and
-    learnt enlargements, from a classifier with fc6 and fc7: the scores do not compare with theirs.
+    trained enlargements, from a classifier with fc6 and fc7: the scores do not compare with theirs.
 
     In the output folder: segmentation_NETWORK.json with each class's intersection over union,
     the pixel accuracy and the counts of all classes after the last epoch.
@@ -305,7 +305,7 @@ class Segmentation(Task):
             "weight_decay": WEIGHT_DECAY,
             "batch_normalisation": BATCH_NORMALISATION,
             "reported": "last epoch, and the best of all epochs on the test images",
-            "judged": "scores resized bilinearly to each image's own size; background is a class; "
+            "scored": "scores resized bilinearly to each image's own size; background is a class; "
             "classes that neither occur nor are predicted are left out of the mean",
             "random_init": "the same network trained from scratch in the same way",
         }

@@ -165,7 +165,7 @@ class VocClassification(Task):
                 "batch_normalisation": BATCH_NORMALISATION,
                 "augmentation": f"random crops of {CROP_AREA[0]:g} to {CROP_AREA[1]:g} of the area "
                 "(this package's choice), horizontal flip",
-                "judged": f"mean score of {training.test_crops} random crops",
+                "scored": f"mean score of {training.test_crops} random crops",
                 "reported": reported(training.evaluate_every),
                 **rescaled,
             },
@@ -180,8 +180,8 @@ class VocClassification(Task):
                 "fc6-8; leave it out"
             )
         sides = [side.presence() for side in (self.train_set, self.test_set)]
-        told = [(clear.any(0) & ~(clear | unclear).all(0)) for clear, unclear in sides]
-        if not (told[0] & told[1]).any():
+        clear_classes = [(clear.any(0) & ~(clear | unclear).all(0)) for clear, unclear in sides]
+        if not (clear_classes[0] & clear_classes[1]).any():
             shown = np.flatnonzero(sides[0][0].any(0) | sides[1][0].any(0))
             raise UserError(
                 "nothing can be told apart: there is no class that some pictures show and others "

@@ -20,7 +20,7 @@ Model = OnnxModel | LiteRTModel
 
 CALIBRATION_IMAGES = 256
 _BATCH = 32
-_MOST_JUDGED, _MOST_TRAIN = 1000, 4000
+_MOST_MEASURED, _MOST_TRAIN = 1000, 4000
 _LEAST_LABELLED = 20  # fewer evaluated images say nothing of an accuracy
 
 
@@ -65,7 +65,7 @@ def divide(source: Source, calibration_images: int = CALIBRATION_IMAGES) -> Divi
     calibration = subset(train, calibration_images)
     if not len(chosen):
         chosen = calibration
-    chosen = subset(chosen, _MOST_JUDGED)
+    chosen = subset(chosen, _MOST_MEASURED)
     if classes < 2 or len(chosen) < _LEAST_LABELLED:
         return Division(calibration, chosen, None)
     return Division(calibration, chosen, subset(train, _MOST_TRAIN))
@@ -177,16 +177,16 @@ def _knn(
     evaluated: ImageSet,
     embeddings: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
-    """Accuracy of each file's embedding, 0 to 1, if every figure there is finite."""
-    learnt: dict[str, list[np.ndarray]] = {kind: [] for kind in models}
+    """Accuracy of each file's embedding, 0 to 1, if every value of it is finite."""
+    embedded: dict[str, list[np.ndarray]] = {kind: [] for kind in models}
     for batch in train.batches():
         for kind, model in models.items():
-            learnt[kind].append(model(batch["image"], [EMBEDDING])[EMBEDDING])
+            embedded[kind].append(model(batch["image"], [EMBEDDING])[EMBEDDING])
     return {
         kind: knn_accuracy(
             np.concatenate(parts), train.labels, embeddings[kind], evaluated.labels, k=None
         )
         if np.isfinite(embeddings[kind]).all()
         else 0.0
-        for kind, parts in learnt.items()
+        for kind, parts in embedded.items()
     }

@@ -342,7 +342,7 @@ class _Job:
                 _check_agreement(FILES[form], kind, agreement["outputs"])
             card["quantization"][name] = {
                 "file": paths[kind].name,
-                "judged_on": calibration.name if calibration else "made-up images",
+                "measured_on": calibration.name if calibration else "made-up images",
                 "measured_with": measured_with(),
                 **found[name],
             }

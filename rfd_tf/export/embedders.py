@@ -134,9 +134,9 @@ def onnx_embedder(path: str | os.PathLike, features: Iterable[str] = ()) -> Embe
     model = OnnxModel(path)
     wanted = list(dict.fromkeys(features)) or [EMBEDDING]
     outputs = {name: name for name in model.outputs}
-    told = model.metadata.get("feature")
-    if EMBEDDING in outputs and isinstance(told, Mapping):
-        outputs.setdefault(str(told.get("name")), EMBEDDING)
+    recorded = model.metadata.get("feature")
+    if EMBEDDING in outputs and isinstance(recorded, Mapping):
+        outputs.setdefault(str(recorded.get("name")), EMBEDDING)
     for name in wanted:
         if name not in outputs:
             raise unknown(f"output of '{path}'", name, outputs)

@@ -353,7 +353,7 @@ def _scores_text(report: Mapping[str, Any]) -> str:
         )
         for row in report["results"]
     ]
-    header = ("task", "feature", "test images", "figure", "value", "untrained network", *started)
+    header = ("task", "feature", "test images", "metric", "value", "untrained network", *started)
     header = tuple(name.replace("_", " ") for name in header)
     protocols = report.get("protocol") or {}
     remarks = "".join(
@@ -394,7 +394,7 @@ def quantization_text(card: Card) -> str:
     """Returns what the smaller files lose against the float32 ones, as Markdown."""
     rows, evaluated = [], []
     for kind, found in card["quantization"].items():
-        text = f"`{found['file']}`: {found['images']:,} images ({found['judged_on']})"
+        text = f"`{found['file']}`: {found['images']:,} images ({found['measured_on']})"
         if "calibration" in found:
             text += f", calibrated with {found['calibration']['images']:,} others"
         if "measured_with" in found:

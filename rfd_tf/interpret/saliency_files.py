@@ -62,10 +62,10 @@ def summary(pictures: Pictures, found: Mapping[str, Any], settings: Settings) ->
         "",
     ]
     if found["rotation_accuracy"]:
-        told = ", ".join(
+        accuracies = ", ".join(
             f"{name} {100 * value:.1f}" for name, value in found["rotation_accuracy"].items()
         )
-        lines += [f"Rotation accuracy on all four rotations: {told} (chance 25).", ""]
+        lines += [f"Rotation accuracy on all four rotations: {accuracies} (chance 25).", ""]
     if found["rows"]:
         lines += [
             "Q = |S and B| / |S or B|, S the salient pixels, B those of the objects; mean over the "

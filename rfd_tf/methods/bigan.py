@@ -130,7 +130,7 @@ class BiGAN(Method):
         encoded = self.encode(batch["image"], training=training)
         generated = self.generator(latent, training=training)
         # Two batches, each with its own statistics, as published.
-        told = [
+        predicted = [
             self.discriminator(pair, training=training)
             for pair in (
                 [real, ops.stop_gradient(encoded)],
@@ -142,9 +142,9 @@ class BiGAN(Method):
             for pair in ([real, encoded], [generated, latent])
         ]
         outputs = {
-            "discriminator_loss": losses.adversarial_loss(*told),
+            "discriminator_loss": losses.adversarial_loss(*predicted),
             "encoder_generator_loss": losses.adversarial_loss(*opposed, swapped=True),
-            "discriminator_accuracy": losses.discrimination_accuracy(*told),
+            "discriminator_accuracy": losses.discrimination_accuracy(*predicted),
             **self._reconstruction(real, ops.stop_gradient(encoded)),
         }
         if "weight_penalty" in self.loss_weights:

@@ -151,7 +151,7 @@ class Progress(keras.callbacks.Callback):
     In a log file there is no bar; the lines give the time left.
 
     Args:
-        chance_levels: value of each logged quantity when nothing has been learnt, shown beside it.
+        chance_levels: value of each logged quantity before anything is learned, shown beside it.
     """
 
     def __init__(self, chance_levels: dict[str, float] | None = None):

@@ -190,8 +190,8 @@ def lost_workers_reported(num_workers: int) -> Iterator[None]:
         tf.errors.FailedPreconditionError,
     ) as error:
         text = str(error)
-        told = ("Collective ops is aborted", "heartbeat", "coordination service", "/job:worker")
-        if num_workers == 1 or not any(part in text for part in told):
+        lost = ("Collective ops is aborted", "heartbeat", "coordination service", "/job:worker")
+        if num_workers == 1 or not any(part in text for part in lost):
             raise
         raise UserError(
             "another worker was lost, so this one ends too; see that worker's own message, then "

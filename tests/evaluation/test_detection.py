@@ -97,7 +97,7 @@ def test_without_difficult_objects_vocs_area_is_close_to_cocos():
     assert coco["COCO AP50"] > coco["COCO AP"] > 0
 
 
-def test_coco_figures_by_hand():
+def test_coco_scores_by_hand():
     truth = [objects((A, 0, False), (B, 0, True))]
     # Overlaps by 0.8: right at thresholds 0.5 to 0.8, seven of ten.
     found = [detections(((0, 0, 10, 8), 0, 0.5), (B, 0, 0.9))]

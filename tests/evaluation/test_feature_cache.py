@@ -15,7 +15,7 @@ def weights(tmp_path):
     return applications.save_backbone(network, tmp_path / "six.weights.h5", record)
 
 
-def test_figures_from_disk_are_those_from_memory(weights, tmp_path, monkeypatch):
+def test_scores_from_disk_are_those_from_memory(weights, tmp_path, monkeypatch):
     tasks = [KNearestNeighbours(k=5), LinearProbes(epochs=2)]
     digits = data.digits(), data.digits("test")
     options = {"endpoints": ["block3"], "max_train_images": 200}

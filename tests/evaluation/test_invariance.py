@@ -116,7 +116,7 @@ def test_a_reference_stands_beside(rfd_method, rfd_run, small_digits, tmp_path):
     assert "rotation only, f" in counts
 
 
-def test_figures_do_not_depend_on_the_batch_size(rfd_subject):
+def test_scores_do_not_depend_on_the_batch_size(rfd_subject):
     from rfd_tf import data
 
     small, large = (

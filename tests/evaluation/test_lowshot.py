@@ -17,7 +17,7 @@ def test_draws_are_balanced_nested_and_differ_by_seed():
     assert set(draw(labels, 10, seed=6)) != set(large)
 
 
-def test_frozen_figures_are_mean_and_spread_over_draws(rfd_subject, small_digits):
+def test_frozen_scores_are_mean_and_spread_over_draws(rfd_subject, small_digits):
     import keras
 
     task = LowShot(per_class=[2, 5], draws=3, modes=["frozen"], steps=40)

@@ -60,7 +60,7 @@ def protocol_of(entry, voc_protocols):
     return TASKS[entry.task](protocol=entry.protocol["protocol"]).protocol(None)
 
 
-def test_each_figure_belongs_to_a_protocol_that_there_is(voc_protocols):
+def test_each_result_belongs_to_a_protocol_that_there_is(voc_protocols):
     for entry in PUBLISHED:
         # The task, run as published, must lead to its figures.
         protocol = protocol_of(entry, voc_protocols)

@@ -7,6 +7,7 @@ from rfd_tf.errors import UserError
 from rfd_tf.evaluation import KNearestNeighbours, frozen, image_set, runner
 from rfd_tf.evaluation.base import Result
 from rfd_tf.evaluation.frozen import Evaluator
+from rfd_tf.evaluation.lowshot import LowShot
 
 
 class Spy(Evaluator):
@@ -76,7 +77,7 @@ def test_what_evaluators_are_given(weights):
     assert table[1].split() == ["spy", "block1", "50.0", "50.0", "50.0", "50.0"]
 
 
-def test_held_out_images_are_not_learnt_from(weights):
+def test_probes_are_not_trained_on_held_out_images(weights):
     spy = Spy()
     everything = source(60)
     report = runner.evaluate(weights, [spy], everything, max_train_images=20)
@@ -87,13 +88,31 @@ def test_held_out_images_are_not_learnt_from(weights):
     assert report["data"]["num_train"] == 20 and "held out" in report["data"]["test"]
 
 
-def test_figures_are_reproducible(weights):
+def test_scores_are_reproducible(weights):
     train, test = source(60), source(30, seed=1)
     reports = [runner.evaluate(weights, [KNearestNeighbours(k=5)], train, test) for _ in range(2)]
     assert reports[0]["results"] == reports[1]["results"]
 
 
-def test_large_sets_are_streamed_to_the_same_figures(weights, tmp_path, monkeypatch):
+def test_scores_that_take_long_are_logged_as_soon_as_they_are_known(weights, monkeypatch):
+    monkeypatch.setattr(runner, "_SLOW", 0.0)
+    lines = []
+    task = LowShot(per_class=[2, 4], draws=1, modes=["frozen"], steps=4)
+    train, test = source(30), source(10, seed=1)
+    tasks = [task, KNearestNeighbours(k=5)]
+    report = runner.evaluate(weights, tasks, train, test, endpoints=["block1"], say=lines.append)
+    assert "30 images" in lines[0] and "10 images" in lines[1]
+    scores = [row for row in report["results"] if row["task"] == "lowshot"]
+    assert len(lines) == 2 + 2 * len(scores)  # not those of kNN, which come all at once
+    for name, column in (("pretrained", "value"), ("random init", "random_init")):
+        for row in scores:
+            what = (
+                f"{row['name']}, {row['images']}, {row['when']}: accuracy {100 * row[column]:.1f}"
+            )
+            assert f"lowshot, {name}: {what}" in lines
+
+
+def test_large_sets_are_streamed_to_the_same_scores(weights, tmp_path, monkeypatch):
     from PIL import Image
 
     images = source(60)
@@ -124,7 +143,7 @@ def test_features_that_cannot_fit_are_refused_beforehand(weights, monkeypatch):
         runner.evaluate(weights, [KNearestNeighbours()], source(60))
 
 
-def test_figures_of_other_tasks_on_the_same_images_stay():
+def test_scores_of_other_tasks_on_the_same_images_stay():
     def report(task, **changes):
         rows = [{"task": task, "value": 0.5}]
         base = {"sha256": "a", "endpoints": None, "versions": {}, "data": {"test": "t"}}

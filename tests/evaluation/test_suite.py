@@ -138,7 +138,7 @@ def test_the_same_call_runs_nothing_and_another_does(evaluated, sources):
     assert said == ["b: knn"]
 
 
-def test_published_figures_stand_beside_what_is_comparable(rfd_subject, tmp_path):
+def test_published_results_stand_beside_what_is_comparable(rfd_subject, tmp_path):
     task = TASKS["nonlinear"](protocol="rotnet_cifar10_conv")
     rows = [
         {"task": "nonlinear", "name": "block2", "images": "upright", "metric": "accuracy",
@@ -185,7 +185,7 @@ def test_published_figures_stand_beside_what_is_comparable(rfd_subject, tmp_path
     assert sorted(points) == pytest.approx([72.5, 91.16, 91.95, 92.18])
 
 
-def test_a_figure_of_no_stated_epoch_stands_beside_both(rfd_subject):
+def test_a_result_of_no_stated_epoch_stands_beside_both(rfd_subject):
     rows = [
         {"task": "linear", "name": "conv5", "images": "10 crops", "metric": "accuracy",
          "when": when, "value": 0.4, "spread": None, "random_init": 0.1}

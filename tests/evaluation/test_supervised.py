@@ -106,9 +106,7 @@ def test_cross_entropies_are_summed_over_heads():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_an_interrupted_training_goes_on_to_the_same_figures(
-    subject, images, tmp_path, monkeypatch
-):
+def test_an_interrupted_training_goes_on_to_the_same_scores(subject, images, tmp_path, monkeypatch):
     training = Training(4, ((2, 0.1), (4, 0.01)), 30)
     model, _ = heads_on(subject, ["block4"])
     expected = figures(model, ["block4"], training, subject, images)

@@ -50,7 +50,7 @@ def test_smaller_files_give_nearly_the_features_of_the_whole(
     assert not np.array_equal(whole(pixels)["embedding"], smaller(pixels)["embedding"])
     found = card["quantization"][kind]
     assert found["outputs"]["embedding"]["lowest_cosine"] > least_cosine
-    assert found["images"] == 296 and found["judged_on"] == "digits/train"
+    assert found["images"] == 296 and found["measured_on"] == "digits/train"
     assert smaller.metadata["precision"] == kind
     assert smaller.metadata["weights_sha256"] == card["weights_sha256"]
     assert f"model.{kind}.onnx" in card["files"]
@@ -202,7 +202,7 @@ def test_images_of_any_size_without_labels_do(run_folder, tmp_path):
 def test_float16_needs_no_images(run_folder, tmp_path):
     card = export_backbone(run_folder, tmp_path / "out", ["onnx"], quantize="float16")
     found = card["quantization"]["float16"]
-    assert found["judged_on"] == "made-up images" and found["images"] == 10
+    assert found["measured_on"] == "made-up images" and found["images"] == 10
     assert (tmp_path / "out" / "model.float16.onnx").exists()
 
 

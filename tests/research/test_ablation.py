@@ -98,7 +98,7 @@ def test_finished_runs_are_reused_only_where_the_settings_agree(small, monkeypat
         ablation.ablate(SMALL, output, ["instance"], tasks=["knn"])
 
 
-def test_figures_of_several_seeds_become_mean_and_spread(tmp_path):
+def test_scores_of_several_seeds_become_mean_and_spread(tmp_path):
     row = ablation.mean_row("full", "full", [{"a": 50.0}, {"a": 53.0}, {"a": 56.0}])
     assert row["a"] == 53.0 and row["a spread"] == 3.0 and row["runs"] == 3
     random = ablation.mean_row("random_init", "random init", [{"a": 10.0}])

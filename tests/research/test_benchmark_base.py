@@ -53,5 +53,5 @@ def test_a_bar_holds_or_not_or_there_is_none(bars, holds, sense):
     }
 
 
-def test_a_figure_that_could_not_be_had_is_null():
+def test_a_measurement_that_failed_is_null():
     assert Entry("a/b", float("nan"), "meaning").as_json()["value"] is None

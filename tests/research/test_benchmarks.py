@@ -48,7 +48,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_each_benchmark_yields_its_figures(name):
+def test_each_benchmark_yields_its_results(name):
     entries = list(BENCHMARKS[name](rounds=1, **tiny(name)))
     assert [entry.name for entry in entries] == NAMES[name]
     assert all(np.isfinite(entry.value) and entry.value >= 0 for entry in entries)

@@ -115,7 +115,7 @@ def curves(run: RunRecord) -> Section:
             drawn[title] = _chart(run, title, [n for n in names if _title(n) == title])
     columns = ["epoch", *names]
     rows = [[f"{row[name]:.4g}" if name in row else "" for name in columns] for row in run.epochs]
-    known = "Dashed: chance, the value when nothing has been learnt."
+    known = "Dashed: chance, the value before anything is learned."
     if not run.chance_levels:
         known = "This run has no record of its chance levels."
     return Section(

@@ -25,7 +25,7 @@ class RunRecord:
         flags, identity, record, versions: entries of run.json, empty where it lacks them.
         started: when, as run.json has it.
         epochs: a dict of numbers for every row of metrics.csv; what was not measured is missing.
-        chance_levels: of the logged quantities, value when nothing has been learnt.
+        chance_levels: of the logged quantities, value before anything is learned.
         before_training: of the measures of features, value before the first step.
         knn_test_images: number of images of the kNN monitor's accuracy; None if not recorded.
         evaluation: of evaluation.json, or None.
