@@ -589,9 +589,9 @@ def embed(
 
     with _place(weights, mean, std) as place:
         embedder = export.keras_embedder(place, features)
+        if hasattr(data, "shape"):
+            return embedder.embed(data)
         recorded = RunImages.of_run(place)
-    if hasattr(data, "shape"):
-        return embedder.embed(data)
     if output_dir is None:
         raise UserError("give output_dir, the folder that the embeddings are written to")
     named, _ = images_of(data, "data")

@@ -19,10 +19,11 @@ FLAGS = flags.FLAGS
 flags.disclaim_key_flags()
 
 _PATH_LISTS = ("source_images",)
+#: How image files are read, as every command that reads some has it.
+READING = ("max_megapixels", "high_bit_depth", "color_profile")
 _IMAGES = (
     "dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split", "tfds_classes",
-    "tfds_dir", "max_skipped", "max_megapixels", "high_bit_depth", "color_profile", "cache_dir",
-    "cache_gb",
+    "tfds_dir", "max_skipped", *READING, "cache_dir", "cache_gb",
 )  # fmt: skip
 
 #: Names of the flags and method options that were given by a flag file only.

@@ -40,7 +40,7 @@ flags.DEFINE_list(
 )
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "train_split", "tfds_dir", "tfds_download"),
-    *("max_megapixels", "high_bit_depth", "color_profile"),
+    *config_flags.READING,
     "cache_dir",
     "cache_gb",
     data_dir="images: a folder, flat or nested, several, or a list.",

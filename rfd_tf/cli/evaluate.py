@@ -27,8 +27,7 @@ from rfd_tf.cli import config_flags, data_flags, evaluate_flags
 from rfd_tf.cli.common import run
 
 FLAGS = flags.FLAGS
-_LIMITS = ("max_skipped", "max_megapixels", "high_bit_depth", "color_profile")
-_LIMITS += ("cache_dir", "cache_gb")
+_LIMITS = ("max_skipped", *config_flags.READING, "cache_dir", "cache_gb")
 flags.adopt_module_key_flags(evaluate_flags)
 
 

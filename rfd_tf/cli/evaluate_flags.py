@@ -154,8 +154,8 @@ data_flags.DEFINE_data(
 )
 config_flags.DEFINE_images(
     *("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split"),
-    *("tfds_classes", "tfds_dir", "tfds_download", "max_skipped", "max_megapixels"),
-    *("high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
+    *("tfds_classes", "tfds_dir", "tfds_download"),
+    *("max_skipped", *config_flags.READING, "cache_dir", "cache_gb"),
     data_dir="folder with one sub-folder a class, to train probes on.",
     eval_dir="folder with the same classes, to evaluate on; without, a fifth is held out.",
 )

@@ -26,7 +26,7 @@ data_flags.DEFINE_data(
 )
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "tfds_classes", "tfds_dir", "max_skipped"),
-    *("max_megapixels", "high_bit_depth", "color_profile"),
+    *config_flags.READING,
     data_dir="images: a folder, several, or a list; without, those that the run was evaluated or "
     "trained on.",
 )

@@ -43,7 +43,7 @@ path_flags.DEFINE_path(
 )
 config_flags.DEFINE_images(
     *("dataset", "data_root", "train_split", "tfds_dir", "tfds_download", "max_skipped"),
-    *("max_megapixels", "high_bit_depth", "color_profile"),
+    *config_flags.READING,
     "cache_dir",
     "cache_gb",
 )

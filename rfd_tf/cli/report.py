@@ -44,8 +44,8 @@ data_flags.DEFINE_data(
 )
 config_flags.DEFINE_images(
     *("dataset", "data_dir", "data_root", "eval_dir", "train_split", "eval_split"),
-    *("tfds_classes", "tfds_dir", "tfds_download", "max_skipped", "max_megapixels"),
-    *("high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
+    *("tfds_classes", "tfds_dir", "tfds_download"),
+    *("max_skipped", *config_flags.READING, "cache_dir", "cache_gb"),
     eval_dir="images to look at, in the forms of --data_dir; without, a fifth of the others.",
 )
 _COUNT = signature_settings("interpret.report.images", "ReportImages")["count"]

@@ -59,7 +59,7 @@ data_flags.DEFINE_data(
 )
 config_flags.DEFINE_images(
     *("data_dir", "dataset", "data_root", "eval_split", "tfds_dir", "tfds_download"),
-    *("max_skipped", "max_megapixels", "high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
+    *("max_skipped", *config_flags.READING, "cache_dir", "cache_gb"),
     data_dir="images without boxes: a folder, several, or a list.",
     dataset="TFDS image dataset, clothing or digits, without boxes.",
     eval_split="split of --dataset or of a list; test, validation or train if not given.",

@@ -27,7 +27,7 @@ data_flags.DEFINE_data(
 )
 _IMAGES = (
     *("dataset", "data_dir", "tfds_classes", "tfds_dir", "tfds_download"),
-    *("max_skipped", "max_megapixels", "high_bit_depth", "color_profile", "cache_dir", "cache_gb"),
+    *("max_skipped", *config_flags.READING, "cache_dir", "cache_gb"),
 )
 config_flags.DEFINE_settings(_IMAGES)
 flags.DEFINE_string("split", None, "Which part of --dataset; train if not given.")

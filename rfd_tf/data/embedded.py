@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from pathlib import Path
@@ -21,9 +22,6 @@ CLOTHING = Path(__file__).parent / "files" / "clothing.npz"
 CLOTHING_SHA256 = "2c01e4ce31a3c44425377dc3616227b2d3f43bdf8c6ce5c4a4f9749df0d9ad04"
 
 SPLITS = ("train", "test", "all")
-
-# The photographs of a split: training, evaluation and export read them, and decoding takes seconds.
-_decoded: dict[tuple[str, str], np.ndarray] = {}
 
 
 def digits(split: str = "train") -> ArraySource:
@@ -92,29 +90,39 @@ def clothing(split: str = "train") -> ArraySource:
     ((372, 48, 48, 3), 'outwear')
     """
     _part("clothing", split, 0, 0)  # reject an unknown split before reading the file
-    packed = _read(CLOTHING, CLOTHING_SHA256)
-    lengths, ends = packed["lengths"], np.cumsum(packed["lengths"])
-    part = _part("clothing", split, int(packed["num_train"]), len(ends))
-    key = CLOTHING_SHA256, split
-    if key not in _decoded:
-        jpegs = packed["jpegs"].tobytes()
-        _decoded[key] = np.stack(
-            [
-                np.asarray(Image.open(io.BytesIO(jpegs[end - length : end])))
-                for length, end in zip(lengths[part], ends[part], strict=True)
-            ]
-        )
-        _decoded[key].flags.writeable = False
+    part, images, labels, class_names = _clothing(CLOTHING, CLOTHING_SHA256, split)
     source = ArraySource(
-        _decoded[key],
-        labels=packed["labels"][part],
-        class_names=[str(name) for name in packed["class_names"]],
+        images,
+        labels=labels,
+        class_names=class_names,
         name=_name("clothing", split),
         # Not of the pixels, which depend on the version of the JPEG decoder in the last bits.
         fingerprint=fingerprint(["clothing", split, CLOTHING_SHA256]),
     )
     source.origins = lambda: image_ids("clothing", part.start, source.num_images)
     return source
+
+
+# (Training, evaluation and export each load the photographs, and decoding takes seconds.)
+@functools.cache
+def _clothing(
+    path: Path, sha256: str, split: str
+) -> tuple[slice, np.ndarray, np.ndarray, list[str]]:
+    """Returns the rows of a split of the photographs, its images, labels and class names."""
+    packed = _read(path, sha256)
+    lengths, ends = packed["lengths"], np.cumsum(packed["lengths"])
+    part = _part("clothing", split, int(packed["num_train"]), len(ends))
+    jpegs = packed["jpegs"].tobytes()
+    images = np.stack(
+        [
+            np.asarray(Image.open(io.BytesIO(jpegs[end - length : end])))
+            for length, end in zip(lengths[part], ends[part], strict=True)
+        ]
+    )
+    labels = packed["labels"][part]
+    for shared in (images, labels):
+        shared.flags.writeable = False
+    return part, images, labels, [str(name) for name in packed["class_names"]]
 
 
 def _part(dataset: str, split: str, num_train: int, count: int) -> slice:

@@ -58,7 +58,8 @@ _BY_NAME = {
 _EXIF_ORIENTATION = 0x0112
 _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 262, 339
 _UNSIGNED = 1
-_PNG_DEEP_GREY = b"\x10\0"  # bit depth and colour type, at byte 24
+#: Bit depth and colour type of a grey PNG of 16 bits, at byte 24.
+PNG_DEEP_GREY = b"\x10\0"
 _BMP_BYTES = 34  # reaches the compression field of a BMP header
 _TAIL_BYTES = 1 << 14
 _TURNS = {
@@ -319,7 +320,7 @@ def _plain_header(found: str, head: bytes, stretch: bool) -> Header | None:
 
 
 def _kind_of_png(head: bytes, transparent: bool, stretch: bool) -> int:
-    if stretch and head[24:26] == _PNG_DEEP_GREY:
+    if stretch and head[24:26] == PNG_DEEP_GREY:
         return STRETCHED
     return TRANSPARENT_PNG if transparent else PNG
 
@@ -382,7 +383,7 @@ def _is_plain_bmp(head: bytes) -> bool:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Tells whether an image is grey of more than 8 bits. (Pillow has no colours of more.)"""
+    """Whether an image is grey of more than 8 bits. (Pillow has no colours of more.)"""
     return image.mode.startswith("I;16") or image.mode in ("I", "F")
 
 

@@ -15,7 +15,7 @@ from rfd_tf.data import given as files
 from rfd_tf.data.base import Source
 from rfd_tf.data.copies import identical_files
 from rfd_tf.data.file_list import ALL
-from rfd_tf.data.image_files import MAX_MEGAPIXELS, ColorProfile, HighBitDepth, recorded
+from rfd_tf.data.image_files import MAX_MEGAPIXELS, ColorProfile, HighBitDepth, Reading, recorded
 from rfd_tf.data.photos import CropSettings
 from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.data.sources import DATASETS, load, splits
@@ -150,8 +150,7 @@ class RunImages:
 
     def reading(self) -> dict[str, Any]:
         """Returns how image files are read: arguments of `rfd_tf.data.load`, by name."""
-        names = ("max_megapixels", "high_bit_depth", "color_profile")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in Reading._fields}
 
     def _cache(self) -> dict[str, Any]:
         return {"cache_dir": self.cache_dir, "cache_gb": self.cache_gb}

@@ -11,7 +11,7 @@ from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.embedded import SPLITS, clothing, digits
 from rfd_tf.data.file_list import image_list
 from rfd_tf.data.folder import FolderSource, image_folder
-from rfd_tf.data.image_files import MAX_MEGAPIXELS, ColorProfile, HighBitDepth
+from rfd_tf.data.image_files import MAX_MEGAPIXELS, ColorProfile, HighBitDepth, Reading
 from rfd_tf.data.photos import CropSettings, PhotoSource, photo_crops
 from rfd_tf.data.remote.cache import CACHE_GB
 from rfd_tf.data.tfds_source import TfdsSource, open_builder, tfds
@@ -121,11 +121,7 @@ def load(
             f"{'were' if named else 'was'} given; embedded datasets: {', '.join(DATASETS)}; any "
             "TFDS image dataset works by name"
         )
-    reading = {
-        "max_megapixels": max_megapixels,
-        "high_bit_depth": high_bit_depth,
-        "color_profile": color_profile,
-    }
+    reading = Reading(max_megapixels, high_bit_depth, color_profile)._asdict()
     if photos:
         return photo_crops(photos, **reading, **photo_options or {})
     if classes and (dataset is None or dataset in DATASETS):

@@ -376,7 +376,7 @@ class _Kept:
 
 
 def _part(report: dict[str, Any], task: str) -> dict[str, Any] | None:
-    """The report's text for one task."""
+    """Returns a report with the protocol and the results of one task alone."""
     try:
         part = {key: value for key, value in report.items() if key not in ("protocol", "results")}
         part["protocol"] = report["protocol"][task]

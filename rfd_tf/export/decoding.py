@@ -11,7 +11,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from rfd_tf.data.decode import decode_webp, evaluation_transform, to_uint8
-from rfd_tf.data.image_files import STRETCH_SAMPLE, STRETCHED_FROM, STRETCHED_TO
+from rfd_tf.data.image_files import PNG_DEEP_GREY, STRETCH_SAMPLE, STRETCHED_FROM, STRETCHED_TO
 
 # A segment of a JPEG holds 64 KiB at most: an Exif block cannot point further.
 _MOST_BYTES = 1 << 16
@@ -117,7 +117,7 @@ def _decode_png(encoded: tf.Tensor, stretch: bool) -> tf.Tensor:
 
     if not stretch:
         return in_eight_bits()
-    deep_grey = tf.equal(tf.strings.substr(_head(encoded), 24, 2), b"\x10\0")
+    deep_grey = tf.equal(tf.strings.substr(_head(encoded), 24, 2), PNG_DEEP_GREY)
     return tf.cond(deep_grey, lambda: _stretched_png(encoded), in_eight_bits)
 
 

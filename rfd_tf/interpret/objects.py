@@ -372,8 +372,8 @@ def measure(
         UserError: see `layer_model` and `check_reference`.
 
     With one fixed threshold for all networks, a random network's gradients may all lie below it:
-    its Q is then 0 by construction and carries no information. A quantile
-    marks the same share in every map.
+    its Q is then 0 by construction and carries no information. A quantile marks the same share in
+    every map.
     """
     twin = subject.random_twin(settings.seed)
     networks = {one.title: one for one in (subject, twin)}
