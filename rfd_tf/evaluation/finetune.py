@@ -23,10 +23,15 @@ BATCH_NORMALISATION = (
     "trained layers follow the batches; moving statistics with a momentum of at most 0.9, also "
     "where the network's own is higher"
 )
+#: A protocol's words for what a fine-tuned network ends in.
+HEAD = "a dense layer on the globally averaged feature, which batch normalisation standardises"
 
 
 def classifier(subject: Subject, num_classes: int, endpoint: str | None = None) -> keras.Model:
     """Returns the whole network with one dense layer on its globally averaged feature.
+
+    The feature is standardised by batch normalisation without scale and shift, so that one range of
+    learning rates suits features of any size.
 
     Args:
         subject: the network.
@@ -41,9 +46,9 @@ def classifier(subject: Subject, num_classes: int, endpoint: str | None = None) 
         UserError: an endpoint that the network lacks.
     """
     backbone = applications.pooled_feature_model(limit_momentum(subject.network()), endpoint)
+    feature = supervised.batch_norm(ops.cast(backbone.output, "float32"), affine=False)
     # From zero, so that the first steps do not disturb the backbone by a random classifier.
-    dense = keras.layers.Dense(num_classes, kernel_initializer="zeros")
-    logits = dense(ops.cast(backbone.output, "float32"))
+    logits = keras.layers.Dense(num_classes, kernel_initializer="zeros")(feature)
     return keras.Model(backbone.inputs, ops.expand_dims(logits, 1))
 
 
@@ -90,7 +95,7 @@ class FineTuning(Task):
 
     def protocol(self, data: Data | None) -> dict:
         return {
-            "trained": "all layers, and a dense layer on the globally averaged feature",
+            "trained": f"all layers, and {HEAD}",
             "endpoint": self.endpoint or "the last",
             "batch_normalisation": BATCH_NORMALISATION,
             "random_init": "the same network trained from scratch in the same way",

@@ -12,7 +12,7 @@ from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import rate_sweep, supervised
 from rfd_tf.evaluation.base import BEST_EPOCH, LAST_EPOCH, Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor
-from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, check_training, classifier
+from rfd_tf.evaluation.finetune import BATCH_NORMALISATION, HEAD, check_training, classifier
 from rfd_tf.evaluation.linear import Probe
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import Training
@@ -151,6 +151,7 @@ class LowShot(Task):
                 "the test images",
             },
             "fine-tuned": {
+                "trained": f"all layers, and {HEAD}",
                 "random_init": "the same network trained from scratch on the same images",
                 "batch_normalisation": BATCH_NORMALISATION,
                 **self.training.describe(),
