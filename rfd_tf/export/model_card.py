@@ -199,7 +199,7 @@ def _sections(card: Card) -> Iterator[str]:
     )
     yield _table(("file", "run", "output", "difference", "relative"), _difference_rows(card))
     if card["quantization"]:
-        yield "## Smaller files, and what they lose"
+        yield "## Quantised files"
         yield quantization_text(card)
     yield "## Files"
     rows = [
@@ -210,7 +210,7 @@ def _sections(card: Card) -> Iterator[str]:
     yield card["licence"]
     yield "## Limits"
     yield "\n".join(f"- {limit}" for limit in card["limits"])
-    yield "## Made with"
+    yield "## Versions"
     yield ", ".join(f"{package} {version}" for package, version in card["versions"].items())
 
 
@@ -227,7 +227,7 @@ def _summary(card: Card) -> str:
         started = card["started_from"]
         trained += f", from the weights `{started['weights']}` (SHA-256 `{started['sha256'][:12]}`)"
     return (
-        f"An embedding of {dimensions} numbers for an RGB image of {size} x {size} pixels. "
+        f"A {dimensions}-dimensional embedding of a {size} x {size} RGB image. "
         f"Backbone `{card['backbone']}`{f' ({options})' if options else ''}, "
         f"{card['parameters']:,} parameters, {trained}."
     )
@@ -267,8 +267,8 @@ def _limits(
         limits.append("`embedding` changes when the image is rotated.")
     if "saved_model" in formats:
         limits.append(
-            "`image_bytes` reads JPEG, PNG, GIF (the first frame) and uncompressed BMP of 8, 24 or "
-            "32 bits; one file that cannot be decoded fails its batch."
+            "`image_bytes` reads JPEG, PNG, GIF (the first frame), WebP (not animated) and "
+            "uncompressed BMP of 8, 24 or 32 bits; one file that cannot be decoded fails its batch."
         )
     if {"onnx", "litert"} & formats:
         limits.append(
@@ -333,12 +333,12 @@ def _scores_text(report: Mapping[str, Any]) -> str:
     if {"num_test", "test", "num_train", "train"} <= set(data):
         where = (
             f" on {data['num_test']:,} test images ({data['test']}), "
-            f"{data['num_train']:,} train images ({data['train']})"
+            f"{data['num_train']:,} training images ({data['train']})"
         )
     started = ["starting_weights"]
     if not any(row.get("starting_weights") is not None for row in report["results"]):
         started = []
-    beside = ", and with the weights that it started from" if started else ""
+    beside = " and with the weights that it started from" if started else ""
     rows = [
         (
             row["task"],
@@ -353,7 +353,7 @@ def _scores_text(report: Mapping[str, Any]) -> str:
         )
         for row in report["results"]
     ]
-    header = ("task", "feature", "test images", "metric", "value", "untrained network", *started)
+    header = ("task", "feature", "test images", "metric", "value", "random init", *started)
     header = tuple(name.replace("_", " ") for name in header)
     protocols = report.get("protocol") or {}
     remarks = "".join(
@@ -362,8 +362,8 @@ def _scores_text(report: Mapping[str, Any]) -> str:
         if "published" in (protocols.get(task) or {})
     )
     return (
-        f"Frozen or fine-tuned as each task says, accuracies and precisions in percent{where}; "
-        f"beside it the same network without training{beside}.\n\n{_table(header, rows)}{remarks}"
+        f"Scores in percent{where}, next to those of the same network with random weights{beside}."
+        f"\n\n{_table(header, rows)}{remarks}"
     )
 
 
@@ -391,7 +391,7 @@ def _difference_rows(card: Card) -> Iterator[tuple[str, ...]]:
 
 
 def quantization_text(card: Card) -> str:
-    """Returns what the smaller files lose against the float32 ones, as Markdown."""
+    """Returns how the quantised files differ from the float32 ones, as Markdown."""
     rows, evaluated = [], []
     for kind, found in card["quantization"].items():
         text = f"`{found['file']}`: {found['images']:,} images ({found['measured_on']})"
@@ -414,11 +414,10 @@ def quantization_text(card: Card) -> str:
     header = ("file", "output", "mean cosine", "lowest cosine", "difference", "relative",
               "kNN accuracy, %")  # fmt: skip
     return (
-        "They take the place of the float32 files in the code above: inputs and outputs are the "
-        "same. "
-        "Against float32, on images that did not calibrate: cosine of the outputs, largest "
-        "difference, also as a fraction of the largest value, and where the images have classes "
-        f"the accuracy of a kNN vote in float32 -> in the file.\n\n{_table(header, rows)}\n\n"
+        "Inputs and outputs are those of the float32 files in the code above. Compared with "
+        "float32 on images that were not used for the calibration: cosine of the outputs, largest "
+        "difference, also as a fraction of the largest value, and for labelled images the accuracy "
+        f"of kNN in float32 -> in the file.\n\n{_table(header, rows)}\n\n"
         + ". ".join(evaluated)
         + "."
     )

@@ -51,7 +51,7 @@ def test_every_file_is_listed_with_its_digest(exported):
 def test_the_readme_contains_the_cards_text(exported):
     folder, card = exported
     text = (folder / "README.md").read_text()
-    assert text.startswith("# small\n\nAn embedding of 64 numbers for an RGB image of 32 x 32")
+    assert text.startswith("# small\n\nA 64-dimensional embedding of a 32 x 32 RGB image")
     for part in ("## Use", "## Inputs and outputs", "## Preprocessing", "## Scores",
                  "## Compared with Keras", "## Files", "## Licence", "## Limits"):  # fmt: skip
         assert f"\n{part}\n" in text

@@ -64,7 +64,7 @@ def test_the_model_card_reports_the_accuracy_lost(quantized):
     assert card["quantization"]["int8"]["calibration"] == {"images": 32, "of": "digits/train"}
     text = (folder / "README.md").read_text()
     row = f"{100 * knn['float32']:.1f} -> {100 * knn['int8']:.1f}"
-    assert "## Smaller files, and what they lose" in text and row in text
+    assert "## Quantised files" in text and row in text
     assert "calibrated with 32 others" in text
 
 
