@@ -72,6 +72,16 @@ CHOSEN = (
     *("hue", "grayscale", "crops", "small_epochs"),
 )
 _BOUNDS = {
+    "batch_size": (1, None),
+    "gradient_accumulation": (1, None),
+    "seed": (0, 2**32 - 1),
+    "crop_area_min": (0.0, 1.0),
+    "color_jitter": (0.0, None),
+    "hue": (0.0, 0.5),
+    "grayscale": (0.0, 1.0),
+    "monitor_every": (0, None),
+    "monitor_images": (1, None),
+    "logical_devices": (0, None),
     "max_skipped": (0.0, 1.0),
     "max_megapixels": (0.001, None),
     "cache_gb": (0.0, None),
@@ -761,7 +771,8 @@ class PretrainConfig:
             or (name == "std" and min(values) <= 0)
         ):
             shown_values = ",".join(map(str, given))
-            raise UserError(f"--{name} needs three numbers such as 0.5,0.5,0.5; got {shown_values}")
+            kind = "numbers above 0" if name == "std" else "numbers"
+            raise UserError(f"--{name} needs three {kind} such as 0.5,0.5,0.5; got {shown_values}")
         return values
 
     def augmentation(self):

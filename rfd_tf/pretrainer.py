@@ -79,7 +79,7 @@ class Pretrainer:
         backbone: keras.Model | None = None,
         source: Source | None = None,
         val_source: Source | None = None,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
         progress: bool = True,
     ):
         self.config = config
@@ -87,7 +87,8 @@ class Pretrainer:
             config.take(backbone)
             config.backbone = str(absolute(config.output_dir or ".") / custom.FILE)
         self._called = "the Keras model given as backbone" if backbone is not None else None
-        self.callbacks = list(callbacks)
+        alone = isinstance(callbacks, keras.callbacks.Callback)
+        self.callbacks = [callbacks] if alone else list(callbacks)
         self.progress = progress
         self._given_source, self._given_val_source = source, val_source
 
@@ -172,12 +173,7 @@ class Pretrainer:
         self, start: starts.Start | None, start_step: int, to_do: bool, tasks: list
     ) -> None:
         """Trains what is left to do; the first machine evaluates and exports."""
-        config, session, folder, method = (
-            self.config,
-            self.session,
-            self.folder,
-            self.session.method,
-        )
+        config, session, method = self.config, self.session, self.session.method
         self.monitor = None
         if self.chief and to_do and config.monitor_every > 0:
             # Created before the checkpoint is loaded (below), because it measures random init.
@@ -189,10 +185,14 @@ class Pretrainer:
         if to_do:
             self._train(start_step, state)
         else:
+            epoch = start_step / session.steps_per_epoch
+            if epoch > config.epochs:
+                log.info(
+                    f"the run has trained for {epoch:g} epochs, --epochs={config.epochs} is less"
+                )
             log.info("the run is complete; raise --epochs to continue training")
-            if self.chief:  # runs of older versions lack the file
-                epoch = start_step / session.steps_per_epoch
-                save_heads(folder.directory, method.heads(), epoch)
+            if self.chief:
+                self._restore_files(epoch)
         if self.chief:
             self._finish(tasks)
 
@@ -631,14 +631,27 @@ class Pretrainer:
 
     # -- what is written --------------------------------------------------------------------
 
-    def _write_weights(self, epoch: int) -> None:
-        """Writes weights and heads at the end of an epoch, next to its checkpoint."""
+    def _write_weights(self, epoch: float) -> None:
+        """Writes weights and heads, as at the end of an epoch."""
         self.lock.check()
         backbone, folder = self.session.method.backbone, self.folder
         path = folder.path("backbone.weights.h5")
         applications.save_backbone(backbone, path, {**self.record, "epoch": epoch})
         save_heads(folder.directory, self.session.method.heads(), epoch)
         self._write_skipped()
+
+    def _restore_files(self, epoch: float) -> None:
+        """Writes the heads of a complete run again, which may be missing or damaged.
+
+        If the weights beside them are not of its last checkpoint, they are written, too.
+        """
+        recorded = None
+        with contextlib.suppress(UserError):  # missing or damaged
+            recorded = applications.read_record(self.folder.directory)
+        if recorded and recorded.get("epoch") == epoch:
+            save_heads(self.folder.directory, self.session.method.heads(), epoch)
+        else:
+            self._write_weights(epoch)
 
     def _write_skipped(self) -> None:
         """Writes the names of the images skipped so far."""

@@ -44,7 +44,7 @@ def pretrain(
     method: str = PretrainConfig.method,
     output_dir: str | os.PathLike | None = None,
     val_data: Images | Source | np.ndarray | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
     verbose: int = 1,
     **settings: Any,
 ) -> Run:
@@ -95,7 +95,7 @@ def _pretrain(
     val_data: Any,
     settings: Mapping[str, Any],
     configured: Collection[str],
-    callbacks: Sequence[keras.callbacks.Callback],
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback],
     verbose: int,
 ) -> Run:
     """Pretrains; `configured` are the names of the settings that a run recorded."""
@@ -304,16 +304,17 @@ class Run:
             data: a folder of images, a list of folders, a list of files, the name of a dataset (its
                 train split) or a `Source`, see `pretrain`; or pixels, uint8 `[N, S, S, 3]` of the
                 run's image size.
-            output_dir: folder to write; see `rfd_tf.export.embed_folder`. Not used for pixels.
+            output_dir: folder to write; see `rfd_tf.export.embed_folder`. For images in files only.
             features: `f`, `f1`, `f2`, or layers by name.
             verbose: 0 is silent.
-            **options: of `rfd_tf.export.embed_folder`.
+            **options: of `rfd_tf.export.embed_folder`; for pixels `batch_size` alone.
 
         Returns:
             For files, a report of what was written; for pixels, float32 `[N, D]` by feature.
 
         Raises:
-            UserError: an unknown feature, or a folder without `output_dir`.
+            UserError: an unknown feature, a folder without `output_dir`, pixels of another type or
+                shape, or options without effect on them.
         """
         return embed(self.directory, data, output_dir, features, verbose=verbose, **options)
 
@@ -398,7 +399,7 @@ class Run:
         self,
         epochs: int | None = None,
         *,
-        callbacks: Sequence[keras.callbacks.Callback] = (),
+        callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] = (),
         verbose: int = 1,
         **settings: Any,
     ) -> Run:
@@ -587,19 +588,52 @@ def embed(
     from rfd_tf import export
     from rfd_tf.data.run_images import RunImages
 
+    features = [features] if isinstance(features, str) else list(features)
+    if not features:
+        raise UserError("features is empty; name at least one, such as 'f'")
     with _place(weights, mean, std) as place:
         embedder = export.keras_embedder(place, features)
         if hasattr(data, "shape"):
-            return embedder.embed(data)
+            return _embed_pixels(embedder, data, output_dir, **options)
         recorded = RunImages.of_run(place)
+    if data is None:
+        raise UserError("data is None; give the images to embed")
+    named, _ = images_of(data, "data")
     if output_dir is None:
         raise UserError("give output_dir, the folder that the embeddings are written to")
-    named, _ = images_of(data, "data")
     if "dataset" in named:
         data = _load(named["dataset"], "train", {})
     with shown(verbose):
         options = {**recorded.reading(), "progress": bool(verbose), **options}
         return export.embed_folder(embedder, data, output_dir, **options)
+
+
+def _embed_pixels(
+    embedder: Any, pixels: Any, output_dir: Any, batch_size: int = 64, **options: Any
+) -> dict[str, np.ndarray]:
+    """Embeds pixels, uint8 `[N, S, S, 3]`, by batches: float32 `[N, D]` by feature."""
+    import numpy as np
+
+    without_effect = [*options, *(["output_dir"] if output_dir is not None else [])]
+    if without_effect:
+        raise UserError(
+            f"{', '.join(without_effect)}: no effect on an array of pixels, whose features are "
+            "returned; leave it out, or give a folder of images"
+        )
+    if batch_size < 1:
+        raise UserError(f"batch_size must be 1 or more, got {batch_size}")
+    pixels, size = np.asarray(pixels), embedder.image_size
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
+        raise UserError(
+            f"pixels must be uint8 [N, {size}, {size}, 3] from 0 to 255, got {pixels.dtype} "
+            f"{list(pixels.shape)}; resize images to {size} x {size}, or give their folder"
+        )
+    if not len(pixels):
+        empty = embedder.embed(np.zeros((1, size, size, 3), np.uint8))
+        return {name: vectors[:0] for name, vectors in empty.items()}
+    starts = range(0, len(pixels), batch_size)
+    found = [embedder.embed(pixels[start : start + batch_size]) for start in starts]
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
 def export_model(

@@ -75,7 +75,7 @@ def test_a_run_gives_images_and_augmentation_too(pixels, tmp_path):
         ({"network": 3}, "network of type int"),
         ({"network": "six_layer.rfd_cifar100"}, "no such weights file"),
         ({"network": keras.Sequential, "settings": {"image_size": 32}}, "image_size 32 is not"),
-        ({"data": None}, "images come from one of"),
+        ({"data": None}, "no images were given"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused_first(arguments, message, pixels):

@@ -110,6 +110,45 @@ def test_a_run_evaluates_embeds_exports_and_reports(run, folder, tmp_path):
     assert run.report(images=0).name == "report.html"
 
 
+def test_pixels_are_embedded_by_batches_and_checked(run):
+    pixels = np.random.default_rng(1).integers(0, 256, (7, 16, 16, 3)).astype("uint8")
+    whole = run.embed(pixels, features="f1")
+    assert list(whole) == ["f1"] and whole["f1"].shape == (7, 4)
+    for size in (1, 3, 7):
+        parts = run.embed(pixels, features=["f1"], batch_size=size)["f1"]
+        np.testing.assert_allclose(parts, whole["f1"], rtol=1e-5, atol=1e-6)
+    assert run.embed(pixels[:0])["f"].shape == (0, 8)
+    for wrong, said in (
+        (pixels.astype("float32"), r"got float32 \[7, 16, 16, 3\]"),
+        (pixels[0], r"got uint8 \[16, 16, 3\]"),
+        (pixels[:, :8], r"must be uint8 \[N, 16, 16, 3\] .*got uint8 \[7, 8, 16, 3\]"),
+        (None, "data is None"),
+        ([pixels[0]], "data of type list holds no images"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run.embed(wrong)
+    with pytest.raises(UserError, match="output_dir: no effect on an array"):
+        run.embed(pixels, "embeddings")
+    with pytest.raises(UserError, match="nonsense: no effect on an array"):
+        run.embed(pixels, nonsense=3)
+    with pytest.raises(UserError, match="batch_size must be 1 or more, got 0"):
+        run.embed(pixels, batch_size=0)
+    with pytest.raises(UserError, match="features is empty"):
+        run.embed(pixels, features=[])
+
+
+def test_one_name_or_callback_is_a_list_of_one(folder, tmp_path):
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    made = rfd_tf.pretrain(
+        folder, output_dir=tmp_path / "a", epochs=1, verbose=0, callbacks=callback, **QUICK
+    )
+    assert seen == [0]
+    report = made.evaluate("knn", endpoints="block6", verbose=0)
+    assert {row["name"] for row in report["results"]} >= {"block6"}
+    assert rfd_tf.evaluation.LowShot(per_class=5).per_class == (5,)
+
+
 def test_resuming_trains_on(folder, tmp_path):
     first = rfd_tf.pretrain(folder, output_dir=tmp_path / "a", epochs=1, verbose=0, **QUICK)
     seen = []

@@ -144,7 +144,10 @@ def build(model: keras.Model, image_size: int | None = None) -> keras.Model:
     Raises:
         UserError: the network cannot take images of this size.
     """
-    return at_size(untrained(model), side(model) if image_size is None else image_size)
+    network = untrained(model)
+    sized = at_size(network, side(model) if image_size is None else image_size)
+    # Its layers are called twice; endpoints are found where each is called once.
+    return sized if sized is network else untrained(sized)
 
 
 def side(model: keras.Model) -> int:

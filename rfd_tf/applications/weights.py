@@ -198,7 +198,11 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
     path = expanded(weights)
     if path.is_dir():
         if not (path / RUN_FILE).is_file():
-            raise UserError(f"folder '{path}' holds no {RUN_FILE}")
+            unfinished = (path / "run.json").is_file()
+            way_out = (
+                "; a run has it from the end of its first epoch: resume it" if unfinished else ""
+            )
+            raise UserError(f"folder '{path}' holds no {RUN_FILE}{way_out}")
         return path / RUN_FILE
     if not path.is_file():
         if path.name != str(weights) or "." in path.name:

@@ -184,14 +184,14 @@ def in_own_flags(message: str) -> str:
             return match.group()
         family = next((family for family in _FAMILIES if name in family), ())
         alike = [other for other in quoted if other in family]
+        if name in _SUBSTITUTES and len(alike) == 1:
+            name = alike[0]
         typed = {"data_dir": "data", "eval_dir": "val_data"}.get(name)
         if message[: match.start()].endswith("give ") and typed in flags.FLAGS:
             if flags.FLAGS[typed].present:
                 return f"--{typed}"
-        if name in _SUBSTITUTES and len(alike) == 1:
-            return f"--{alike[0]}"
         if name in flags.FLAGS or name.removeprefix("no") in flags.FLAGS:
-            return match.group()
+            return f"--{name}"
         for substitute in _SUBSTITUTES.get(name, ()):
             if substitute in flags.FLAGS:
                 return f"--{substitute}"

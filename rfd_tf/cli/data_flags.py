@@ -58,7 +58,8 @@ def resolve() -> None:
             FLAGS["val_data"].value = None  # its test images are the default
         else:
             raise UserError(
-                f"--val_data='{data}' is neither a folder nor the dataset of the training images"
+                f"--val_data='{data}' is neither a folder nor the dataset of the training images; "
+                "give a folder with the same classes"
             )
 
 

@@ -31,11 +31,15 @@ config_flags.DEFINE_images(
     "trained on.",
 )
 flags.DEFINE_string("split", None, "Which part of --dataset or a list. Default: the run's, test.")
-_SERVER = config_flags.DEFINE_arguments("interpret.explore.server", "ExploreServer", ("port",))
+_SERVER = config_flags.DEFINE_arguments(
+    "interpret.explore.server", "ExploreServer", ("port",), bounds={"port": (0, 65535)}
+)
 flags.DEFINE_integer(
     "max_images", 2000, "Largest number of images, chosen by a hash of their index; 0 for all."
 )
-_EXPLORER = config_flags.DEFINE_arguments("interpret.explore.explorer", "Explorer", ("neighbours",))
+_EXPLORER = config_flags.DEFINE_arguments(
+    "interpret.explore.explorer", "Explorer", ("neighbours",), bounds={"neighbours": (1, None)}
+)
 path_flags.DEFINE_path(
     "cache_dir", None, "Folder of the ONNX file and embeddings. Default: RUN/explore."
 )

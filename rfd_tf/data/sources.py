@@ -115,12 +115,13 @@ def load(
         ((name, value),) = given.place_of(data).items()
         dataset, data_dir = (value, None) if name == "dataset" else (None, value)
         named.insert(0, f"--{name}")
-    if len(named) != 1:
+    if not named:
         raise UserError(
-            f"images come from one of {', '.join(flags)}, and {' and '.join(named) or 'none'} "
-            f"{'were' if named else 'was'} given; embedded datasets: {', '.join(DATASETS)}; any "
-            "TFDS image dataset works by name"
+            "no images were given; give --data a folder, a list of files or the name of a dataset "
+            f"(embedded: {', '.join(DATASETS)}; others are TFDS's)"
         )
+    if len(named) > 1:
+        raise UserError(f"{' and '.join(named)} were given; give one of them")
     reading = Reading(max_megapixels, high_bit_depth, color_profile)._asdict()
     if photos:
         return photo_crops(photos, **reading, **photo_options or {})

@@ -410,9 +410,9 @@ def _builder(library: Any, name: str, tfds_dir: str | None, embedded: Iterable[s
         near = unknown("dataset", name, options)
         hint = str(near).split(";")[0]
         raise UserError(
-            f"{hint}; embedded: {', '.join(embedded) or 'none'}; others are the {len(options)} "
-            f"names of TFDS (www.tensorflow.org/datasets/catalog); for your own images give "
-            f"--data_dir"
+            f"{hint}, and no such folder; embedded: {', '.join(embedded) or 'none'}; others are "
+            f"the {len(options)} names of TFDS (www.tensorflow.org/datasets/catalog); for your own "
+            "images give the path of their folder"
         ) from None
     except Exception as error:  # a wrong version or configuration, an old or damaged folder
         damaged = [path for path in _descriptions(name, tfds_dir) if not _is_json(path)]

@@ -114,9 +114,11 @@ def knn_votes(
     if distance not in DISTANCES:
         raise unknown("distance of nearest neighbours", distance, DISTANCES)
     k = default_k(num_train) if k is None else k
-    if k < 1 or temperature <= 0:
-        raise UserError(f"k is 1 or more and temperature above 0; got {k} and {temperature}")
-    k = min(k, num_train)
+    if k < 1 or k != int(k) or temperature <= 0:
+        raise UserError(
+            f"k is 1 or more, a whole number, and temperature above 0; got {k} and {temperature}"
+        )
+    k = min(int(k), num_train)
     num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
     search = _Search(train_features, k, memory, distance)
     for start, columns, values in search(test_features):

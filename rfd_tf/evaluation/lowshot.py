@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -46,15 +47,19 @@ def draw(labels: np.ndarray, per_class: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-def check_sizes(per_class: Sequence[int]) -> tuple[int, ...]:
-    """Returns numbers of images a class in increasing order, or raises `UserError`.
+def check_sizes(per_class: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns one number of images per class, or several, in increasing order.
+
+    Raises:
+        UserError: no number, or one below 1.
 
     >>> check_sizes([20, 5, 5])
     (5, 20)
     """
-    if not per_class or min(per_class) < 1:
-        raise UserError(f"low-shot sets have 1 image a class or more; got {list(per_class)}")
-    return tuple(sorted(set(int(n) for n in per_class)))
+    sizes = sorted({int(number) for number in np.atleast_1d(per_class)})
+    if not sizes or sizes[0] < 1:
+        raise UserError(f"low-shot sets have 1 image a class or more; got {sizes}")
+    return tuple(sizes)
 
 
 def possible_sizes(per_class: Sequence[int], data: Data) -> list[int]:
@@ -71,10 +76,26 @@ def possible_sizes(per_class: Sequence[int], data: Data) -> list[int]:
     possible = [number for number in per_class if number <= fewest]
     if not possible:
         raise UserError(
-            f"the smallest class of '{data.train.source.name}' has {fewest} images to learn "
-            f"from, fewer than the {per_class[0]} a class asked for"
+            f"the smallest class of '{data.train.source.name}' has {fewest} images to learn from, "
+            f"fewer than the {per_class[0]} a class asked for; ask for {fewest} or fewer"
         )
     return possible
+
+
+def check_possible(per_class: Sequence[int], data: Data) -> None:
+    """Warns of numbers of images that a class lacks, which are skipped.
+
+    Raises:
+        UserError: all of them are.
+    """
+    possible = possible_sizes(per_class, data)
+    skipped = [str(number) for number in per_class if number not in possible]
+    if skipped:
+        warnings.warn(
+            f"{', '.join(skipped)} images per class are skipped: the smallest class of "
+            f"'{data.train.source.name}' has fewer to learn from",
+            stacklevel=2,
+        )
 
 
 class LowShot(Task):
@@ -164,7 +185,7 @@ class LowShot(Task):
         return described
 
     def check(self, subject: Subject, data: Data) -> None:
-        self._possible(data)
+        check_possible(self.per_class, data)
         subject.feature_tensors(subject.network())
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:

@@ -94,6 +94,7 @@ def evaluate(
     output = None if output is None else absolute(output)
     if cache_features and output is None:
         raise UserError("cache_features=True needs an output folder; give output")
+    endpoints = [endpoints] if isinstance(endpoints, str) else endpoints
     subject = Subject.pretrained(weights)
     before = subject.starting_twin(seed)
     settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)

@@ -14,7 +14,7 @@ from rfd_tf.errors import UserError
 from rfd_tf.evaluation import supervised
 from rfd_tf.evaluation.base import Data, ImageSet, Result, Settings, Subject, Task
 from rfd_tf.evaluation.finetune import BATCH_NORMALISATION
-from rfd_tf.evaluation.lowshot import check_sizes, possible_sizes
+from rfd_tf.evaluation.lowshot import check_possible, check_sizes, possible_sizes
 from rfd_tf.evaluation.nonlinear import convolutional_head
 from rfd_tf.evaluation.partial import PartialResults
 from rfd_tf.evaluation.protocols import NONLINEAR, Training
@@ -113,7 +113,7 @@ class SemiSupervised(Task):
         }
 
     def check(self, subject: Subject, data: Data) -> None:
-        possible_sizes(self.per_class, data)
+        check_possible(self.per_class, data)
         if len(endpoint_output(subject.network(), self.endpoint).shape) != 4:
             raise UserError(
                 f"endpoint '{self.endpoint}' gives vectors; the convolutional classifier takes "

@@ -52,7 +52,7 @@ def split(
     test: Source | None,
     max_train: int | None = None,
     max_test: int | None = None,
-    way_out: str = "give a test set",
+    way_out: str = "give a test set (--val_data)",
 ) -> tuple[np.ndarray, Source, np.ndarray]:
     """Chooses the train and the test images.
 
@@ -147,7 +147,8 @@ def check_classes(train: Source, test: Source | None) -> int:
             raise UserError(
                 "train and test have different classes: "
                 f"'{train.name}' has {_listed(train.class_names, test.class_names)}; "
-                f"'{test.name}' has {_listed(test.class_names, train.class_names)}"
+                f"'{test.name}' has {_listed(test.class_names, train.class_names)}; give both the "
+                "same sub-folders"
             )
         if not test.class_names:
             unseen = np.setdiff1d(test.labels[_with_class(test)], present)

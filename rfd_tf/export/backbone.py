@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,11 @@ def export_backbone(
     True
     """
     formats = _checked_formats(formats)
+    _check_in_use(
+        formats,
+        onnx={"opset": opset, "onnx_input": onnx_input, "onnx_layout": onnx_layout},
+        saved_model={"saved_model_version": saved_model_version},
+    )
     outputs = tuple(outputs)
     if "onnx" in formats:
         onnx_format.check_options(opset, onnx_input, onnx_layout)
@@ -414,6 +420,18 @@ def _check_agreement(file: str, kind: str, outputs: dict[str, dict[str, float]])
             f"{cosine:.4f}, at least {LEAST_COSINE[kind]} is asked for; leave {kind} out of "
             "--quantize" + (", or calibrate with more images" if kind == "int8" else "")
         )
+
+
+def _check_in_use(formats: Sequence[str], **options: Mapping[str, Any]) -> None:
+    """Raises `UserError` for an option, other than its default, of a format that is not written."""
+    defaults = inspect.signature(export_backbone).parameters
+    for kind, named in options.items():
+        for name, value in named.items():
+            if kind not in formats and value != defaults[name].default:
+                raise UserError(
+                    f"{name}={value} has no effect without the format {kind}; leave it out, or "
+                    f"add {kind} to the formats"
+                )
 
 
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:

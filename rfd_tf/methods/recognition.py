@@ -254,6 +254,8 @@ class MemoryBankMethod(Method):
     ):
         if projection_hidden < 0:
             raise UserError(f"projection_hidden {projection_hidden} must be 0 or more units")
+        if projection_dimensions < 1:
+            raise UserError(f"projection_dimensions {projection_dimensions} must be at least 1")
         if num_negatives is None:
             num_negatives = default_negatives(num_images)
         # Whether there are images enough is asked where negatives are drawn.

@@ -7,6 +7,7 @@ from keras import layers
 
 from rfd_tf import applications
 from rfd_tf.applications import custom
+from rfd_tf.applications.endpoints import endpoint_output
 from rfd_tf.errors import UserError
 from rfd_tf.layers import BatchNormalization
 
@@ -116,6 +117,11 @@ def test_batch_normalisation_is_the_fused_one_and_the_size_may_differ(tmp_path):
     assert applications.default_image_size(str(path)) == 224
     network = applications.build(str(path), 24)
     assert network.output_shape == (None, 12, 12, 6)
+    # At another size its endpoints are still found, and connected.
+    names = applications.endpoints(network)
+    tensors = [endpoint_output(network, name) for name in names]
+    given = keras.Model(network.inputs, dict(zip(names, tensors, strict=True)))
+    assert names and set(given(np.zeros((1, 24, 24, 3)))) == set(names)
     kinds = [type(layer) for layer in network.layers]
     assert BatchNormalization in kinds and layers.BatchNormalization not in kinds
     vit().save(path)

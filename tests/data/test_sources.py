@@ -147,7 +147,7 @@ def test_load_finds_datasets_and_folders(tmp_path):
 
 
 def test_load_reports_user_errors():
-    with pytest.raises(UserError, match="none was given; embedded datasets: clothing, digits"):
+    with pytest.raises(UserError, match="no images were given; .*embedded: clothing, digits"):
         load()
     with pytest.raises(UserError, match="dataset and data_dir were given"):
         load("digits", data_dir="x")

@@ -148,6 +148,8 @@ def test_weights_without_a_record_need_a_backbone_and_get_one(tmp_path):
         ({"opset": 21}, "unknown opset '21'; options: 13"),
         ({"onnx_input": "int8"}, "unknown ONNX input dtype 'int8'"),
         ({"onnx_layout": "hwc"}, "unknown ONNX layout 'hwc'"),
+        ({"formats": ["keras"], "opset": 15}, "opset=15 has no effect without the format onnx"),
+        ({"saved_model_version": 2}, "saved_model_version=2 has no effect without .*saved_model"),
         ({"endpoints": ["blok2"]}, "unknown endpoint 'blok2' .*options: block1, block2"),
         ({"feature": "f3"}, "unknown feature 'f3'"),
         ({"backbone": "alexnet"}, "holds backbone six_layer, not alexnet"),

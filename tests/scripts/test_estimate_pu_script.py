@@ -74,7 +74,7 @@ def test_weights_are_estimated_converted_and_drawn_and_user_errors_reported(phot
         ],
         "batch_size 9 is more than the 8 images": [*small, fresh, "--batch_size=9"],
         "positive prior 0.0 must be": [*small, fresh, "--positive_prior=0"],
-        "images come from one of --dataset, --data_dir, --source_images, and none": [
+        "no images were given; give --data a folder": [
             fresh,
             "--backbone=six_layer",
         ],

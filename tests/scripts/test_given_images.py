@@ -36,7 +36,9 @@ def documented():
     )[1]
     found = {}
     for line in block.replace("\\\n", " ").splitlines():
-        program, command, *arguments = shlex.split(line)
+        if not (words := shlex.split(line, comments=True)):
+            continue
+        program, command, *arguments = words
         assert program == "rfd-tf"
         found.setdefault(command, []).append([*arguments, *TINY[command]])
     return found
@@ -204,12 +206,23 @@ script.main = main
 
 def test_mistakes_in_what_is_given_are_one_line(place):
     place, _ = place
+    (place / "empty").mkdir()
     output = f"--output_dir={place}/runs/none"
     csv_file = f"--data={place}/images.csv"
     mistakes = {
         "no such folder: 'gone'; give --data an existing folder": ["--data=gone,there"],
         "cannot read the image list 'gone.csv': No such file": ["--data=gone.csv"],
         "line 30: no file": [csv_file],
+        "unknown dataset 'gone', and no such folder": ["--data=gone"],
+        "no images were given; give --data a folder": [],
+        f"'{place}/empty' or below; give --val_data the folder of the images": [
+            "--data=digits",
+            f"--val_data={place}/empty",
+        ],
+        "--val_data='gone' is neither a folder nor the dataset of the training images; give": [
+            "--data=digits",
+            "--val_data=gone",
+        ],
         "train_split='x' has no effect without dataset": [f"--data={place}", "--train_split=x"],
         "--data_root='x' has no effect with": [f"--data={place}", "--data_root=x"],
         "has no rows of the split 'x'; its splits are train, validation, test": [

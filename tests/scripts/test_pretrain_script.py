@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from script_driver import forget_flags, parse_flags, run_script
 
 import rfd_tf
+from rfd_tf import applications
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation.heads import load_heads
 
@@ -130,6 +132,25 @@ def test_a_complete_run_started_again_writes_the_heads_it_lacks(call, runs, phot
     )
     for name, (kernel, _) in load_heads(path.parent).items():
         np.testing.assert_array_equal(kernel, before[name][0])
+
+
+def test_a_complete_run_started_again_writes_weights_of_its_last_checkpoint(call, runs, photos):
+    """A run stopped within an epoch has a checkpoint that is ahead of its weights."""
+    folder, _, _ = runs
+    folder = shutil.copytree(folder / "resumed", folder / "ahead")
+    path = folder / "backbone.weights.h5"
+    (network, _), record = applications.load_backbone(path), applications.read_record(path)
+    before = [value.copy() for value in network.get_weights()]
+    network.set_weights([0 * value for value in before])
+    applications.save_backbone(network, path, {**record, "epoch": 1})
+    with pytest.raises(UserError, match="is of epoch 2, the weights beside it of epoch 1"):
+        load_heads(folder)
+    flags = ["--max_skipped=0.1", "--epochs=2", "--monitor_every=0", f"--output_dir={folder}"]
+    call(f"--data_dir={photos}", *flags, *TINY)
+    assert load_heads(folder) and applications.read_record(path)["epoch"] == 2
+    after = applications.load_backbone(path)[0].get_weights()
+    for one, other in zip(after, before, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_backbone_loads_as_keras_applications_do(runs):
