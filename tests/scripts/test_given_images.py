@@ -213,7 +213,7 @@ def test_mistakes_in_what_is_given_are_one_line(place):
         "no such folder: 'gone'; give --data an existing folder": ["--data=gone,there"],
         "cannot read the image list 'gone.csv': No such file": ["--data=gone.csv"],
         "line 30: no file": [csv_file],
-        "unknown dataset 'gone', and no such folder": ["--data=gone"],
+        "and no such folder; embedded: clothing, digits": ["--data=gone"],
         "no images were given; give --data a folder": [],
         f"'{place}/empty' or below; give --val_data the folder of the images": [
             "--data=digits",
