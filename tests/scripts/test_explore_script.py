@@ -47,7 +47,10 @@ def test_user_errors_are_one_line(run_folder, tmp_path):
         ([run, f"--data_dir={tmp_path}/none"], "no such folder"),
         ([run, "--max_images=-1"], "--max_images is 0 or more; got -1"),
         ([run, f"--cache_dir={tmp_path}/file/x"], "cannot write to"),
-        ([run, f"--cache_dir={tmp_path}/cache", "--port=70000"], "port 70000 is not among"),
+        (
+            [run, f"--cache_dir={tmp_path}/cache", "--port=70000"],
+            "flag --port=70000: 70000 is not an integer in the range [0, 65535]",
+        ),
     ]
     for (code, _, err), (arguments, message) in zip(
         run_many("explore", [arguments for arguments, _ in lines]), lines, strict=True
