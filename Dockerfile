@@ -1,7 +1,6 @@
 # docker build -t rfd_tf .                          for processors
 # docker build -t rfd_tf --build-arg EXTRAS=gpu .   for NVIDIA GPUs: docker run --gpus all ...
-#
-# docker run --rm -v "$PWD/runs:/work/runs" rfd_tf pretrain --config=quickstart --output_dir=runs/quickstart
+# How to run it: docs/install.md
 FROM python:3.12-slim
 
 ARG EXTRAS=report

@@ -35,6 +35,7 @@ from rfd_tf.evaluation.splits import check_classes
 from rfd_tf.evaluation.table import summary
 from rfd_tf.interpret.report import read_run
 from rfd_tf.layers.batch_norm import batch_normalizations
+from rfd_tf.methods.fitting import as_list
 from rfd_tf.paths import absolute
 from rfd_tf.training import (
     callbacks,
@@ -87,8 +88,7 @@ class Pretrainer:
             config.take(backbone)
             config.backbone = str(absolute(config.output_dir or ".") / custom.FILE)
         self._called = "the Keras model given as backbone" if backbone is not None else None
-        alone = isinstance(callbacks, keras.callbacks.Callback)
-        self.callbacks = [callbacks] if alone else list(callbacks)
+        self.callbacks = as_list(callbacks)
         self.progress = progress
         self._given_source, self._given_val_source = source, val_source
 

@@ -293,7 +293,7 @@ class Run:
         self,
         data: Images | Source | np.ndarray,
         output_dir: str | os.PathLike | None = None,
-        features: Sequence[str] = ("f",),
+        features: str | Sequence[str] = ("f",),
         *,
         verbose: int = 1,
         **options: Any,
@@ -567,7 +567,7 @@ def embed(
     weights: str | os.PathLike | Run | keras.Model,
     data: Images | Source | np.ndarray,
     output_dir: str | os.PathLike | None = None,
-    features: Sequence[str] = ("f",),
+    features: str | Sequence[str] = ("f",),
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -588,13 +588,17 @@ def embed(
     from rfd_tf import export
     from rfd_tf.data.run_images import RunImages
 
-    features = [features] if isinstance(features, str) else list(features)
-    if not features:
-        raise UserError("features is empty; name at least one, such as 'f'")
     with _place(weights, mean, std) as place:
         embedder = export.keras_embedder(place, features)
         if hasattr(data, "shape"):
-            return _embed_pixels(embedder, data, output_dir, **options)
+            without_effect = [name for name in options if name != "batch_size"]
+            without_effect += ["output_dir"] if output_dir is not None else []
+            if without_effect:
+                raise UserError(
+                    f"{', '.join(without_effect)}: no effect on an array of pixels, whose features "
+                    "are returned; leave it out, or give a folder of images"
+                )
+            return export.embed_pixels(embedder, data, **options)
         recorded = RunImages.of_run(place)
     if data is None:
         raise UserError("data is None; give the images to embed")
@@ -606,34 +610,6 @@ def embed(
     with shown(verbose):
         options = {**recorded.reading(), "progress": bool(verbose), **options}
         return export.embed_folder(embedder, data, output_dir, **options)
-
-
-def _embed_pixels(
-    embedder: Any, pixels: Any, output_dir: Any, batch_size: int = 64, **options: Any
-) -> dict[str, np.ndarray]:
-    """Embeds pixels, uint8 `[N, S, S, 3]`, by batches: float32 `[N, D]` by feature."""
-    import numpy as np
-
-    without_effect = [*options, *(["output_dir"] if output_dir is not None else [])]
-    if without_effect:
-        raise UserError(
-            f"{', '.join(without_effect)}: no effect on an array of pixels, whose features are "
-            "returned; leave it out, or give a folder of images"
-        )
-    if batch_size < 1:
-        raise UserError(f"batch_size must be 1 or more, got {batch_size}")
-    pixels, size = np.asarray(pixels), embedder.image_size
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
-        raise UserError(
-            f"pixels must be uint8 [N, {size}, {size}, 3] from 0 to 255, got {pixels.dtype} "
-            f"{list(pixels.shape)}; resize images to {size} x {size}, or give their folder"
-        )
-    if not len(pixels):
-        empty = embedder.embed(np.zeros((1, size, size, 3), np.uint8))
-        return {name: vectors[:0] for name, vectors in empty.items()}
-    starts = range(0, len(pixels), batch_size)
-    found = [embedder.embed(pixels[start : start + batch_size]) for start in starts]
-    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
 
 def export_model(

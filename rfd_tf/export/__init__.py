@@ -14,6 +14,7 @@ _HOMES = {
     "OUTPUTS": "features",
     "deployable": "features",
     "Embedder": "embedders",
+    "embed_pixels": "embedders",
     "keras_embedder": "embedders",
     "onnx_embedder": "embedders",
     "embed_folder": "embeddings",

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from rfd_tf.export import litert, verify
 from rfd_tf.export import onnx as onnx_format
 from rfd_tf.export import quantize as smaller_files
 from rfd_tf.paths import expanded
+from rfd_tf.rules import GIVEN, Rule, moot, refusal
 from rfd_tf.training.folder_lock import FolderLock
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from rfd_tf.export.accuracy_lost import Division
 
 FORMATS = ("saved_model", "onnx", "litert", "keras")
+_RULES = (
+    Rule(("opset", "onnx_input", "onnx_layout"), {"the format onnx": GIVEN}),
+    Rule(("saved_model_version",), {"the format saved_model": GIVEN}),
+)
 FILES = {
     "saved_model": "saved_model",
     "onnx": "model.onnx",
@@ -132,8 +137,12 @@ def export_backbone(
     formats = _checked_formats(formats)
     _check_in_use(
         formats,
-        onnx={"opset": opset, "onnx_input": onnx_input, "onnx_layout": onnx_layout},
-        saved_model={"saved_model_version": saved_model_version},
+        {
+            "opset": opset,
+            "onnx_input": onnx_input,
+            "onnx_layout": onnx_layout,
+            "saved_model_version": saved_model_version,
+        },
     )
     outputs = tuple(outputs)
     if "onnx" in formats:
@@ -422,16 +431,14 @@ def _check_agreement(file: str, kind: str, outputs: dict[str, dict[str, float]])
         )
 
 
-def _check_in_use(formats: Sequence[str], **options: Mapping[str, Any]) -> None:
+def _check_in_use(formats: Iterable[str], options: Mapping[str, Any]) -> None:
     """Raises `UserError` for an option, other than its default, of a format that is not written."""
+    written = {f"the format {name}": name if name in formats else None for name in FORMATS}
+    values = {**options, **written}
     defaults = inspect.signature(export_backbone).parameters
-    for kind, named in options.items():
-        for name, value in named.items():
-            if kind not in formats and value != defaults[name].default:
-                raise UserError(
-                    f"{name}={value} has no effect without the format {kind}; leave it out, or "
-                    f"add {kind} to the formats"
-                )
+    for name, rule in moot(_RULES, values):
+        if values[name] != defaults[name].default:
+            raise refusal(name, rule, values)
 
 
 def _checked_formats(formats: Iterable[str]) -> tuple[str, ...]:

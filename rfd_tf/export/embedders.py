@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rfd_tf.errors import unknown
+from rfd_tf.errors import UserError, unknown
 
 Vectors = dict[str, np.ndarray]
 
@@ -34,7 +34,7 @@ class Embedder(NamedTuple):
 
 def keras_embedder(
     weights: str | os.PathLike,
-    features: Iterable[str] = ("f",),
+    features: str | Iterable[str] = ("f",),
     image_size: int | None = None,
     backbone: str | None = None,
 ) -> Embedder:
@@ -48,7 +48,7 @@ def keras_embedder(
         backbone: the network's name, for weights without a record.
 
     Raises:
-        UserError: weights or features that do not exist.
+        UserError: weights or features that do not exist, or no feature.
 
     >>> import tempfile
     >>> from rfd_tf import applications
@@ -68,7 +68,9 @@ def keras_embedder(
     from rfd_tf.export.backbone import in_float32, load_recorded, trained_heads
     from rfd_tf.export.features import OUTPUTS, deployable
 
-    wanted = list(dict.fromkeys(features))
+    wanted = _names(features)
+    if not wanted:
+        raise UserError("features is empty; name at least one, such as 'f'")
     source = find_weights(weights, backbone)
     outputs = [name for name in wanted if name in OUTPUTS]
     with in_float32():
@@ -105,7 +107,7 @@ def keras_embedder(
     return Embedder(size, identity, embed)
 
 
-def onnx_embedder(path: str | os.PathLike, features: Iterable[str] = ()) -> Embedder:
+def onnx_embedder(path: str | os.PathLike, features: str | Iterable[str] = ()) -> Embedder:
     """Makes an embedder of an ONNX file of `scripts/export.py`, run by onnxruntime on the CPU.
 
     Args:
@@ -132,7 +134,7 @@ def onnx_embedder(path: str | os.PathLike, features: Iterable[str] = ()) -> Embe
     from rfd_tf.export.onnx_model import OnnxModel
 
     model = OnnxModel(path)
-    wanted = list(dict.fromkeys(features)) or [EMBEDDING]
+    wanted = _names(features) or [EMBEDDING]
     outputs = {name: name for name in model.outputs}
     recorded = model.metadata.get("feature")
     if EMBEDDING in outputs and isinstance(recorded, Mapping):
@@ -154,6 +156,45 @@ def onnx_embedder(path: str | os.PathLike, features: Iterable[str] = ()) -> Embe
         "features": wanted,
     }
     return Embedder(model.image_size, identity, embed)
+
+
+def embed_pixels(embedder: Embedder, pixels: Any, batch_size: int = 64) -> Vectors:
+    """Embeds an array of images, batch by batch.
+
+    Args:
+        embedder: the network, for images of side S.
+        pixels: uint8 `[N, S, S, 3]`, RGB, 0 to 255; N may be 0.
+        batch_size: images per step.
+
+    Returns:
+        Feature name -> float32 `[N, D]`.
+
+    Raises:
+        UserError: pixels of another dtype or shape, or a batch size below 1.
+
+    >>> mean = Embedder(8, {"features": ["mean"]}, lambda x: {"mean": x.mean((1, 2), "float32")})
+    >>> embed_pixels(mean, np.zeros((5, 8, 8, 3), np.uint8), batch_size=2)["mean"].shape
+    (5, 3)
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be 1 or more, got {batch_size}")
+    pixels, size = np.asarray(pixels), embedder.image_size
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
+        raise UserError(
+            f"pixels must be uint8 [N, {size}, {size}, 3] from 0 to 255, got {pixels.dtype} "
+            f"{list(pixels.shape)}; resize images to {size} x {size}, or give their folder"
+        )
+    if not len(pixels):
+        empty = embedder.embed(np.zeros((1, size, size, 3), np.uint8))
+        return {name: vectors[:0] for name, vectors in empty.items()}
+    starts = range(0, len(pixels), batch_size)
+    found = [embedder.embed(pixels[start : start + batch_size]) for start in starts]
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+
+def _names(features: str | Iterable[str]) -> list[str]:
+    """Returns each name once, in order; a text is one name."""
+    return [features] if isinstance(features, str) else list(dict.fromkeys(features))
 
 
 def _vectors(values: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def fit(
             listed.callbacks.insert(0, begin)
             begin.set_model(method)
         else:
-            options["callbacks"] = [begin, *_listed(listed)]
+            options["callbacks"] = [begin, *as_list(listed)]
         return keras_fit(
             batches.x,
             batch_size=batches.batch_size,
@@ -98,7 +98,7 @@ def fit(
         )
     steps, size = batches.steps_per_epoch, batches.stream.batch_size
     listed = _Epochwise(
-        _listed(options["callbacks"]),
+        as_list(options["callbacks"]),
         add_history=True,
         add_progbar=options["verbose"] != 0,
         verbose=options["verbose"],
@@ -366,10 +366,11 @@ def _untrained(method) -> bool:
     return int(ops.convert_to_numpy(method.optimizer.iterations)) == 0
 
 
-def _listed(callbacks) -> list:
+def as_list(callbacks: Any) -> list:
+    """Returns callbacks as a list: one alone, several in any iterable, or None for none."""
     if callbacks is None:
         return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+    return list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
 
 
 def _is_images(x) -> bool:
