@@ -75,7 +75,7 @@ _BOUNDS = {
     "batch_size": (1, None),
     "gradient_accumulation": (1, None),
     "seed": (0, 2**32 - 1),
-    "crop_area_min": (0.0, 1.0),
+    "crop_area_min": (0.001, 1.0),
     "color_jitter": (0.0, None),
     "hue": (0.0, 0.5),
     "grayscale": (0.0, 1.0),

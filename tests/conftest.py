@@ -1,5 +1,6 @@
 """Settings every test shares."""
 
+import gc
 import os
 import signal
 import sys
@@ -35,6 +36,10 @@ def pytest_configure(config):
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
     )
+    # Millions of objects of these libraries live as long as the process: not to be looked through
+    # again and again while graphs are built.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)

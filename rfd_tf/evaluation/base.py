@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from rfd_tf.errors import UserError
 from rfd_tf.evaluation.features import Features
 from rfd_tf.evaluation.image_set import Data, ImageSet
 from rfd_tf.evaluation.subject import PRETRAINED, RANDOM, START, Subject
@@ -69,6 +70,9 @@ class Settings:
             write nothing.
         cache_features: whether frozen features are kept on disk, in `output`.
 
+    Raises:
+        UserError: a negative `seed`, or a `batch_size` below 1.
+
     >>> Settings(seed=3).batch_size
     256
     """
@@ -79,6 +83,11 @@ class Settings:
     endpoints: Sequence[str] | None = None
     output: Path | None = None
     cache_features: bool = False
+
+    def __post_init__(self):
+        for name, least in (("seed", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)} must be {least} or more")
 
 
 class Task(abc.ABC):

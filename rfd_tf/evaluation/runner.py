@@ -95,9 +95,11 @@ def evaluate(
     if cache_features and output is None:
         raise UserError("cache_features=True needs an output folder; give output")
     endpoints = [endpoints] if isinstance(endpoints, str) else endpoints
+    settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
+    if max_train_images is not None and max_train_images < 1:
+        raise UserError(f"max_train_images={max_train_images} must be 1 or more, or None for all")
     subject = Subject.pretrained(weights)
     before = subject.starting_twin(seed)
-    settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
     data = _data(tasks, train, test, subject, settings, max_train_images)
     if len({task.name for task in tasks}) < len(tasks):
         raise UserError("a task is given twice; call evaluate once for each of its protocols")

@@ -77,6 +77,13 @@ def test_what_evaluators_are_given(weights):
     assert table[1].split() == ["spy", "block1", "50.0", "50.0", "50.0", "50.0"]
 
 
+@pytest.mark.parametrize("option", [{"seed": -1}, {"batch_size": 0}, {"max_train_images": 0}])
+def test_impossible_settings_are_refused(weights, option):
+    (name, value), *_ = option.items()
+    with pytest.raises(UserError, match=f"{name}={value} must be . or more"):
+        runner.evaluate(weights, [Spy()], source(40), source(10, seed=1), **option)
+
+
 def test_probes_are_not_trained_on_held_out_images(weights):
     spy = Spy()
     everything = source(60)
