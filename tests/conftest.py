@@ -36,9 +36,8 @@ def pytest_configure(config):
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
     )
-    # Millions of objects of these libraries live as long as the process: not to be looked through
-    # again and again while graphs are built.
-    gc.freeze()
+    # The objects of these libraries live as long as the process: not to be looked through again and
+    # again while graphs are built.
     gc.set_threshold(50_000, 20, 100)
 
 
