@@ -1,6 +1,5 @@
 """Settings every test shares."""
 
-import gc
 import os
 import signal
 import sys
@@ -36,9 +35,6 @@ def pytest_configure(config):
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration() for _ in range(4)],
     )
-    # The objects of these libraries live as long as the process: not to be looked through again and
-    # again while graphs are built.
-    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)
