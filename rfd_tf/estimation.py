@@ -193,7 +193,6 @@ def _recorded(network: Any) -> tuple[dict[str, Any], keras.Model | None]:
 
     if network is None:
         return {}, None
-    network = network.directory if isinstance(network, Run) else network
     if not isinstance(network, str | os.PathLike):
         import keras
 

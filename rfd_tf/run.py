@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rfd_tf.data.base import Source
     from rfd_tf.data.run_images import RunImages
-    from rfd_tf.evaluation import Verdict
+    from rfd_tf.evaluation import Task, Verdict
 
 _log = logging.getLogger("rfd_tf")
 #: Names of images: see `data` of `pretrain`.
@@ -138,7 +138,8 @@ def _pretrain(
 class Run:
     """A pretraining's folder: its settings, its history, and the network it trained.
 
-    Open one by `Run.open`; `pretrain` returns one.
+    Open one by `Run.open`; `pretrain` returns one. Where the path of a run is taken, as by
+    `init_weights` and `teacher` of `pretrain`, a `Run` is taken, too.
 
     Attributes:
         directory: the folder.
@@ -152,6 +153,9 @@ class Run:
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = absolute(directory)
+
+    def __fspath__(self) -> str:
+        return str(self.directory)
 
     @classmethod
     def open(cls, directory: str | os.PathLike) -> Run:
@@ -253,7 +257,7 @@ class Run:
 
     def evaluate(
         self,
-        tasks: str | Sequence[Any] = ("knn", "linear"),
+        tasks: str | Task | Sequence[str | Task] = ("knn", "linear"),
         *,
         data: Images | Source | None = None,
         val_data: Images | Source | None = None,
@@ -264,7 +268,7 @@ class Run:
         """Evaluates the network and a random one, on the run's images or on others.
 
         Args:
-            tasks: names in `rfd_tf.evaluation.TASKS`, or tasks created with options.
+            tasks: a name in `rfd_tf.evaluation.TASKS`, a task created with options, or several.
             data, val_data: labelled images to train and to evaluate probes on, see `pretrain`;
                 those that the run recorded if None. If `data` is a list of files and `val_data`
                 is None, its test rows are used for evaluation.
@@ -465,8 +469,6 @@ def _place(
     std: Sequence[float] | None,
 ) -> Iterator[str | os.PathLike]:
     """Yields the folder, file or name of a network; a temporary folder for a Keras model."""
-    if isinstance(network, Run):
-        network = network.directory
     if isinstance(network, str | os.PathLike):
         if mean is not None or std is not None:
             raise UserError("mean and std go with a keras.Model; other networks record their own")
@@ -480,7 +482,7 @@ def _place(
 
 def evaluate(
     weights: str | os.PathLike | Run | keras.Model,
-    tasks: str | Sequence[Any] = ("knn", "linear"),
+    tasks: str | Task | Sequence[str | Task] = ("knn", "linear"),
     *,
     data: Images | Source | None = None,
     val_data: Images | Source | None = None,
@@ -514,7 +516,7 @@ def evaluate(
 
 def _evaluate(
     weights: str | os.PathLike,
-    tasks: str | Sequence[Any],
+    tasks: str | Task | Sequence[str | Task],
     data: Any,
     val_data: Any,
     data_root: str | os.PathLike | None,
@@ -529,12 +531,14 @@ def _evaluate(
 
     folder = absolute(weights) if absolute(weights).is_dir() else None
     chosen = []
-    for task in [tasks] if isinstance(tasks, str) else tasks:
+    for task in [tasks] if isinstance(tasks, str | evaluation.Task) else tasks:
         if isinstance(task, str):
             if task not in evaluation.TASKS:
                 raise unknown("task", task, evaluation.TASKS)
             task = evaluation.TASKS[task]()
         chosen.append(task)
+    if not chosen:
+        raise UserError(f"no task is given; options: {', '.join(evaluation.TASKS)}")
     train = test = None
     if any(task.needs_labels for task in chosen):
         recorded = RunImages() if folder is None else RunImages.of_run(folder)

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ import rfd_tf
 from rfd_tf.config import PretrainConfig
 from rfd_tf.errors import UserError
 from rfd_tf.export import FORMATS
-from rfd_tf.methods import METHODS
+from rfd_tf.methods import METHODS, teacher
 from rfd_tf.settings import described, settings_of
 
 FILTERS = [4, 4, 4, 4, 4, 8]
@@ -147,6 +148,20 @@ def test_one_name_or_callback_is_a_list_of_one(folder, tmp_path):
     report = made.evaluate("knn", endpoints="block6", verbose=0)
     assert {row["name"] for row in report["results"]} >= {"block6"}
     assert rfd_tf.evaluation.LowShot(per_class=5).per_class == (5,)
+    task = rfd_tf.evaluation.KNearestNeighbours(k=3)
+    assert made.evaluate(task, endpoints="block6", verbose=0)["protocol"]["knn"]["k"] == 3
+    with pytest.raises(UserError, match="no task is given; options: knn, linear"):
+        made.evaluate([])
+
+
+def test_a_run_is_the_path_of_its_folder(run, folder, tmp_path):
+    assert Path(run) == run.directory
+    started = rfd_tf.pretrain(
+        folder, output_dir=tmp_path / "a", init_weights=run, epochs=1, verbose=0, **QUICK
+    )
+    assert started.config.init_weights == str(run.directory / "backbone.weights.h5")
+    taught = teacher.Teacher(run, image_size=16)
+    assert (taught.name, taught.dimensions) == (str(run.directory), 8)
 
 
 def test_resuming_trains_on(folder, tmp_path):

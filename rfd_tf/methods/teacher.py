@@ -19,6 +19,8 @@ from rfd_tf.paths import absolute, expanded
 
 #: What the names of networks of `keras.applications` with their ImageNet weights begin with.
 IMAGENET = "imagenet:"
+#: What a run records of a teacher that was given as a model begins with.
+IN_PYTHON = "keras.Model "
 
 
 class Teacher:
@@ -127,12 +129,18 @@ def check(source: Any) -> None:
     if isinstance(source, keras.Model):
         return
     if not source or not isinstance(source, (str, os.PathLike)):
+        given = f"teacher {shown(repr(source))}" if source else "the teacher, which is not given,"
         raise UserError(
-            f"teacher {shown(repr(source))} must be a Keras model, shipped weights such as "
+            f"{given} must be a Keras model, shipped weights such as "
             "network_in_network.rfd_cifar10, a run folder, a .weights.h5 or .keras file, or "
             f"{IMAGENET}NAME"
         )
     text = os.fspath(source)
+    if text.startswith(IN_PYTHON):
+        raise UserError(
+            f"teacher '{text}' was a model in Python, which no run keeps; give that model again as "
+            "teacher, or its .keras file"
+        )
     if text.startswith(IMAGENET):
         name = text.removeprefix(IMAGENET)
         names = keras_applications.constructors()
@@ -148,7 +156,7 @@ def check(source: Any) -> None:
 def _found(source: keras.Model | str | os.PathLike) -> tuple[str, keras.Model, dict[str, Any]]:
     """Returns a source's name, its model and the record of its weights."""
     if isinstance(source, keras.Model):
-        return f"keras.Model {source.name}", source, {}
+        return f"{IN_PYTHON}{source.name}", source, {}
     text = os.fspath(source)
     if text.startswith(IMAGENET):
         name = text.removeprefix(IMAGENET)

@@ -243,7 +243,8 @@ def test_a_saved_method_keeps_the_teacher_it_had(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"teacher": None}, "teacher None must be a Keras model, shipped weights such as"),
+        ({"teacher": None}, "teacher, which is not given, must be a Keras model, shipped weights"),
+        ({"teacher": 3}, "teacher 3 must be a Keras model, shipped weights such as"),
         ({"teacher": "rfd_cifar100"}, "did you mean 'rfd_cifar10'"),
         ({"teacher": "imagenet:mobilenetv2"}, "did you mean 'mobilenet_v2'"),
         ({"teacher": "none.keras"}, "no such file: 'none.keras'"),
@@ -289,7 +290,9 @@ def test_a_run_records_its_teacher_and_resumes_with_no_other(tmp_path):
     assert content["chance_levels"]["distillation_loss"] == 1.0
     assert "distillation_loss" in run.history[-1]
     assert run.report(images=0).is_file()
-    assert len(start(teacher=teacher, epochs=2).history) == 2
+    with pytest.raises(UserError, match="teacher 'keras.Model .*' was a model in Python"):
+        run.resume(epochs=2, verbose=0)
+    assert len(run.resume(epochs=2, teacher=teacher, verbose=0).history) == 2
     weights = teacher.get_weights()
     teacher.set_weights([weight + 1 for weight in weights])
     with pytest.raises(UserError, match=f"had other weights .sha256 {digest[:12]}"):
