@@ -389,7 +389,13 @@ class PretrainConfig:
                 given[name] = value
             else:
                 raise unknown("setting", name, [*known, *options])
-        if given:
+        # (The teacher is a setting, and an argument of the method.)
+        both = {name: given.pop(name) for name in [*given] if name in known and name in options}
+        for name, value in both.items():
+            if settings.get(name) not in (None, value):
+                raise UserError(f"{name} is given twice, by itself and in method_option")
+            values[name] = known[name].checked(value)
+        if given or both:
             values["method_option"] = given
         options = dict(values.get("backbone_option") or {})
         if "weights" in options:  # the earlier name of init_weights
@@ -398,7 +404,7 @@ class PretrainConfig:
             values["init_weights"] = options.pop("weights")
             values["backbone_option"] = options
         config = cls(**values)
-        config.given = frozenset(settings) | frozenset(given)
+        config.given = frozenset({*settings, *given, *both})
         config.configured = config.given & frozenset(configured)
         return config
 

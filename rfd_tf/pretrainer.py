@@ -133,6 +133,12 @@ class Pretrainer:
         if config.batch_size is None:
             config.batch_size = self._batch_size_of_run()
         self.session = session = self.build(self.source, self.strategy, start)
+        for task in tasks:
+            if task.needs_head and task.needs_head not in session.method.heads():
+                raise UserError(
+                    f"evaluate={task.name} needs a {task.needs_head}, and method {config.method} "
+                    f"trains none; leave {task.name} out"
+                )
         method = session.method
         self.record = {
             "format": 1,

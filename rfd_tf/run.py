@@ -531,11 +531,13 @@ def _evaluate(
 
     folder = absolute(weights) if absolute(weights).is_dir() else None
     chosen = []
-    for task in [tasks] if isinstance(tasks, str | evaluation.Task) else tasks:
+    for task in [tasks] if isinstance(tasks, str | evaluation.Task) else tasks or ():
         if isinstance(task, str):
             if task not in evaluation.TASKS:
                 raise unknown("task", task, evaluation.TASKS)
             task = evaluation.TASKS[task]()
+        if not isinstance(task, evaluation.Task):
+            raise UserError(f"task {task!r} must be a name or an object of rfd_tf.evaluation")
         chosen.append(task)
     if not chosen:
         raise UserError(f"no task is given; options: {', '.join(evaluation.TASKS)}")

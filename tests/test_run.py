@@ -150,8 +150,27 @@ def test_one_name_or_callback_is_a_list_of_one(folder, tmp_path):
     assert rfd_tf.evaluation.LowShot(per_class=5).per_class == (5,)
     task = rfd_tf.evaluation.KNearestNeighbours(k=3)
     assert made.evaluate(task, endpoints="block6", verbose=0)["protocol"]["knn"]["k"] == 3
-    with pytest.raises(UserError, match="no task is given; options: knn, linear"):
-        made.evaluate([])
+    for none in ([], None):
+        with pytest.raises(UserError, match="no task is given; options: knn, linear"):
+            made.evaluate(none)
+    with pytest.raises(UserError, match="task 3 must be a name or an object of rfd_tf.evaluation"):
+        made.evaluate([3])
+
+
+def test_settings_that_are_arguments_of_the_method_may_stand_among_its_options():
+    settings = {"method": "distillation", "method_option": {"teacher": "rfd_cifar10"}}
+    config = PretrainConfig.create(settings)
+    assert config.teacher == "rfd_cifar10" and config.method_option == {}
+    assert "teacher" in config.given
+    with pytest.raises(UserError, match="teacher is given twice"):
+        PretrainConfig.create({**settings, "teacher": "six_layer.rfd_cifar10"})
+
+
+def test_a_task_that_the_method_leaves_nothing_for_is_refused_before_training(folder, tmp_path):
+    settings = {**QUICK, "method": "instance", "evaluate": ["rotation"], "verbose": 0}
+    with pytest.raises(UserError, match="evaluate=rotation needs a rotation_head, and method inst"):
+        rfd_tf.pretrain(folder, output_dir=tmp_path / "a", epochs=1, **settings)
+    assert not (tmp_path / "a" / "metrics.csv").exists()
 
 
 def test_a_run_is_the_path_of_its_folder(run, folder, tmp_path):

@@ -103,6 +103,8 @@ class Task(abc.ABC):
             may then be None, of one class, or differ.
         compares_random: whether the random twin is evaluated too, and the weights that the training
             started from.
+        needs_head: name of a layer in `heads.npz` that the task takes unless its options say
+            otherwise; None where it takes none.
         rules: when options have an effect beside the others; one that is given without is refused.
 
     >>> class Parameters(Task):
@@ -119,6 +121,7 @@ class Task(abc.ABC):
     name: str
     needs_labels: bool = True
     labels_optional: bool = False
+    needs_head: str | None = None
     compares_random: bool = True
     rules: ClassVar[tuple[Rule, ...]] = ()
 

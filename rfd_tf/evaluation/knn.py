@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,15 @@ def default_k(num_train: int) -> int:
     (200, 150, 1)
     """
     return max(1, min(200, num_train // 10))
+
+
+def _check(k: Any, temperature: float) -> None:
+    """Raises a `UserError` unless k, where it is given, and the temperature are possible."""
+    number = isinstance(k, (int, float, np.number)) and k >= 1 and k == int(k)
+    if not (k is None or number) or temperature <= 0:
+        raise UserError(
+            f"k is 1 or more, a whole number, and temperature above 0; got {k!r} and {temperature}"
+        )
 
 
 def knn_predictions(
@@ -113,12 +123,8 @@ def knn_votes(
         )
     if distance not in DISTANCES:
         raise unknown("distance of nearest neighbours", distance, DISTANCES)
-    k = default_k(num_train) if k is None else k
-    if k < 1 or k != int(k) or temperature <= 0:
-        raise UserError(
-            f"k is 1 or more, a whole number, and temperature above 0; got {k} and {temperature}"
-        )
-    k = min(int(k), num_train)
+    _check(k, temperature)
+    k = min(default_k(num_train) if k is None else int(k), num_train)
     num_classes = int(train_labels.max()) + 1 if num_classes is None else num_classes
     search = _Search(train_features, k, memory, distance)
     for start, columns, values in search(test_features):
@@ -347,8 +353,7 @@ class KNearestNeighbours(Evaluator):
         raw_pixels: bool = False,
         distances: Sequence[str] = ("cosine",),
     ):
-        if (k is not None and k < 1) or temperature <= 0:
-            raise UserError(f"k is 1 or more and temperature above 0; got {k} and {temperature}")
+        _check(k, temperature)
         if memory < 1 << 20:
             raise UserError(
                 f"the neighbours' search needs 1 MiB of memory or more; got {memory} bytes"

@@ -69,6 +69,7 @@ class Rotation(Task):
 
     name = "rotation"
     labels_optional = True
+    needs_head = _HEAD
 
     def __init__(self, head: Literal["trained", "fitted"] = "trained", fit_images: int = 5000):
         if head not in HEADS:

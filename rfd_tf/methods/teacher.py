@@ -98,6 +98,12 @@ class Teacher:
 
     def _network(self, model: keras.Model, normalise, image_size: int) -> keras.Model:
         pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
+        channels = getattr(model, "input_shape", (3,))[-1]
+        if channels not in (3, None):
+            raise UserError(
+                f"teacher '{self.name}' takes images of {channels} channels; give one that takes "
+                "RGB images, channels last"
+            )
         size = _side_of(model) or image_size
         x = pixels
         if size != image_size:

@@ -157,6 +157,7 @@ def test_evaluator_yields_names_and_values():
     ("change", "message"),
     [
         ({"k": 0}, "k is 1 or more"),
+        ({"k": "5"}, "k is 1 or more, a whole number, .* got '5'"),
         ({"temperature": 0}, "temperature above 0"),
         ({"distance": "l1"}, "unknown distance of nearest neighbours 'l1'; options: cosine, eucl"),
         ({"distance": "euclidean", "test_features": np.full((2, 2), np.inf)}, "NaN"),

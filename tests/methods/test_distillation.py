@@ -244,6 +244,8 @@ def test_a_saved_method_keeps_the_teacher_it_had(tmp_path):
     ("options", "message"),
     [
         ({"teacher": None}, "teacher, which is not given, must be a Keras model, shipped weights"),
+        ({"teacher": keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten()])}, "1 chan"),
+        ({"teacher": keras.Sequential([keras.Input((9, 8, 3)), keras.layers.Flatten()])}, "vector"),
         ({"teacher": 3}, "teacher 3 must be a Keras model, shipped weights such as"),
         ({"teacher": "rfd_cifar100"}, "did you mean 'rfd_cifar10'"),
         ({"teacher": "imagenet:mobilenetv2"}, "did you mean 'mobilenet_v2'"),
@@ -253,7 +255,7 @@ def test_a_saved_method_keeps_the_teacher_it_had(tmp_path):
         ({"lambda_distillation": 0}, "lambda_distillation 0.0 must be above 0"),
         ({"distillation_hidden": -1}, "distillation_hidden -1 must be at least 0"),
         ({"lambda_instance": 1.0}, "need num_images"),
-        ({"teacher": keras.Sequential([keras.Input((9, 9, 4)), keras.layers.Flatten()])}, "vector"),
+        ({"teacher": keras.Sequential([keras.Input((9, 9, 4)), keras.layers.Flatten()])}, "4 chan"),
     ],
 )
 def test_impossible_options_are_refused(options, message):
