@@ -382,6 +382,13 @@ class PretrainConfig:
         known, options = settings_of(cls), methods.all_arguments()
         values: dict[str, Any] = {}
         given = dict(settings.get("method_option") or {})
+        # (The teacher is a setting, and an argument of the method.)
+        both = {name: given.pop(name) for name in known.keys() & options & given.keys()}
+        for name, value in both.items():
+            if settings.get(name) not in (None, value):
+                raise UserError(f"{name} is given twice, by itself and in method_option")
+        if both:
+            settings = {**settings, **both, "method_option": given}
         for name, value in settings.items():
             if name in known:
                 values[name] = known[name].checked(value)
@@ -389,13 +396,7 @@ class PretrainConfig:
                 given[name] = value
             else:
                 raise unknown("setting", name, [*known, *options])
-        # (The teacher is a setting, and an argument of the method.)
-        both = {name: given.pop(name) for name in [*given] if name in known and name in options}
-        for name, value in both.items():
-            if settings.get(name) not in (None, value):
-                raise UserError(f"{name} is given twice, by itself and in method_option")
-            values[name] = known[name].checked(value)
-        if given or both:
+        if given:
             values["method_option"] = given
         options = dict(values.get("backbone_option") or {})
         if "weights" in options:  # the earlier name of init_weights
@@ -404,7 +405,7 @@ class PretrainConfig:
             values["init_weights"] = options.pop("weights")
             values["backbone_option"] = options
         config = cls(**values)
-        config.given = frozenset({*settings, *given, *both})
+        config.given = frozenset(settings) | frozenset(given)
         config.configured = config.given & frozenset(configured)
         return config
 

@@ -175,10 +175,13 @@ def test_a_task_that_the_method_leaves_nothing_for_is_refused_before_training(fo
 
 def test_a_run_is_the_path_of_its_folder(run, folder, tmp_path):
     assert Path(run) == run.directory
+    start = {"init_weights": run, "freeze_until": "block1"}
     started = rfd_tf.pretrain(
-        folder, output_dir=tmp_path / "a", init_weights=run, epochs=1, verbose=0, **QUICK
+        folder, output_dir=tmp_path / "a", epochs=1, verbose=0, **start, **QUICK
     )
     assert started.config.init_weights == str(run.directory / "backbone.weights.h5")
+    kernels = [each.backbone().get_layer("block1_conv").kernel for each in (run, started)]
+    np.testing.assert_array_equal(*kernels)
     taught = teacher.Teacher(run, image_size=16)
     assert (taught.name, taught.dimensions) == (str(run.directory), 8)
 

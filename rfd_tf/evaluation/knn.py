@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,8 +36,8 @@ def default_k(num_train: int) -> int:
 
 def _check(k: Any, temperature: float) -> None:
     """Raises a `UserError` unless k, where it is given, and the temperature are possible."""
-    number = isinstance(k, (int, float, np.number)) and k >= 1 and k == int(k)
-    if not (k is None or number) or temperature <= 0:
+    whole = isinstance(k, numbers.Real) and k >= 1 and k % 1 == 0
+    if not (k is None or whole) or temperature <= 0:
         raise UserError(
             f"k is 1 or more, a whole number, and temperature above 0; got {k!r} and {temperature}"
         )

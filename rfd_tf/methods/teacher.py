@@ -98,13 +98,13 @@ class Teacher:
 
     def _network(self, model: keras.Model, normalise, image_size: int) -> keras.Model:
         pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
-        channels = getattr(model, "input_shape", (3,))[-1]
+        side, channels = _images_of(model)
         if channels not in (3, None):
             raise UserError(
                 f"teacher '{self.name}' takes images of {channels} channels; give one that takes "
                 "RGB images, channels last"
             )
-        size = _side_of(model) or image_size
+        size = side or image_size
         x = pixels
         if size != image_size:
             x = ops.image.resize(x, (size, size), interpolation="bilinear", antialias=True)
@@ -185,9 +185,9 @@ def _as_it_is(pixels):
     return pixels
 
 
-def _side_of(model: keras.Model) -> int | None:
-    """The side of the images that a model takes, None where it is open."""
-    with contextlib.suppress(AttributeError, TypeError, ValueError, IndexError):
-        height, width = model.input_shape[1:3]
-        return int(height) if height is not None and height == width else None
-    return None
+def _images_of(model: keras.Model) -> tuple[int | None, int | None]:
+    """Side and channels of the images that a model takes, None where they are open."""
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+        _, height, width, channels = model.input_shape
+        return int(height) if height is not None and height == width else None, channels
+    return None, None

@@ -240,9 +240,16 @@ def test_a_saved_method_keeps_the_teacher_it_had(tmp_path):
         Distillation.from_config(config)
 
 
+def of_two_images():
+    """A network that takes two images by name."""
+    images = {name: keras.Input((9, 9, 3), name=name) for name in ("left", "right")}
+    return keras.Model(images, keras.layers.Add()(list(images.values())))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"teacher": of_two_images()}, "gives no vector"),
         ({"teacher": None}, "teacher, which is not given, must be a Keras model, shipped weights"),
         ({"teacher": keras.Sequential([keras.Input((9, 9, 1)), keras.layers.Flatten()])}, "1 chan"),
         ({"teacher": keras.Sequential([keras.Input((9, 8, 3)), keras.layers.Flatten()])}, "vector"),
