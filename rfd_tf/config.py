@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -765,22 +764,10 @@ class PretrainConfig:
         return {name: self._channels(name, value) for name, value in defaults.items()}
 
     def _channels(self, name: str, default) -> tuple[float, ...]:
+        from rfd_tf.applications.preprocessing import per_channel
+
         given = getattr(self, name)
-        if given is None:
-            return tuple(default)
-        try:
-            values = tuple(float(value) for value in given)
-        except (TypeError, ValueError):
-            values = ()
-        if (
-            len(values) != 3
-            or not all(map(math.isfinite, values))
-            or (name == "std" and min(values) <= 0)
-        ):
-            shown_values = ",".join(map(str, given))
-            kind = "numbers above 0" if name == "std" else "numbers"
-            raise UserError(f"--{name} needs three {kind} such as 0.5,0.5,0.5; got {shown_values}")
-        return values
+        return tuple(default) if given is None else per_channel(f"--{name}", given)
 
     def augmentation(self):
         """Returns the `rfd_tf.training.pretraining.Augmentation` of the settings."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
+import inspect
 import json
 import logging
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rfd_tf import extras
 from rfd_tf.config import PretrainConfig
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, unknown
 from rfd_tf.paths import absolute
 
 if TYPE_CHECKING:
@@ -360,6 +361,7 @@ class Run:
         """
         from rfd_tf import export
 
+        _check_options("push", options, _options_of(export.push, "weights", "to"))
         return export.push(self.directory, to, **options)
 
     def report(
@@ -420,6 +422,7 @@ class Run:
         from rfd_tf.applications import custom
 
         config = self.config
+        self._check_kept(config, settings)
         kept = {name: getattr(config, name, None) for name in config.given}
         kept.update(config.method_option)
         for name in ("overwrite", "resume", "method_option"):
@@ -437,6 +440,27 @@ class Run:
                 kept.pop(name, None)
         configured = kept.keys() - settings.keys()
         return _pretrain(data, val_data, {**kept, **settings}, configured, callbacks, verbose)
+
+    def _check_kept(self, config: PretrainConfig, settings: Mapping[str, Any]) -> None:
+        """Raises `UserError` for what a resumed run keeps, before other settings are checked."""
+        from rfd_tf.methods.teacher import IN_PYTHON
+
+        for name in ("output_dir", "method", "backbone", "teacher"):
+            value, known = settings.get(name), getattr(config, name)
+            if None in (value, known) or str(known).startswith(IN_PYTHON):
+                continue
+            if name == "output_dir":
+                known = str(self.directory)
+            elif name == "backbone" and "architecture" in self.recorded().record:
+                continue  # compared by architecture
+            text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+            if text is None or known not in (text, str(absolute(text))):
+                called = type(value).__name__ if text is None else f"'{text}'"
+                raise UserError(
+                    f"{name} {called} is not that of the run in '{self.directory}', '{known}', "
+                    f"which a resumed run keeps; leave {name} out, or start a new run by pretrain "
+                    "with this one as init_weights"
+                )
 
     def __repr__(self) -> str:
         return f"Run('{self.directory}')"
@@ -525,17 +549,22 @@ def _evaluate(
 ) -> dict[str, Any]:
     from rfd_tf import evaluation
     from rfd_tf.data.run_images import RunImages
-    from rfd_tf.errors import unknown
     from rfd_tf.evaluation.files import write_json
     from rfd_tf.evaluation.runner import output_locked, with_earlier
 
+    own = ("weights", "tasks", "train", "test", "progress", "output", "say")
+    try:
+        _check_options("evaluate", options, _options_of(evaluation.evaluate, *own))
+    except UserError as error:
+        raise UserError(f"{error}; a task takes its own, as in KNearestNeighbours(k=5)") from None
     folder = absolute(weights) if absolute(weights).is_dir() else None
     chosen = []
     for task in [tasks] if isinstance(tasks, str | evaluation.Task) else tasks or ():
         if isinstance(task, str):
             if task not in evaluation.TASKS:
                 raise unknown("task", task, evaluation.TASKS)
-            task = evaluation.TASKS[task]()
+            made = evaluation.TASKS[task]
+            task = made(**{k: options[k] for k in {"seed"} & options.keys() & _options_of(made)})
         if not isinstance(task, evaluation.Task):
             raise UserError(f"task {task!r} must be a name or an object of rfd_tf.evaluation")
         chosen.append(task)
@@ -606,6 +635,8 @@ def embed(
                 )
             return export.embed_pixels(embedder, data, **options)
         recorded = RunImages.of_run(place)
+    own = ("embedder", "directory", "output_dir", "make_parts")
+    _check_options("embed", options, _options_of(export.embed_folder, *own))
     if data is None:
         raise UserError("data is None; give the images to embed")
     named, _ = images_of(data, "data")
@@ -634,7 +665,8 @@ def export_model(
     Args:
         weights, mean, std: see `evaluate`.
         output_dir: folder to write.
-        data: images to calibrate `quantize` on, in the forms of `pretrain`.
+        data: images to calibrate `quantize` on, in the forms of `pretrain`; those that the run
+            was trained on if None.
         data_root: the folder that the paths in a list are relative to; the list's own if None.
         formats, **options: see `Run.export`.
 
@@ -646,17 +678,34 @@ def export_model(
     from rfd_tf import export
     from rfd_tf.data.run_images import RunImages
 
+    _check_options("export", options, _options_of(export.export_backbone, "weights", "output_dir"))
+    calibrates = bool(options.get("quantize"))
     if data is not None:
         if options.get("calibration") is not None:
             raise UserError("data and calibration are the same images; give one of them")
-        if not options.get("quantize"):
+        if not calibrates:
             raise UserError("data goes with quantize=int8 or float16")
     formats = (formats,) if isinstance(formats, str) else tuple(formats)
     with _place(weights, mean, std) as place:
-        if data is not None:
-            recorded = RunImages.of_run(place)
-            options["calibration"] = _sources(recorded, data, None, data_root)[0]
+        if calibrates and options.get("calibration") is None:
+            named, source = images_of(data, "data")
+            images = RunImages.of_run(place).replaced(**named, data_root=data_root)
+            if source is None and (images.dataset or images.data_dir or images.photos):
+                source = images.train()
+            options["calibration"] = source
         return export.export_backbone(place, output_dir, formats, **options)
+
+
+def _options_of(function: Callable[..., Any], *but: str) -> set[str]:
+    """Returns the names of a function's arguments except some."""
+    return set(inspect.signature(function).parameters) - set(but)
+
+
+def _check_options(of: str, options: Iterable[str], known: Collection[str]) -> None:
+    """Raises `UserError` for an option that is not known."""
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {of}", name, sorted(known))
 
 
 @contextlib.contextmanager
@@ -687,14 +736,18 @@ def images_of(data: Any, name: str) -> tuple[dict[str, Any], Source | None]:
     import numpy as np
 
     from rfd_tf.data.base import ArraySource, Source
-    from rfd_tf.data.given import place_of
+    from rfd_tf.data.given import missing, place_of
 
     if data is None or isinstance(data, Source):
         return {}, data
-    if isinstance(data, str | os.PathLike):
-        return place_of(data), None
-    if isinstance(data, list | tuple) and all(isinstance(one, str | os.PathLike) for one in data):
-        return place_of(data), None
+    if isinstance(data, str | os.PathLike) or (
+        isinstance(data, list | tuple) and all(isinstance(one, str | os.PathLike) for one in data)
+    ):
+        named = place_of(data)
+        gone = missing(named.get("data_dir", ""))
+        if gone:
+            raise UserError(f"no such folder or list: '{gone}'; give an existing one as {name}")
+        return named, None
     if hasattr(data, "shape"):
         return {}, ArraySource(np.asarray(data), name=name)
     raise UserError(

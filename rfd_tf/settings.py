@@ -293,6 +293,8 @@ def named_values(items: Any, setting: str) -> dict[str, Any]:
 
     >>> named_values(["width=0.5", "transform=both"], "method_option")
     {'width': 0.5, 'transform': 'both'}
+    >>> named_values(["teacher_mean=0.5,0.5,0.5"], "method_option")
+    {'teacher_mean': [0.5, 0.5, 0.5]}
     """
     if isinstance(items, Mapping):
         return dict(items)
@@ -301,10 +303,12 @@ def named_values(items: Any, setting: str) -> dict[str, Any]:
         name, equals, text = str(item).partition("=")
         if not equals or not name:
             raise UserError(f"--{setting} '{item}' must read name=value")
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text == "True" if text in ("True", "False") else text
+        options[name] = text == "True" if text in ("True", "False") else text
+        # One value, or several with commas between them.
+        for form in (text, f"[{text}]")[: 2 if "," in text else 1]:
+            with contextlib.suppress(ValueError):
+                options[name] = json.loads(form)
+                break
     return options
 
 

@@ -73,7 +73,7 @@ def test_a_run_gives_images_and_augmentation_too(pixels, tmp_path):
         ({"settings": {"padding": 2, "crop": "resized"}}, "padding=2 has no effect with crop"),
         ({"output": "pu.txt"}, "'pu.txt' must end in .npz or .dat"),
         ({"network": 3}, "network of type int"),
-        ({"network": "six_layer.rfd_cifar100"}, "no such weights file"),
+        ({"network": "six_layer.rfd_cifar100"}, "did you mean 'six_layer.rfd_cifar10'"),
         ({"network": keras.Sequential, "settings": {"image_size": 32}}, "image_size 32 is not"),
         ({"data": None}, "no images were given"),
     ],

@@ -198,6 +198,60 @@ def test_resuming_trains_on(folder, tmp_path):
         resumed.resume(epochs=4, verbose=0, batch_size=4)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "resnet18"}, "backbone 'resnet18' is not that of the run .*'six_layer'"),
+        ({"backbone": keras.Sequential()}, "backbone Sequential is not that of the run"),
+        ({"method": "jigsaw"}, "method 'jigsaw' is not that of the run .*'rfd', which .* keeps"),
+        ({"output_dir": "elsewhere"}, "output_dir 'elsewhere' is not that of the run"),
+        ({"teacher": "rfd_cifar10"}, "teacher has no meaning for method rfd"),
+    ],
+)
+def test_a_resumed_run_keeps_what_it_is(run, settings, message):
+    with pytest.raises(UserError, match=message):
+        run.resume(verbose=0, **settings)
+
+
+def test_options_that_do_not_exist_are_named_with_the_nearest(run, folder, tmp_path):
+    for call, message in (
+        (lambda: run.evaluate("knn", k=5), "'k'; options: batch_size.*as in KNearestNeigh"),
+        (lambda: run.evaluate("knn", progress=True), "unknown option of evaluate 'progress'"),
+        (lambda: run.evaluate("knn", batch_size="many"), "batch_size='many' must be a whole num"),
+        (lambda: run.evaluate("knn", max_train_images=0.5), "max_train_images=0.5 must be a whole"),
+        (lambda: run.embed(folder, tmp_path, feature="f"), "unknown option of embed 'feature'"),
+        (lambda: run.export(layout="nchw"), "'layout' .did you mean 'onnx_layout'"),
+        (lambda: run.push("a/b", dry=True), "'dry' .did you mean 'dry_run'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+
+
+def test_images_that_do_not_exist_are_named_as_they_were_given(run, folder, tmp_path):
+    gone = tmp_path / "gone"
+    for images in (gone, [folder, gone]):
+        for name in ("data", "val_data"):
+            message = f"no such folder or list: '{gone}'; give an existing one as {name}"
+            with pytest.raises(UserError, match=message):
+                run.evaluate("knn", **{"data": folder, name: images}, verbose=0)
+            with pytest.raises(UserError, match=message):
+                rfd_tf.pretrain(**{"data": folder, name: images}, output_dir=tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_seed_reaches_the_tasks_that_draw(run):
+    found = run.evaluate(["invariance", "rotated", "linear"], seed=5, verbose=0)["protocol"]
+    seeds = found["invariance"]["seed"], found["rotated"]["linear"]["seed"], found["linear"]["seed"]
+    assert seeds == (5, 5, 5)
+    own = rfd_tf.evaluation.Invariance(seed=3)
+    assert run.evaluate(own, seed=5, verbose=0)["protocol"]["invariance"]["seed"] == 3
+
+
+def test_int8_is_calibrated_on_the_images_of_the_run(run, folder):
+    card = run.export("onnx", quantize=["int8"])
+    assert card["quantization"]["int8"]["calibration"] == {"images": 20, "of": folder.name}
+
+
 def test_arrays_and_sources_are_trained_on(tmp_path):
     images = np.random.default_rng(2).integers(0, 256, (16, 16, 16, 3)).astype("uint8")
     run = rfd_tf.pretrain(images, output_dir=tmp_path / "a", epochs=1, verbose=0, **QUICK)

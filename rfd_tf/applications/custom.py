@@ -50,6 +50,11 @@ def read(path: str | os.PathLike) -> keras.Model:
     path = expanded(path)
     if not path.is_file():
         raise UserError(f"no such Keras model: '{path}'")
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"'{path}' is no Keras model, or is cut off: a .keras file is a zip archive; save the "
+            "model again by model.save"
+        )
     state = path.stat()
     return _read(path, state.st_mtime_ns, state.st_size)
 

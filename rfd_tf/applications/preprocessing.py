@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,31 @@ def preprocess_input(
     if isinstance(x, np.ndarray):
         return x.astype("float32") * scale + offset
     return keras.ops.cast(x, "float32") * scale + offset
+
+
+def per_channel(name: str, values: Any) -> tuple[float, ...]:
+    """Returns a mean or a standard deviation of RGB pixels as three numbers.
+
+    Args:
+        name: what they are in a message; above 0 if it ends in `std`.
+        values: what the user gave.
+
+    Raises:
+        UserError: not three finite numbers, or a deviation that is not positive.
+
+    >>> per_channel("mean", [0, 0.5, 1])
+    (0.0, 0.5, 1.0)
+    """
+    positive = name.endswith("std")
+    try:
+        found = () if isinstance(values, str) else tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != 3 or not all(map(math.isfinite, found)) or (positive and min(found) <= 0):
+        kind = "numbers above 0" if positive else "numbers"
+        given = values if isinstance(values, str) else ",".join(map(str, np.ravel(values)))
+        raise UserError(f"{name} needs three {kind} such as 0.5,0.5,0.5; got {given}")
+    return found
 
 
 def scale_and_offset(mean: Sequence[float], std: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from rfd_tf.applications.alexnet import AlexNet
 from rfd_tf.applications.building import own_defaults
 from rfd_tf.applications.keras_applications import DEFAULT_SIZES, constructors
 from rfd_tf.applications.network_in_network import NetworkInNetwork
-from rfd_tf.applications.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from rfd_tf.applications.preprocessing import IMAGENET_MEAN, IMAGENET_STD, per_channel
 from rfd_tf.applications.resnet18 import ResNet18
 from rfd_tf.applications.six_layer import SixLayer
 from rfd_tf.errors import UserError, unknown
@@ -94,6 +94,13 @@ def default_arguments(name: str) -> dict[str, Any]:
 def check_name(name: str) -> None:
     """Raises `UserError` unless a backbone's name is known, or the path of a `.keras` file."""
     if not isinstance(name, str) or not (name in BACKBONES or custom.is_file(name)):
+        if isinstance(name, str) and (
+            name.endswith(weight_files.SUFFIX) or (Path(name) / weight_files.RUN_FILE).is_file()
+        ):
+            raise UserError(
+                f"'{name}' holds weights; give it as --init_weights, and as --backbone the name of "
+                "its network"
+            )
         way_out = "or the path of a .keras file"
         raise UserError(f"{unknown('backbone', name, BACKBONES)}; {way_out}")
 
@@ -175,8 +182,8 @@ def save_model(
         "backbone": custom.FILE,
         "arguments": {},
         "image_size": custom.side(model),
-        "mean": list(IMAGENET_MEAN if mean is None else mean),
-        "std": list(IMAGENET_STD if std is None else std),
+        "mean": list(per_channel("mean", IMAGENET_MEAN if mean is None else mean)),
+        "std": list(per_channel("std", IMAGENET_STD if std is None else std)),
         "architecture": {
             "name": model.name,
             "sha256": weight_files.sha256(folder / custom.FILE),

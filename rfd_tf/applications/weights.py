@@ -191,8 +191,9 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
                 "install the package again to restore it"
             )
         return path
-    if not isinstance(weights, (str, os.PathLike)):
-        raise UserError(f"weights must be None, a path or a name, not {type(weights).__name__}")
+    if not isinstance(weights, (str, os.PathLike)) or not os.fspath(weights):
+        given = repr(weights) if isinstance(weights, str) else type(weights).__name__
+        raise UserError(f"weights must be None, a path or a name, not {given}")
     if hub.is_place(weights):
         return hub.fetch(weights)
     path = expanded(weights)
@@ -205,13 +206,19 @@ def find_weights(weights: str | os.PathLike, backbone: str | None = None) -> Pat
             raise UserError(f"folder '{path}' holds no {RUN_FILE}{way_out}")
         return path / RUN_FILE
     if not path.is_file():
-        if path.name != str(weights) or "." in path.name:
-            raise UserError(f"no such weights file: '{path}'")
-        way_out = "or the path of a .weights.h5 file or of a run folder"
         names = [*pretrained.tags(), *pretrained.WEIGHTS]
+        if path.name != str(weights) or path.suffix in (".h5", ".keras"):
+            raise UserError(
+                f"no such weights file: '{path}'; give an existing one, a run folder or a shipped "
+                f"name ({', '.join(pretrained.WEIGHTS)})"
+            )
+        way_out = "or the path of a .weights.h5 file or of a run folder"
         raise UserError(f"{unknown('weights', weights, names)}; {way_out}")
     if not path.name.endswith(SUFFIX):
-        raise UserError(f"weights are read from a file ending in {SUFFIX}, not '{path}'")
+        raise UserError(
+            f"weights are read from a file ending in {SUFFIX}, not '{path}'; give that next to it, "
+            "or its folder"
+        )
     return path
 
 

@@ -80,8 +80,8 @@ def calibration_source():
     from rfd_tf.export.quantize import checked_kinds
 
     if not checked_kinds(FLAGS.quantize):
-        for name in ("calibration_dir", "dataset"):
-            if FLAGS[name].value:
+        for name in ("data", "calibration_dir", "dataset"):
+            if FLAGS[name].present:
                 raise UserError(f"--{name} goes with --quantize=int8 or float16")
         return None
     from rfd_tf.data.run_images import RunImages

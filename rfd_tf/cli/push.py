@@ -35,6 +35,9 @@ def main() -> None:
         if not FLAGS[name].value:
             raise UserError(f"--{name} is missing; see rfd-tf push --help")
 
+    if FLAGS.dry_run and not FLAGS.output:
+        raise UserError("--dry_run writes the files only: give --output, the folder to write")
+
     from rfd_tf import export
 
     card = export.push(

@@ -506,11 +506,13 @@ def _file(root: str | Path, row: _Row) -> tuple[str, int | str]:
         return name, -1
     if isinstance(root, str):
         return transports.joined(root, name), -1
-    if name.startswith("/") and not os.path.isfile(name):
+    absolute = name.startswith("/") and not os.path.isfile(name)
+    if absolute:  # or relative to the root, as some lists are written
         name = name.lstrip("/")
     found = _found(root, name)
     if found is None:
-        return name, f"no file '{shown(root / name)}'"
+        there = f"'{shown(root / name)}'"
+        return name, f"no file '{shown(row.path)}', nor {there}" if absolute else f"no file {there}"
     name, status = found
     if not stat.S_ISREG(status.st_mode):
         return name, f"'{shown(root / name)}' is no file"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import inspect
+import numbers
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -86,8 +87,9 @@ class Settings:
 
     def __post_init__(self):
         for name, least in (("seed", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}={getattr(self, name)} must be {least} or more")
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < least:
+                raise UserError(f"{name}={value!r} must be a whole number from {least}")
 
 
 class Task(abc.ABC):

@@ -75,7 +75,7 @@ def load_heads(folder: str | os.PathLike) -> dict[str, Head]:
     """
     folder = expanded(folder)
     path = folder / FILE
-    again = "scripts/pretrain.py, started again with the flags of the run, writes it"
+    again = "resume the run (its command again, or Run.resume), which writes it"
     if not path.is_file():
         raise UserError(f"'{folder}' holds no {FILE}; {again}")
     try:
@@ -94,6 +94,6 @@ def load_heads(folder: str | os.PathLike) -> dict[str, Head]:
         if recorded is not None and recorded != epoch:
             raise UserError(
                 f"'{path}' is of epoch {epoch:g}, the weights beside it of epoch {recorded:g}; "
-                f"{again} anew"
+                f"{again}"
             )
     return heads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import keras
@@ -23,6 +24,10 @@ class _RotatedProbes(LinearProbes):
     images = ("rotated",)
 
 
+def _has_fc_layers(network: keras.Model) -> bool:
+    return {"fc6", "fc7"} <= {layer.name for layer in network.layers}
+
+
 class RotatedClassification(Task):
     """Task: accuracy on images rotated by random multiples of 90 degrees, trained on such images.
 
@@ -35,7 +40,7 @@ class RotatedClassification(Task):
     Args:
         probe_size: side that maps are max-pooled to for the linear classifiers.
         probe_epochs: epochs of the linear classifiers; chosen by the number of images if None.
-        epochs: epochs of "fc6-8".
+        epochs: epochs of "fc6-8", where the network has it.
         learning_rate: highest rate of its cosine schedule.
         batch_size: images per step of it.
         seed, progress: of the linear classifiers.
@@ -73,13 +78,21 @@ class RotatedClassification(Task):
         }
 
     def check(self, subject: Subject, data: Data) -> None:
-        subject.feature_tensors(subject.network(), self._probes.pooling)
+        network = subject.network()
+        subject.feature_tensors(network, self._probes.pooling)
+        if not _has_fc_layers(network) and self.training != RotatedClassification().training:
+            warnings.warn(
+                f"task rotated: {subject.record['backbone']} has no layers fc6 and fc7, so epochs, "
+                "learning_rate and batch_size have no effect; probe_epochs is of the linear "
+                "classifiers",
+                stacklevel=1,
+            )
 
     def run(self, subject: Subject, data: Data, settings: Settings) -> Iterator[Result]:
         for _, result in frozen.evaluate([self._probes], subject, data, settings):
             yield result
         backbone = subject.network()
-        if not {"fc6", "fc7"} <= {layer.name for layer in backbone.layers}:
+        if not _has_fc_layers(backbone):
             return
         supervised.freeze_before(backbone, "fc6")
         vectors = applications.pooled_feature_model(backbone, "fc7")

@@ -16,6 +16,7 @@ from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
 from rfd_tf.evaluation.features import FeatureExtractor, Features
 from rfd_tf.evaluation.files import folder, save_figure, write_json, write_text
+from rfd_tf.evaluation.heads import FILE
 from rfd_tf.evaluation.image_set import ImageSet
 from rfd_tf.evaluation.splits import subset
 from rfd_tf.evaluation.transformed import evaluated_tensors, transformed_features, turned
@@ -226,11 +227,14 @@ def _trained(subject: Subject, features: Mapping[str, Any]) -> tuple[np.ndarray,
     fitted = "--rotation_head=fitted fits a linear one to the frozen features"
     head = subject.heads.get(_HEAD)
     if head is None:
-        if subject.heads:
-            raise UserError(f"{where} was trained without a rotation head; {fitted}")
+        if subject.folder and (subject.folder / FILE).exists():
+            raise UserError(
+                f"{where} was trained without a rotation head (method "
+                f"{subject.record.get('method')}); {fitted}"
+            )
         raise UserError(
-            f"{where} has no rotation head (heads.npz); scripts/pretrain.py writes it, also when "
-            f"a complete run is started again with its flags; {fitted}"
+            f"{where} has no rotation head ({FILE}); resume the run (its command again, or "
+            f"Run.resume), which writes it; {fitted}"
         )
     name, width = next((name, tensor.shape[-1]) for name, tensor in features.items())
     if head[0].shape != (width, NUM_ROTATIONS):

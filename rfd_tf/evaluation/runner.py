@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import numbers
 import os
 import platform
 import time
@@ -96,8 +97,9 @@ def evaluate(
         raise UserError("cache_features=True needs an output folder; give output")
     endpoints = [endpoints] if isinstance(endpoints, str) else endpoints
     settings = Settings(seed, batch_size, progress, endpoints, output, cache_features)
-    if max_train_images is not None and max_train_images < 1:
-        raise UserError(f"max_train_images={max_train_images} must be 1 or more, or None for all")
+    most = max_train_images
+    if most is not None and (not isinstance(most, numbers.Integral) or most < 1):
+        raise UserError(f"max_train_images={most!r} must be a whole number from 1, or None for all")
     subject = Subject.pretrained(weights)
     before = subject.starting_twin(seed)
     data = _data(tasks, train, test, subject, settings, max_train_images)

@@ -16,7 +16,7 @@ from rfd_tf.export import litert, verify
 from rfd_tf.export import onnx as onnx_format
 from rfd_tf.export import quantize as smaller_files
 from rfd_tf.paths import expanded
-from rfd_tf.rules import GIVEN, Rule, moot, refusal
+from rfd_tf.rules import GIVEN, Including, Rule, moot, refusal
 from rfd_tf.training.folder_lock import FolderLock
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 
 FORMATS = ("saved_model", "onnx", "litert", "keras")
 _RULES = (
+    # (A .keras file contains the backbone alone.)
+    Rule(
+        ("endpoints", "outputs"),
+        dict.fromkeys(map("the format {}".format, ("saved_model", "onnx", "litert")), GIVEN),
+    ),
+    Rule(("calibration_images",), {"quantize": Including(("int8",))}),
     Rule(("opset", "onnx_input", "onnx_layout"), {"the format onnx": GIVEN}),
     Rule(("saved_model_version",), {"the format saved_model": GIVEN}),
 )
@@ -135,6 +141,8 @@ def export_backbone(
     True
     """
     formats = _checked_formats(formats)
+    quantize = smaller_files.checked_kinds(quantize)
+    endpoints, outputs = tuple(dict.fromkeys(endpoints)), tuple(outputs)
     _check_in_use(
         formats,
         {
@@ -142,13 +150,15 @@ def export_backbone(
             "onnx_input": onnx_input,
             "onnx_layout": onnx_layout,
             "saved_model_version": saved_model_version,
+            "endpoints": endpoints,
+            "outputs": outputs,
+            "calibration_images": calibration_images,
+            "quantize": quantize,
         },
     )
-    outputs = tuple(outputs)
     if "onnx" in formats:
         onnx_format.check_options(opset, onnx_input, onnx_layout)
         onnx_format.check_packages()
-    quantize = smaller_files.checked_kinds(quantize)
     _check_quantization(quantize, formats, calibration, calibration_images)
     if "saved_model" in formats and (
         not isinstance(saved_model_version, int) or saved_model_version < 1
@@ -177,7 +187,7 @@ def export_backbone(
         outputs = check_outputs(record, outputs, heads)
         chosen = {
             "feature": feature,
-            "endpoints": tuple(dict.fromkeys(endpoints)),
+            "endpoints": endpoints,
             "outputs": outputs,
             "heads": heads,
         }
@@ -322,6 +332,8 @@ class _Job:
         images: np.ndarray | None,
     ) -> None:
         """Writes the smaller files of one format, and reports what they lose."""
+        import numpy as np
+
         from rfd_tf.export.accuracy_lost import accuracy_lost, on_pixels
         from rfd_tf.export.onnx_model import OnnxModel
         from rfd_tf.export.runtime import description
@@ -366,6 +378,8 @@ class _Job:
                     "images": len(division.calibration),
                     "of": calibration.name,
                 }
+                if count := int(np.isin(division.evaluated, division.calibration).sum()):
+                    card["quantization"][name]["calibration"]["evaluated"] = count
 
     def keras(self, card: dict[str, Any]) -> None:
         from rfd_tf.applications import portable
@@ -395,8 +409,8 @@ def _check_quantization(
         )
     if "int8" in kinds and calibration is None:
         raise UserError(
-            "int8 needs images like those the model will see, which set its scales: give "
-            "--calibration_dir a folder of them"
+            "int8 needs images like those the model will see, which set its scales: give a folder "
+            "of them as --data"
         )
     if "int8" in kinds and calibration_images < 1:
         raise UserError(f"calibration needs 1 image or more, not {calibration_images}")

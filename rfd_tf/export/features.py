@@ -87,8 +87,9 @@ def check_outputs(
         elif HEAD_OUTPUTS[output][0] not in heads:
             raise UserError(
                 f"output '{output}' needs the head '{HEAD_OUTPUTS[output][0]}', which is not among "
-                f"the trained heads of these weights ({', '.join(heads) or 'none'}); "
-                "scripts/pretrain.py writes them to heads.npz in the run folder"
+                f"the trained heads of these weights ({', '.join(heads) or 'none'}); methods rfd "
+                "and rotation train one, in heads.npz of the run folder, which resuming a run "
+                "writes again"
             )
     return outputs
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from rfd_tf import extras
 from rfd_tf.applications import hub
-from rfd_tf.errors import UserError
+from rfd_tf.errors import UserError, shown
 from rfd_tf.export import model_card
 from rfd_tf.export.backbone import CARD_FILE, README_FILE, check_output, export_backbone
 from rfd_tf.paths import expanded
@@ -63,7 +63,10 @@ def push(
     >>> card["hub"], sorted(card["files"])[0]
     (None, 'backbone.keras')
     """
-    repository, revision = hub.split(hub.SCHEME + to.removeprefix(hub.SCHEME))
+    try:
+        repository, revision = hub.split(hub.SCHEME + to.removeprefix(hub.SCHEME))
+    except UserError:
+        raise UserError(f"--to '{shown(to)}' must read USER/REPO") from None
     if revision:
         raise UserError(f"--to '{to}' must read USER/REPO; an upload is a new commit")
     api = None if dry_run else _api()

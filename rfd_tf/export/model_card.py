@@ -393,10 +393,15 @@ def _difference_rows(card: Card) -> Iterator[tuple[str, ...]]:
 def quantization_text(card: Card) -> str:
     """Returns how the quantised files differ from the float32 ones, as Markdown."""
     rows, evaluated = [], []
+    calibrations = [found.get("calibration", {}) for found in card["quantization"].values()]
+    overlap = any(each.get("evaluated") for each in calibrations)
+    apart = "" if overlap else " that were not used for the calibration"
     for kind, found in card["quantization"].items():
         text = f"`{found['file']}`: {found['images']:,} images ({found['measured_on']})"
         if "calibration" in found:
-            text += f", calibrated with {found['calibration']['images']:,} others"
+            same = found["calibration"].get("evaluated")
+            text += f", calibrated with {found['calibration']['images']:,} "
+            text += "images, among them these: there were too few" if same else "others"
         if "measured_with" in found:
             text += f"; {found['measured_with']}"
         evaluated.append(text)
@@ -415,7 +420,7 @@ def quantization_text(card: Card) -> str:
               "kNN accuracy, %")  # fmt: skip
     return (
         "Inputs and outputs are those of the float32 files in the code above. Compared with "
-        "float32 on images that were not used for the calibration: cosine of the outputs, largest "
+        f"float32 on images{apart}: cosine of the outputs, largest "
         "difference, also as a fraction of the largest value, and for labelled images the accuracy "
         f"of kNN in float32 -> in the file.\n\n{_table(header, rows)}\n\n"
         + ". ".join(evaluated)

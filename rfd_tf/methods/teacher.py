@@ -13,6 +13,7 @@ from keras import ops
 from rfd_tf import applications
 from rfd_tf.applications import custom, hub, keras_applications, pretrained, weights
 from rfd_tf.applications.image_size import reason
+from rfd_tf.applications.preprocessing import per_channel
 from rfd_tf.errors import UserError, shown, unknown
 from rfd_tf.methods.base import Method
 from rfd_tf.paths import absolute, expanded
@@ -70,8 +71,7 @@ class Teacher:
         for argument, value in (("teacher_mean", mean), ("teacher_std", std)):
             if own and value is not None:
                 raise UserError(
-                    f"{argument} {list(value)}: teacher '{self.name}' normalises pixels itself; "
-                    f"leave {argument} out"
+                    f"teacher '{self.name}' normalises pixels itself; leave {argument} out"
                 )
         self.endpoint = self.mean = self.std = None
         if isinstance(model, Method):
@@ -84,8 +84,12 @@ class Teacher:
         elif own:
             normalise = keras_applications.preprocessing(self.name.removeprefix(IMAGENET))
         else:
-            self.mean = tuple(mean or record.get("mean") or applications.IMAGENET_MEAN)
-            self.std = tuple(std or record.get("std") or applications.IMAGENET_STD)
+            if mean is None:
+                mean = record.get("mean") or applications.IMAGENET_MEAN
+            if std is None:
+                std = record.get("std") or applications.IMAGENET_STD
+            self.mean = per_channel("teacher_mean", mean)
+            self.std = per_channel("teacher_std", std)
 
             def normalise(pixels):
                 return applications.preprocess_input(pixels, mean=self.mean, std=self.std)
@@ -97,6 +101,11 @@ class Teacher:
         self.dimensions = int(self.network.output_shape[-1])
 
     def _network(self, model: keras.Model, normalise, image_size: int) -> keras.Model:
+        if not model.built:
+            raise UserError(
+                f"teacher '{self.name}' has no weights yet; begin it with keras.Input((S, S, 3)), "
+                "and train it or load its weights"
+            )
         pixels = keras.Input((image_size, image_size, 3), dtype="float32", name="image")
         side, channels = _images_of(model)
         if channels not in (3, None):
@@ -146,6 +155,11 @@ def check(source: Any) -> None:
         raise UserError(
             f"teacher '{text}' was a model in Python, which no run keeps; give that model again as "
             "teacher, or its .keras file"
+        )
+    if text == IMAGENET.removesuffix(":"):
+        raise UserError(
+            f"teacher '{text}' does not name a network; give {IMAGENET}NAME, such as "
+            f"{IMAGENET}mobilenet_v2"
         )
     if text.startswith(IMAGENET):
         name = text.removeprefix(IMAGENET)

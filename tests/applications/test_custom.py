@@ -1,5 +1,7 @@
 """Keras models that are in no registry, as backbones."""
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -189,5 +191,14 @@ def test_other_bad_values_are_named(tmp_path):
     with pytest.raises(UserError, match=r"no such Keras model: '.*nowhere.keras'"):
         applications.build(str(tmp_path / "nowhere.keras"), 32)
     (tmp_path / "text.keras").write_text("no model")
-    with pytest.raises(UserError, match="cannot be loaded as a Keras model"):
+    with pytest.raises(UserError, match="text.keras' is no Keras model, or is cut off"):
         applications.build(str(tmp_path / "text.keras"), 32)
+    with zipfile.ZipFile(tmp_path / "other.keras", "w") as file:
+        file.writestr("config.json", "{}")
+    with pytest.raises(UserError, match="cannot be loaded as a Keras model"):
+        applications.build(str(tmp_path / "other.keras"), 32)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "backbone.weights.h5").touch()
+    for place in (tmp_path / "run", tmp_path / "run" / "backbone.weights.h5"):
+        with pytest.raises(UserError, match="holds weights; give it as init_weights, and as back"):
+            applications.build(str(place), 32)

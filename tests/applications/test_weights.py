@@ -169,6 +169,10 @@ def test_unreadable_files(tmp_path, six):
         read_record(tmp_path / "missing.weights.h5")
     with pytest.raises(UserError, match="must be None, a path or a name, not int"):
         SixLayer(include_top=False, weights=3)
+    with pytest.raises(UserError, match="must be None, a path or a name, not ''"):
+        SixLayer(include_top=False, weights="")
+    with pytest.raises(UserError, match="unknown weights 'six_layer.rfd_cifar' .did you mean 'six"):
+        read_record("six_layer.rfd_cifar")
 
 
 def test_a_weight_missing_in_the_file(tmp_path, six):

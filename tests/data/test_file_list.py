@@ -70,6 +70,7 @@ def test_labels_stay_with_their_files_where_others_are_left_out(folder):
         ("", "names no images"),
         ("a/my class/1.png 0\nlonely.png", r"line 2: no file '.*/lonely.png'"),
         ("a/my class/1.png 0\na/x.png 1", r"line 2: no file '.*a/x.png'"),
+        ("a/my class/1.png 0\n/gone/x.png 1", r"no file '/gone/x.png', nor '.+/gone/x.png'"),
         ("a/my class/1.png -1", "label -1"),
     ],
 )

@@ -68,7 +68,7 @@ def test_nothing_but_the_file_is_left(tmp_path):
 
 
 def test_heads_that_do_not_belong_are_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no heads.npz.*pretrain.py"):
+    with pytest.raises(UserError, match="holds no heads.npz; resume the run"):
         load_heads(tmp_path)
     made = method()
     write(made, tmp_path)

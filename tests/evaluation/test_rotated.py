@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -33,6 +35,14 @@ def test_train_and_test_images_are_rotated(rfd_subject, small_digits):
     labels = small_digits.train.labels, small_digits.test.labels
     expected = LinearProbes(epochs=3).evaluate(features[0], labels[0], features[1], labels[1], 10)
     assert found["f2"] == pytest.approx(next(iter(expected)).value, abs=0.01)
+
+
+def test_options_of_dense_layers_that_are_not_there_are_warned_of(rfd_subject, small_digits):
+    with pytest.warns(UserWarning, match="six_layer has no layers fc6 and fc7, so epochs"):
+        RotatedClassification(epochs=3).check(rfd_subject, small_digits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RotatedClassification(probe_epochs=3).check(rfd_subject, small_digits)
 
 
 def test_dense_layers_are_trained_on_frozen_convolutions(tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def write(method, folder, with_heads, **record):
 
 def test_without_a_head_there_is_a_way_out(rfd_method, small_digits, tmp_path):
     subject = write(rfd_method, tmp_path, None)
-    with pytest.raises(UserError, match="no rotation head.*pretrain.py.*rotation_head=fitted"):
+    with pytest.raises(UserError, match="no rotation head.*resume the run.*rotation_head=fitted"):
         Rotation().check(subject, small_digits)
     Rotation("fitted").check(subject, small_digits)
     subject = write(rfd_method, tmp_path, {"projection": rfd_method.projection})

@@ -77,10 +77,13 @@ def test_what_evaluators_are_given(weights):
     assert table[1].split() == ["spy", "block1", "50.0", "50.0", "50.0", "50.0"]
 
 
-@pytest.mark.parametrize("option", [{"seed": -1}, {"batch_size": 0}, {"max_train_images": 0}])
+@pytest.mark.parametrize(
+    "option",
+    [{"seed": -1}, {"batch_size": 0}, {"batch_size": "8"}, {"max_train_images": 0}, {"seed": 0.5}],
+)
 def test_impossible_settings_are_refused(weights, option):
     (name, value), *_ = option.items()
-    with pytest.raises(UserError, match=f"{name}={value} must be . or more"):
+    with pytest.raises(UserError, match=f"{name}={value!r} must be a whole number from"):
         runner.evaluate(weights, [Spy()], source(40), source(10, seed=1), **option)
 
 

@@ -17,6 +17,7 @@ from rfd_tf import applications
 from rfd_tf.applications import hub
 from rfd_tf.config import PretrainConfig
 from rfd_tf.errors import UserError
+from rfd_tf.export import push
 
 REPOSITORY = "user/network"
 
@@ -139,7 +140,8 @@ def pushed(tmp_path_factory):
         [
             [*common, "--dry_run", f"--output={folder / 'out'}", "--license_id=mit"],
             [*common, "--license_id=mit"],
-            [*common[:1], "--to=network", "--dry_run"],
+            [*common[:1], "--to=network"],
+            [*common, "--dry_run"],
         ],
         prelude,
     )
@@ -177,7 +179,8 @@ def test_push_uploads_the_same_files(pushed):
     # (A .keras file has the time it was written, and the card its digest.)
     cards = files["README.md"], (folder / "out" / "README.md").read_bytes()
     assert cards[0].partition(b"## Files")[0] == cards[1].partition(b"## Files")[0]
-    assert done[2][0] == 2 and "USER/REPO" in done[2][2]
+    assert done[2][0] == 2 and "--to 'network' must read USER/REPO" in done[2][2]
+    assert done[3][0] == 2 and "give --output, the folder to write" in done[3][2]
 
 
 def test_a_run_starts_from_the_hub_and_records_commit_and_digest(pushed):
@@ -239,5 +242,7 @@ def test_places_on_the_hub_are_pinned():
     for wrong in ("hf://a", "hf://a/b/c", "hf://a/b@", "hf:///b"):
         with pytest.raises(UserError, match="must read hf://USER/REPO"):
             hub.split(wrong)
+    with pytest.raises(UserError, match="to 'ab' must read USER/REPO"):
+        push("runs/a", "ab")
     file = Path("x") / ("a" * 40) / "model.keras"
     assert hub.pinned("hf://a/b", file) == f"hf://a/b@{'a' * 40}"

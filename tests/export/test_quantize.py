@@ -1,4 +1,4 @@
-"""Smaller ONNX files: they run, their loss is told, and calibration is what makes int8 work."""
+"""Smaller ONNX files: they run, their loss is stated, and calibration is what makes int8 work."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import pytest
 from export_helpers import RECORD
 from PIL import Image
 
-from rfd_tf.data import digits, image_folder
+from rfd_tf.data import ArraySource, digits, image_folder
 from rfd_tf.errors import UserError
 from rfd_tf.export import ExportMismatch, OnnxModel, export_backbone, quantize_int8, write_onnx
 from rfd_tf.export.accuracy_lost import divide
@@ -211,6 +211,15 @@ def test_calibrating_and_evaluating_are_done_on_different_images():
     assert not set(parts.evaluated) & (set(parts.calibration) | set(parts.train))
     with pytest.raises(UserError, match="1 image or more, not 0"):
         divide(digits(), 0)
+
+
+def test_a_card_says_that_calibrated_images_were_evaluated(run_folder, tmp_path):
+    one = ArraySource(digits().images[:1], name="one")
+    card = export_backbone(run_folder, tmp_path / "out", "onnx", quantize=["int8"], calibration=one)
+    assert card["quantization"]["int8"]["calibration"]["evaluated"] == 1
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "among them these: there were too few" in text
+    assert "not used for the calibration" not in text
 
 
 def test_images_of_the_wrong_size_are_an_error(quantized, tmp_path):
