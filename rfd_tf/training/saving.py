@@ -82,8 +82,8 @@ class BackgroundSaver:
         """`report` as a line."""
         report = self.report(seconds)
         return (
-            f"saving: {self.saved} checkpoints; training stood still for {self.stalled:.2f} of "
-            f"{seconds:.2f} s ({report['stalled_share']:.2%}), files were written beside it in "
+            f"saving: {self.saved} checkpoints; training paused for {self.stalled:.2f} of "
+            f"{seconds:.2f} s ({report['stalled_share']:.2%}), files were written in the background in "
             f"{self.writing:.2f} s"
         )
 

@@ -57,7 +57,7 @@ def test_fine_tuning_a_shipped_backbone_with_plain_keras(tmp_path):
     (tmp_path / "exported").symlink_to(ROOT / "exported")
     code = snippet("fine_tuned.keras")
     statements = [line for line in code.splitlines()[2:] if line]
-    assert len(statements) == 17
+    assert len(statements) == 18
     output = run_alone(code, tmp_path)
     accuracies = re.findall(r"val_accuracy: ([0-9.]+)", output)
     assert len(accuracies) == 30 and float(accuracies[-1]) > 0.9
