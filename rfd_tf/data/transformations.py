@@ -194,8 +194,8 @@ class Projective(_Family):
         return raw
 
 
-def turn_angles(coefficients: Any, size: int) -> Any:
-    """Angles by which warps turn the middle of an image: float32 `[B]`, degrees.
+def rotation_angles(coefficients: Any, size: int) -> Any:
+    """Angles by which warps rotate the centre of an image: float32 `[B]`, degrees.
 
     Clockwise, -180 to 180: those of the rotation nearest to how the warp acts at the centre of its
     output. Defined for every warp, however odd.
@@ -205,7 +205,7 @@ def turn_angles(coefficients: Any, size: int) -> Any:
         size: side of the images, pixels.
 
     >>> quarter = warps.affine_coefficients([90.0], [[0.0, 0.0]], [1.5], [0.0], size=8)
-    >>> float(turn_angles(quarter, size=8)[0])
+    >>> float(rotation_angles(quarter, size=8)[0])
     90.0
     """
     coefficients = ops.cast(coefficients, "float32")

@@ -42,8 +42,8 @@ class AutoEncodingTransformations(Method):
         seed: of the decoder and the transformations.
         **kwargs: see `Method`.
 
-    Logged beside the loss is `turn_error`, by how many degrees the estimate turns the image
-    differently from the truth, on average.
+    Logs `rotation_error`, the mean error of the estimated rotation in degrees (0 to 180), next to
+    the loss.
 
     Raises:
         UserError: an unknown transformation or normalisation, an option out of range.
@@ -52,7 +52,7 @@ class AutoEncodingTransformations(Method):
     >>> method = AutoEncodingTransformations(applications.build("six_layer", image_size=32))
     >>> batch = {"image": np.zeros((2, 32, 32, 3), "uint8"), "index": np.array([0, 1])}
     >>> sorted(method(batch)), round(method.chance_levels()["transformation_loss"], 3)
-    (['transformation_loss', 'turn_error'], 1.0)
+    (['rotation_error', 'transformation_loss'], 1.0)
     """
 
     rules = (
@@ -98,7 +98,7 @@ class AutoEncodingTransformations(Method):
         self.views = 1 if self.separate_passes else 2
         self.fill = options.number("fill", fill, 0, 255)
         self.family = transformations.FAMILIES[transformation](self.image_size, **arguments)
-        self.declare({"transformation_loss": 1.0}, ["turn_error"])
+        self.declare({"transformation_loss": 1.0}, ["rotation_error"])
         inputs = 2 * self.feature_dimensions
         self.hidden_layer = None
         if hidden:
@@ -120,15 +120,15 @@ class AutoEncodingTransformations(Method):
         coefficients = self.family.coefficients(parameters)
         transformed = warps.warp(images, coefficients, self.fill)
         estimated = self.estimate(images, transformed, training=training)
-        true_turn, turn = (
-            transformations.turn_angles(each, self.image_size)
+        true_angle, angle = (
+            transformations.rotation_angles(each, self.image_size)
             for each in (coefficients, self.family.coefficients(estimated))
         )
         # The shorter way round.
-        turn_error = ops.abs(ops.mod(turn - true_turn + 180.0, 360.0) - 180.0)
+        rotation_error = ops.abs(ops.mod(angle - true_angle + 180.0, 360.0) - 180.0)
         return {
             "transformation_loss": losses.transformation_error(estimated, parameters),
-            "turn_error": ops.mean(ops.stop_gradient(turn_error)),
+            "rotation_error": ops.mean(ops.stop_gradient(rotation_error)),
         }
 
     def estimate(self, images, transformed, training=False):
@@ -155,8 +155,8 @@ class AutoEncodingTransformations(Method):
         levels = {"transformation_loss": self.family.variance}
         affine = isinstance(self.family, transformations.Affine)
         if self.family.rotation == 180 if affine else self.family.quarter_turns:
-            # All directions alike: a constant answer is a quarter of the circle off.
-            levels["turn_error"] = 90.0
+            # All directions alike: a constant answer is wrong by 90 degrees on average.
+            levels["rotation_error"] = 90.0
         return levels
 
     def options(self) -> dict:

@@ -83,8 +83,8 @@ class BackgroundSaver:
         report = self.report(seconds)
         return (
             f"saving: {self.saved} checkpoints; training paused for {self.stalled:.2f} of "
-            f"{seconds:.2f} s ({report['stalled_share']:.2%}), files were written in the background in "
-            f"{self.writing:.2f} s"
+            f"{seconds:.2f} s ({report['stalled_share']:.2%}), files were written in the "
+            f"background in {self.writing:.2f} s"
         )
 
     def check(self) -> None:

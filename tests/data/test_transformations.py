@@ -97,12 +97,12 @@ def test_turns_of_warps_are_measured_at_their_centre():
     angles = np.array([-170.0, -30, 0, 45, 180])
     shifts = np.random.default_rng(0).uniform(-5, 5, (5, 2))
     warped = warps.affine_coefficients(angles, shifts, np.full(5, 0.8), np.zeros(5), SIZE)
-    found = np.asarray(transformations.turn_angles(warped, SIZE))
+    found = np.asarray(transformations.rotation_angles(warped, SIZE))
     np.testing.assert_allclose(np.cos(np.radians(found - angles)), 1, atol=1e-5)
     # A projection turns by what its derivative there turns.
     family = transformations.Projective(SIZE)
     each = np.asarray(family.coefficients(family.parameters(_uniform(family, 20))))
-    found = np.asarray(transformations.turn_angles(each, SIZE))
+    found = np.asarray(transformations.rotation_angles(each, SIZE))
     points = SIZE / 2 + 0.05 * np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     ends = np.asarray(warps.warp_points(points, each), "float64")
     across, down = ends[:, 0] - ends[:, 1], ends[:, 2] - ends[:, 3]

@@ -57,7 +57,7 @@ def test_a_perfect_estimate_has_no_error_and_a_constant_one_that_of_chance(monke
     monkeypatch.setattr(warps, "warp", lambda images, *_: images)
     outputs = method.call(batch)
     assert float(outputs["transformation_loss"]) == 0
-    assert float(outputs["turn_error"]) == pytest.approx(0, abs=1e-3)
+    assert float(outputs["rotation_error"]) == pytest.approx(0, abs=1e-3)
     monkeypatch.setattr(method, "estimate", lambda *_, **__: ops.zeros_like(seen[-1]))
     outputs, chance = method.call(batch), method.chance_levels()
     for name in chance:

@@ -34,7 +34,7 @@ METHODS = {
         [],
         "original_transformed_estimated",
         3,
-        {"transformation_loss": 0.95, "turn_error": 87.0},
+        {"transformation_loss": 0.95, "rotation_error": 87.0},
     ),
 }
 
