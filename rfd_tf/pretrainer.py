@@ -30,7 +30,7 @@ from rfd_tf.data.run_images import shared_images
 from rfd_tf.errors import UserError, unknown
 from rfd_tf.evaluation import FeatureHealth, health
 from rfd_tf.evaluation.heads import save_heads
-from rfd_tf.evaluation.runner import output_locked
+from rfd_tf.evaluation.runner import output_locked, save_report
 from rfd_tf.evaluation.splits import check_classes
 from rfd_tf.evaluation.table import summary
 from rfd_tf.interpret.report import read_run
@@ -48,7 +48,7 @@ from rfd_tf.training import (
 )
 from rfd_tf.training import strategy as strategies
 from rfd_tf.training.folder_lock import FolderLock
-from rfd_tf.training.run_folder import RunFolder, full_disk_reported, write_json
+from rfd_tf.training.run_folder import RunFolder, full_disk_reported
 from rfd_tf.training.saving import BackgroundSaver
 from rfd_tf.training.stopping import StopRequest, TrainingStopped
 
@@ -690,7 +690,7 @@ class Pretrainer:
                     seed=config.seed,
                     output=folder.path("evaluation_files"),
                 )
-                write_json(folder.path("evaluation.json"), report)
+                save_report(report, folder.path("evaluation.json"), log.info)
             short = summary(report, applications.endpoints(network))
             log.info(
                 "\nin percent, on upright and on randomly rotated test images:\n"

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import html
 import inspect
-import json
 import logging
 import os
 import signal
@@ -549,8 +548,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     from rfd_tf import evaluation
     from rfd_tf.data.run_images import RunImages
-    from rfd_tf.evaluation.files import write_json
-    from rfd_tf.evaluation.runner import output_locked, with_earlier
+    from rfd_tf.evaluation.runner import output_locked, save_report
 
     own = ("weights", "tasks", "train", "test", "progress", "output", "say")
     try:
@@ -578,10 +576,6 @@ def _evaluate(
             raise UserError("give data, the labelled images that probes are trained on")
     output = None if folder is None else folder / "evaluation.json"
     with shown(verbose), contextlib.nullcontext() if output is None else output_locked(output):
-        earlier = None
-        if output is not None:
-            with contextlib.suppress(OSError, ValueError):
-                earlier = json.loads(output.read_bytes())
         report = evaluation.evaluate(
             weights,
             chosen,
@@ -593,8 +587,7 @@ def _evaluate(
             **options,
         )
         if output is not None:
-            report = with_earlier(report, earlier)
-            write_json(output, report)
+            report = save_report(report, output, _log.info)
     return report
 
 

@@ -11,12 +11,19 @@ from __future__ import annotations
 
 from absl import flags
 
-from rfd_tf.cli import common, config_flags, data_flags, image_flags, path_flags
-from rfd_tf.config import IMAGE_SETTINGS, PretrainConfig
+from rfd_tf.cli import common, config_flags, data_flags, path_flags
+from rfd_tf.config import PretrainConfig
 
 FLAGS = flags.FLAGS
 
-flags.adopt_module_key_flags(image_flags)
+data_flags.DEFINE_data(
+    "data", None, f"The images: {data_flags.FORMS}. Stands for --data_dir or --dataset."
+)
+_IMAGES = (
+    *("dataset", "data_dir", "data_root", "train_split", "tfds_classes", "tfds_dir"),
+    *("tfds_download", "max_skipped", *config_flags.READING, "cache_dir", "cache_gb"),
+)
+config_flags.DEFINE_settings(_IMAGES)
 path_flags.DEFINE_path("output_dir", None, "The folder to write.")
 path_flags.DEFINE_path(
     "weights",
@@ -36,10 +43,11 @@ def main() -> None:
     data_flags.resolve()
     if not FLAGS.output_dir:
         raise UserError("--output_dir is missing; see rfd-tf duplicates --help")
-    settings = PretrainConfig.create(config_flags.given(list(IMAGE_SETTINGS)))
+    settings = PretrainConfig.create(config_flags.given(_IMAGES))
 
     from rfd_tf.interpret import duplicates
 
+    duplicates.check(FLAGS.output_dir, FLAGS.similarity, FLAGS.overwrite)
     embedder = None
     if FLAGS.weights:
         from rfd_tf import export

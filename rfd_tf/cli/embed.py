@@ -23,7 +23,7 @@ from rfd_tf.cli.common import run
 path_flags.DEFINE_path(
     "weights", None, "A run folder, a .weights.h5 file, or the name of shipped weights."
 )
-path_flags.DEFINE_path("onnx", None, "Or an ONNX file of scripts/export.py, run by onnxruntime.")
+path_flags.DEFINE_path("onnx", None, "Or an ONNX file of rfd-tf export, run by onnxruntime.")
 data_flags.DEFINE_data(
     "data",
     None,
@@ -83,7 +83,7 @@ def images():
     recorded = RunImages.of_run(FLAGS.weights) if FLAGS.weights else RunImages()
     found = recorded.replaced(**config_flags.images())
     if not (found.data_dir or found.dataset):
-        raise UserError("--data_dir is missing, the images; see scripts/embed.py --help")
+        raise UserError("--data_dir is missing, the images; see rfd-tf embed --help")
     return found
 
 
@@ -92,10 +92,12 @@ def main() -> None:
 
     data_flags.resolve()
     if not FLAGS.output_dir:
-        raise UserError("--output_dir is missing; see scripts/embed.py --help")
+        raise UserError("--output_dir is missing; see rfd-tf embed --help")
     found = images()
-    if bool(FLAGS.weights) == bool(FLAGS.onnx):
-        raise UserError("give --weights (a run folder, a file, a shipped name) or --onnx, not both")
+    if not FLAGS.weights and not FLAGS.onnx:
+        raise UserError("give --weights (a run folder, a file, a shipped name), or --onnx")
+    if FLAGS.weights and FLAGS.onnx:
+        raise UserError("give --weights or --onnx, not both")
 
     beam_flags.check_runner()
     print(summary(written(found), FLAGS.output_dir))

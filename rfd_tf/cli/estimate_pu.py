@@ -8,7 +8,8 @@ For each fold of the images, a rotation network is trained on the other folds an
 rotations of this one. Finished folds are kept next to the output until all are done: after an
 interruption, run the same command again.
 
-With --input no network is trained: the file is converted to --output's format, or only drawn.
+With --input no network is trained: the file is converted to --output's format, or only drawn. It
+must have been made for the images, which are needed too.
 """
 
 from __future__ import annotations
@@ -52,8 +53,18 @@ _ESTIMATION = config_flags.DEFINE_arguments(
     ("classifier", "num_folds", "positive_prior", "seed"),
     {"num_folds": "folds"},
 )
+_TRAINED = ("classifier", "folds", "positive_prior", "seed")
 for _name, _default in TRAINING.items():
     config_flags.DEFINE(settings_of(PretrainConfig)[_name], default=_default)
+
+
+def check_used() -> None:
+    """Refuses options of the training next to --input."""
+    from rfd_tf.errors import UserError
+
+    for name in (*_TRAINED, *TRAINING):
+        if FLAGS.input and FLAGS[name].present:
+            raise UserError(f"--{name} has no effect with --input, which trains no network")
 
 
 def check_files() -> None:
@@ -121,6 +132,7 @@ def train() -> None:
 
 def main() -> None:
     data_flags.resolve()
+    check_used()
     if FLAGS.config:
         image_flags.adopt_config(FLAGS.config)
     check_files()

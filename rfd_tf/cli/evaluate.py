@@ -18,7 +18,6 @@ A suite evaluates several runs with the same tasks and writes one comparison: co
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 from absl import flags
@@ -150,6 +149,10 @@ def compare() -> None:
         raise UserError("give --runs, one run folder or more, separated by commas")
     for run_folder in FLAGS.runs:
         read_record(run_folder)
+    places = [Path(run).resolve() for run in FLAGS.runs]
+    for place, run_folder in zip(places, FLAGS.runs, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"--runs has '{run_folder}' twice; give every run once")
     output = Path(FLAGS.output or f"suites/{FLAGS.suite}")
     train = test = None
     if suite.find(FLAGS.suite).needs_images:
@@ -204,14 +207,8 @@ def evaluate_one(chosen: list, output: Path | None) -> None:
     """Evaluates one network with the chosen tasks; writes the report if there is an output."""
     from rfd_tf.applications import read_record
     from rfd_tf.data.run_images import RunImages
-    from rfd_tf.evaluation.files import write_json
-    from rfd_tf.evaluation.runner import evaluate, table, with_earlier
+    from rfd_tf.evaluation.runner import evaluate, save_report, table
 
-    earlier = None
-    if output is not None:
-        # Scores of other tasks on the same images stay in the file.
-        with contextlib.suppress(OSError, ValueError):
-            earlier = json.loads(output.read_bytes())
     # A wrong name of weights is reported before the images are read.
     read_record(FLAGS.weights)
     train = test = None
@@ -233,8 +230,7 @@ def evaluate_one(chosen: list, output: Path | None) -> None:
     )
     print(f"\n{describe(report)}\n\n{table(report)}\n")
     if output is not None:
-        report = with_earlier(report, earlier)
-        write_json(output, report)
+        save_report(report, output, print)
         print(f"written: {output}")
 
 

@@ -88,7 +88,9 @@ def server():
         raise UserError(f"--max_images is 0 or more; got {FLAGS.max_images}")
     folder = Path(FLAGS.run)
     if not folder.is_dir():
-        raise UserError(f"no such run folder: '{folder}'")
+        raise UserError(
+            f"no such run folder: '{folder}'; give --run a folder that rfd-tf pretrain wrote"
+        )
     source = images_of(folder)
     kept = made(Path(FLAGS.cache_dir) if FLAGS.cache_dir else folder / "explore")
     network = OnnxNetwork(exported(folder, kept))

@@ -57,7 +57,7 @@ def main() -> None:
     data_flags.resolve()
     for name in ("weights", "output_dir"):
         if not FLAGS[name].value:
-            raise UserError(f"--{name} is missing; see scripts/export.py --help")
+            raise UserError(f"--{name} is missing; see rfd-tf export --help")
 
     from rfd_tf import export
 

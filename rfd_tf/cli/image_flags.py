@@ -55,7 +55,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def settings(arguments: Sequence[str]) -> dict[str, Any]:
-    """Reads these flags from the arguments of another script, such as scripts/pretrain.py.
+    """Reads these flags from the arguments of another script, such as rfd-tf pretrain.
 
     Args:
         arguments: its command line or a part of it, including `--flagfile=FILE`. Flags that are not
@@ -88,7 +88,7 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def settings_of(run: str) -> dict[str, Any]:
-    """Reads these flags from a flag file of scripts/pretrain.py or from a run folder.
+    """Reads these flags from a flag file of rfd-tf pretrain or from a run folder.
 
     Raises:
         UserError: there is no such file, or a folder without a run.
@@ -106,7 +106,7 @@ def settings_of(run: str) -> dict[str, Any]:
         recorded = json.loads((path / "run.json").read_bytes())["flags"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"'{run}' is neither a flag file of scripts/pretrain.py nor the folder of a run, nor "
+            f"'{run}' is neither a flag file of rfd-tf pretrain nor the folder of a run, nor "
             "an installed configuration"
         ) from None
     shared = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])]

@@ -55,7 +55,7 @@ def main() -> None:
 
     for name in ("caffemodel", "output"):
         if not FLAGS[name].value:
-            raise UserError(f"--{name} is missing; see scripts/import_caffe.py --help")
+            raise UserError(f"--{name} is missing; see rfd-tf import-caffe --help")
 
     from rfd_tf.applications import caffe_import
 

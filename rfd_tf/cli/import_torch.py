@@ -33,7 +33,7 @@ def main() -> None:
 
     for name in ("checkpoint", "architecture", "output"):
         if not FLAGS[name].value:
-            raise UserError(f"--{name} is missing; see scripts/import_torch.py --help")
+            raise UserError(f"--{name} is missing; see rfd-tf import-torch --help")
 
     from rfd_tf.applications import torch_checkpoint
 

@@ -20,7 +20,7 @@ from rfd_tf.cli import config_flags, data_flags, path_flags
 from rfd_tf.cli.common import run
 from rfd_tf.settings import signature_settings
 
-path_flags.DEFINE_path("run", None, "Run folder of scripts/pretrain.py, finished or not.")
+path_flags.DEFINE_path("run", None, "Run folder of rfd-tf pretrain, finished or not.")
 path_flags.DEFINE_path("output", None, "HTML file. Default: report.html in the run folder.")
 config_flags.DEFINE_arguments("interpret.report.assemble", "build", ("sections",))
 flags.DEFINE_boolean(
@@ -89,14 +89,18 @@ def sources(folder: Path) -> tuple:
 
 
 def main() -> None:
+    from rfd_tf.data import pu_weights
     from rfd_tf.errors import UserError
     from rfd_tf.interpret import report
 
     data_flags.resolve()
     if not FLAGS.run:
-        raise UserError("--run is missing: the folder of a run, as scripts/pretrain.py writes it")
+        raise UserError("--run is missing: the folder of a run, as rfd-tf pretrain writes it")
     record = report.read_run(FLAGS.run)
     if FLAGS.pu_weights:
+        if not FLAGS.images:
+            raise UserError("--pu_weights has no effect with --images=0; leave one of them out")
+        pu_weights.check(FLAGS.pu_weights)
         record.flags["pu_weights"] = FLAGS.pu_weights
     output = Path(FLAGS.output) if FLAGS.output else record.folder / "report.html"
     report.check_output(output)

@@ -219,7 +219,8 @@ def main() -> None:
     )
     saliency_files.write(output, shown, found, how, FLAGS.sheet_images)
     print(f"\n{saliency_files.summary(shown, found, how)}")
-    print(f"\nwritten: {output / 'saliency.md'}, .csv, .json, .png")
+    written = [s for s in (".csv", ".json", ".png") if (output / f"saliency{s}").exists()]
+    print(f"\nwritten: {', '.join([str(output / 'saliency.md'), *written])}")
 
 
 if __name__ == "__main__":

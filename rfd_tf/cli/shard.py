@@ -44,7 +44,7 @@ FLAGS = flags.FLAGS
 
 
 def main() -> None:
-    from rfd_tf.errors import UserError
+    from rfd_tf.errors import UserError, unknown
 
     data_flags.resolve()
     beam_flags.check_runner()
@@ -53,9 +53,11 @@ def main() -> None:
 
     from rfd_tf.data import shards
     from rfd_tf.data.run_images import RunImages
-    from rfd_tf.data.shards.write import check_output
+    from rfd_tf.data.shards.write import FORMATS, check_output
 
     check_output(FLAGS.output)  # before the images are read
+    if FLAGS.format not in FORMATS:
+        raise unknown("format", FLAGS.format, FORMATS)
     given = config_flags.given(_IMAGES)
     download = given.pop("tfds_download", False)
     images = RunImages().replaced(train_split=FLAGS.split, **given)

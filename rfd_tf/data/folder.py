@@ -361,8 +361,9 @@ def _scan(root: str, leave_out: Iterable[str | os.PathLike] = ()) -> _Scan:
         raise UserError(f"no such folder: '{root}'; give --data_dir an existing folder")
     if not os.path.isdir(root):
         raise UserError(
-            f"not a folder: '{root}'; give --data_dir the folder of the images, or a list "
-            f"of them ({', '.join(f'*{suffix}' for suffix in LISTS)})"
+            f"not a folder: '{root}'; give --data_dir the folder of the images (unpack archives "
+            f"such as .zip), a list of them ({', '.join(f'*{suffix}' for suffix in LISTS)}) or "
+            "shards (*.tar, *.tfrecord, *.parquet)"
         )
     files: list[tuple[str, int]] = []
     results = results_folders.identities(root, leave_out)

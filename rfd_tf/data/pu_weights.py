@@ -30,7 +30,7 @@ from rfd_tf.text import read_text
 
 EXTENSIONS = (".npz", ".dat")
 _FORMAT = 1
-_AGAIN = "make it again with scripts/estimate_pu.py"
+_AGAIN = "make it again with rfd-tf estimate-pu"
 
 
 def read(path: str | os.PathLike, source: Source) -> np.ndarray:
@@ -53,10 +53,7 @@ def read(path: str | os.PathLike, source: Source) -> np.ndarray:
     >>> read(path, digits("test")).shape
     (297, 4)
     """
-    path = expanded(path)
-    extension = _extension(path)
-    if not path.is_file():
-        raise UserError(f"no such PU weights file: '{path}'; {_AGAIN}")
+    path, extension = _found(path)
     if extension == ".dat":
         return _checked(_read_text(path, source), path)
     content = _read_npz(path)
@@ -66,7 +63,7 @@ def read(path: str | os.PathLike, source: Source) -> np.ndarray:
             f"({len(content['upright_probability'])} images, fingerprint "
             f"{content['fingerprint'][:12]}), not from '{source.name}' ({source.num_images} "
             f"images, fingerprint {source.fingerprint[:12]}); give the images they were made "
-            "from, or make weights for these with scripts/estimate_pu.py"
+            "from, or make weights for these with rfd-tf estimate-pu"
         )
     probability = content["upright_probability"]
     if probability.shape != (source.num_images, NUM_ROTATIONS):
@@ -75,6 +72,21 @@ def read(path: str | os.PathLike, source: Source) -> np.ndarray:
             f"({source.num_images}, {NUM_ROTATIONS}); {_AGAIN}"
         )
     return _checked(probability, path)
+
+
+def check(path: str | os.PathLike) -> None:
+    """Raises `UserError` for a path that is no file of PU weights, whatever its images."""
+    path, extension = _found(path)
+    if extension == ".npz":
+        _read_npz(path)
+
+
+def _found(path: str | os.PathLike) -> tuple[Path, str]:
+    path = expanded(path)
+    extension = _extension(path)
+    if not path.is_file():
+        raise UserError(f"no such PU weights file: '{path}'; {_AGAIN}")
+    return path, extension
 
 
 def read_description(path: str | os.PathLike) -> dict[str, Any]:

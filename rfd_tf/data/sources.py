@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from rfd_tf.data import given
 from rfd_tf.data.base import ArraySource, Source
 from rfd_tf.data.embedded import SPLITS, clothing, digits
@@ -111,6 +113,11 @@ def load(
     """
     flags = {"--dataset": dataset, "--data_dir": data_dir, "--source_images": photos or None}
     named = [flag for flag, value in flags.items() if value is not None]
+    if isinstance(data, np.ndarray):
+        raise UserError(
+            "data is an array, which needs no loading: give it to rfd_tf.pretrain, or make an "
+            "rfd_tf.data.ArraySource of it"
+        )
     if data is not None:
         ((name, value),) = given.place_of(data).items()
         dataset, data_dir = (value, None) if name == "dataset" else (None, value)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
+import itertools
+import json
 import numbers
 import os
 import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import rfd_tf
@@ -19,6 +23,7 @@ from rfd_tf.data.sources import Source
 from rfd_tf.errors import UserError
 from rfd_tf.evaluation import frozen
 from rfd_tf.evaluation.base import Data, Result, Settings, Subject, Task
+from rfd_tf.evaluation.files import write_json
 from rfd_tf.evaluation.frozen import Evaluator
 from rfd_tf.evaluation.image_set import NAMES
 from rfd_tf.evaluation.partial import PartialResults
@@ -26,7 +31,7 @@ from rfd_tf.evaluation.table import shown, table
 from rfd_tf.paths import absolute, expanded
 from rfd_tf.training.folder_lock import FolderLock
 
-__all__ = ["evaluate", "output_locked", "table", "with_earlier"]
+__all__ = ["evaluate", "output_locked", "save_report", "table", "with_earlier"]
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
 _SLOW = 10.0  # seconds
@@ -174,6 +179,34 @@ def output_locked(path: str | os.PathLike) -> FolderLock:
     """
     path = expanded(path)
     return FolderLock(path.parent, f".{path.name}.lock", "writes", path)
+
+
+def save_report(report: dict[str, Any], path: Path, say: Callable[[str], object]) -> dict[str, Any]:
+    """Writes a report; scores that the file already has are never lost.
+
+    Other tasks on the same images stay in the file (`with_earlier`). Scores of the same weights on
+    other images, layers or seeds, or of other versions, are kept in `NAME_1.json` and so on.
+
+    Args:
+        report: of `evaluate`.
+        path: of the JSON file; hold `output_locked` of it.
+        say: called with a line where earlier scores are kept.
+
+    Returns:
+        What the file contains now.
+    """
+    earlier = None
+    with contextlib.suppress(OSError, ValueError):
+        earlier = json.loads(path.read_bytes())
+    merged = with_earlier(report, earlier)
+    if merged is report and isinstance(earlier, dict) and earlier.get("results"):
+        if earlier.get("sha256") == report["sha256"]:
+            names = (path.with_name(f"{path.stem}_{n}.json") for n in itertools.count(1))
+            kept = next(name for name in names if not name.exists())
+            path.rename(kept)
+            say(f"earlier scores (other images, layers, seed or versions) are kept in '{kept}'")
+    write_json(path, merged)
+    return merged
 
 
 def with_earlier(report: dict[str, Any], earlier: Any) -> dict[str, Any]:

@@ -133,8 +133,9 @@ def check_classes(train: Source, test: Source | None) -> int:
     for source in (train, test):
         if source is not None and (source.labels is None or (source.labels < 0).all()):
             raise UserError(
-                f"'{source.name}' has no labels, which evaluation needs: use a folder with one "
-                "sub-folder a class, a list with a column label, or a dataset with labels"
+                f"'{source.name}' has no labels, which evaluation needs: use a folder with a "
+                "sub-folder for each of two or more classes, a list with a column label, or a "
+                "dataset with labels"
             )
     present = np.unique(train.labels[_with_class(train)])
     if len(present) < 2:

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ FILES = {
     "litert": litert.FILE,
     "keras": "backbone.keras",
 }
+_FEW_IMAGES = 32  # for the scales of int8
 WEIGHTS_FILE = "backbone.weights.h5"
 ARCHITECTURE_FILE = "architecture.keras"  # of a backbone without a name
 README_FILE = "README.md"
@@ -318,6 +320,12 @@ class _Job:
             division = divide(calibration, calibration_images)
         if "int8" in kinds:
             images = load_images(calibration, self.model.input_shape[1], division.calibration)
+            if len(images) < _FEW_IMAGES:
+                warnings.warn(
+                    f"int8 is calibrated with {len(images)} images only, so that other images may "
+                    f"exceed its scales; give {_FEW_IMAGES} or more as --data",
+                    stacklevel=3,
+                )
         for form in ("onnx", "litert"):
             if form in card["formats"]:
                 self._smaller(card, form, kinds, calibration, division, images)

@@ -64,6 +64,7 @@ def keras_embedder(
     """
     import tensorflow as tf
 
+    from rfd_tf.applications import endpoints
     from rfd_tf.applications.weights import find_weights, sha256
     from rfd_tf.export.backbone import in_float32, load_recorded, trained_heads
     from rfd_tf.export.features import OUTPUTS, deployable
@@ -75,6 +76,10 @@ def keras_embedder(
     outputs = [name for name in wanted if name in OUTPUTS]
     with in_float32():
         model, record, _ = load_recorded(source, backbone, image_size)
+        known = [*OUTPUTS, *(layer.name for layer in model.layers)]
+        for name in wanted:
+            if name not in known:
+                raise unknown("feature", name, [*OUTPUTS, *endpoints(model)])
         network = deployable(
             model,
             record,
@@ -108,7 +113,7 @@ def keras_embedder(
 
 
 def onnx_embedder(path: str | os.PathLike, features: str | Iterable[str] = ()) -> Embedder:
-    """Makes an embedder of an ONNX file of `scripts/export.py`, run by onnxruntime on the CPU.
+    """Makes an embedder of an ONNX file of `rfd-tf export`, run by onnxruntime on the CPU.
 
     Args:
         path: of the file.

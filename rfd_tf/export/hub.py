@@ -129,10 +129,17 @@ def front_matter(card: Mapping[str, Any], license_id: str | None = None) -> str:
 
 def _results(card: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields the accuracies of an evaluation as the Hub lists them."""
+    from rfd_tf.evaluation.base import BEST_EPOCH
+
     scores = card.get("scores") or {}
-    dataset = (scores.get("data") or {}).get("test") or card.get("dataset") or "unknown"
+    data = scores.get("data") or {}
+    dataset = data.get("test") or card.get("dataset") or "unknown"
+    if seen := data.get("trained_on"):
+        dataset += f"; pretraining has seen {seen:,} of the test images, without labels"
     for row in scores.get("results", ()):
-        if row["metric"] == "accuracy" and row["value"] is not None:
+        # (The best epoch is chosen on the test images.)
+        best = row["when"] == BEST_EPOCH
+        if row["metric"] == "accuracy" and row["value"] is not None and not best:
             named = ", ".join(part for part in (row["task"], row["name"], row["when"]) if part)
             yield {
                 "task": {"type": "image-classification", "name": f"{named}, {row['images']}"},

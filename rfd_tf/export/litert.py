@@ -202,7 +202,7 @@ class LiteRTModel:
         if len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
             raise UserError(
                 f"'{path}' takes {', '.join(inputs) or 'nothing'}, not pixels of square RGB "
-                "images; scripts/export.py writes such a file"
+                "images; rfd-tf export writes such a file"
             )
         self.image_size = int(shape[1])
         self.outputs = sorted(self._run.get_output_details())

@@ -326,6 +326,7 @@ def scores_of(source: Path) -> dict[str, Any] | None:
 
 
 def _scores_text(report: Mapping[str, Any]) -> str:
+    from rfd_tf.evaluation.base import BEST_EPOCH
     from rfd_tf.evaluation.table import shown
 
     data = report.get("data", {})
@@ -335,6 +336,8 @@ def _scores_text(report: Mapping[str, Any]) -> str:
             f" on {data['num_test']:,} test images ({data['test']}), "
             f"{data['num_train']:,} training images ({data['train']})"
         )
+    if seen := data.get("trained_on"):
+        where += f", of which pretraining has seen {seen:,} test images without labels"
     started = ["starting_weights"]
     if not any(row.get("starting_weights") is not None for row in report["results"]):
         started = []
@@ -361,6 +364,8 @@ def _scores_text(report: Mapping[str, Any]) -> str:
         for task in dict.fromkeys(row["task"] for row in report["results"])
         if "published" in (protocols.get(task) or {})
     )
+    if any(row["when"] == BEST_EPOCH for row in report["results"]):
+        remarks += "\n\nBest epoch: chosen on the test images, so its score is too high."
     return (
         f"Scores in percent{where}, next to those of the same network with random weights{beside}."
         f"\n\n{_table(header, rows)}{remarks}"

@@ -61,7 +61,7 @@ class OnnxModel:
             taken = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs)
             raise UserError(
                 f"'{path}' takes {taken or 'nothing'}, not pixels of square RGB images, uint8 or "
-                "float32; scripts/export.py writes such a file"
+                "float32; rfd-tf export writes such a file"
             )
         self.input_name, self._dtype, self._channels_last = inputs[0].name, dtype, channels_last
         if not isinstance(shape[2], int):

@@ -107,6 +107,18 @@ def _best(found: list[tuple[np.ndarray, ...]], most: int) -> tuple[np.ndarray, .
     return tuple(column[order] for column in columns)
 
 
+def check(output_dir: str | os.PathLike, similarity: float, overwrite: bool = False) -> None:
+    """Raises `UserError` for arguments of `find_duplicates` that it refuses, without the images."""
+    if not 0 < similarity <= 1:
+        raise UserError(f"similarity {similarity:g} must be above 0 and at most 1")
+    folder = expanded(output_dir)
+    there = [name for name in FILES if (folder / name).exists()]
+    if there and not overwrite:
+        raise UserError(
+            f"'{folder}' holds {there[0]} already; give another --output_dir, or --overwrite"
+        )
+
+
 def find_duplicates(
     source: Source,
     output_dir: str | os.PathLike,
@@ -142,14 +154,8 @@ def find_duplicates(
     >>> report["images"], report["identical"]
     (297, 0)
     """
-    if not 0 < similarity <= 1:
-        raise UserError(f"similarity {similarity:g} must be above 0 and at most 1")
+    check(output_dir, similarity, overwrite)
     folder = expanded(output_dir)
-    there = [name for name in FILES if (folder / name).exists()]
-    if there and not overwrite:
-        raise UserError(
-            f"'{folder}' holds {there[0]} already; give another --output_dir, or --overwrite"
-        )
     first = identical_images(source)
     copies = np.flatnonzero(first != np.arange(source.num_images))
     vectors, compared_by = _vectors(source, embedder)

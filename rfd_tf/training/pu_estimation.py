@@ -90,6 +90,12 @@ class Estimation:
         if self.classifier not in CLASSIFIERS:
             raise unknown("classifier", self.classifier, CLASSIFIERS)
         check_prior(self.positive_prior)
+        if self.positive_prior != 0.1 and self.classifier != "non_negative_pu":
+            raise UserError(
+                f"positive_prior={self.positive_prior:g} has no effect with "
+                f"classifier='{self.classifier}'; leave it out, or give "
+                "classifier='non_negative_pu'"
+            )
         if self.num_folds < 2:
             deal_out(2, self.num_folds)
         if isinstance(self.backbone, keras.Model):

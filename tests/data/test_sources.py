@@ -155,6 +155,8 @@ def test_load_reports_user_errors():
         load("digits", split="trian")
     with pytest.raises(UserError, match="split of clothing 'val'.*train, test, all"):
         load("clothing", split="val")
+    with pytest.raises(UserError, match="data is an array, .* rfd_tf.data.ArraySource"):
+        load(np.zeros((2, 32, 32, 3), "uint8"))
     with pytest.raises(UserError, match="unknown dataset 'digitz' .did you mean 'digits'"):
         load("digitz")
 

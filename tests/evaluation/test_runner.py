@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -172,6 +174,31 @@ def test_scores_of_other_tasks_on_the_same_images_stay():
         assert runner.with_earlier(new, report("knn", **other)) == new
     assert runner.with_earlier(new, None) == new
     assert runner.with_earlier(new, {"sha256": "a"}) == new
+
+
+def test_scores_on_other_images_are_kept_in_another_file(tmp_path):
+    def report(task, test, sha256="a"):
+        about = {"sha256": sha256, "endpoints": None, "versions": {}, "data": {"test": test}}
+        return {**about, "protocol": {task: {}}, "results": [{"task": task, "value": 0.5}]}
+
+    path, said = tmp_path / "scores.json", []
+
+    def save(*arguments):
+        return runner.save_report(report(*arguments), path, said.append)
+
+    save("knn", "t")
+    both = save("linear", "t")
+    assert list(both["protocol"]) == ["knn", "linear"] and not said
+    assert save("knn", "u") == json.loads(path.read_text()) == report("knn", "u")
+    assert json.loads((tmp_path / "scores_1.json").read_text()) == both
+    save("knn", "v")
+    assert json.loads((tmp_path / "scores_2.json").read_text()) == report("knn", "u")
+    assert len(said) == 2
+    assert "scores_1.json" in said[0] and "scores_2.json" in said[1]
+    save("knn", "v", "b")  # scores of other weights: the run was trained on
+    path.write_text("{")  # no report
+    save("knn", "v")
+    assert len(said) == 2 and len(list(tmp_path.iterdir())) == 3
 
 
 def test_tasks_evaluated_before_a_folder_was_renamed_stay_in_the_report():

@@ -10,7 +10,7 @@ from PIL import Image
 import rfd_tf
 from rfd_tf import applications
 from rfd_tf.applications.weights import sha256
-from rfd_tf.export import export_backbone, find_saved_model, model_card
+from rfd_tf.export import export_backbone, find_saved_model, hub, model_card
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -120,6 +120,24 @@ def test_scores_of_other_weights_are_left_out(run_folder, tmp_path):
         assert model_card.scores_of(weights) is None
     (tmp_path / "evaluation.json").write_text("{")
     assert model_card.scores_of(weights) is None
+
+
+def test_scores_that_are_too_high_are_called_so():
+    row = {"task": "linear", "name": "f", "images": "upright", "metric": "accuracy"}
+    rows = [
+        {**row, "when": when, "value": value, "random_init": 0.1}
+        for when, value in (("last epoch", 0.5), ("best epoch", 0.6))
+    ]
+    data = {"num_test": 6, "test": "held out", "num_train": 30, "train": "photos"}
+    scores = {"data": {**data, "trained_on": 4}, "results": rows}
+    text = model_card._scores_text(scores)
+    assert "pretraining has seen 4 test images without labels" in text
+    assert "Best epoch: chosen on the test images, so its score is too high." in text
+    front = hub.front_matter({"name": "n", "scores": scores})
+    assert "pretraining has seen 4 of the test images" in front
+    assert "last epoch" in front and "best epoch" not in front
+    text = model_card._scores_text({"data": data, "results": rows[:1]})
+    assert "seen" not in text and "Best epoch" not in text
 
 
 def test_differences_from_the_papers_are_reported():

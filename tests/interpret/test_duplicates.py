@@ -80,6 +80,12 @@ def test_command_lines_and_their_exit_codes(folder, tmp_path):
     lines = [
         ([data], 2, "--output_dir is missing"),
         ([data, f"--output_dir={tmp_path}/x", "--similarity=2"], 2, "similarity 2 must be"),
+        (
+            ["--data=none", f"--output_dir={tmp_path}/x", "--similarity=2"],
+            2,
+            "similarity 2 must be",
+        ),
+        ([data, f"--output_dir={tmp_path}/x", "--backbone=resnet18"], 2, "'backbone'"),
         ([data, f"--output_dir={tmp_path}/x", "--similarity=0.999"], 0, ""),
         ([data, f"--output_dir={tmp_path}/x"], 2, f"'{tmp_path}/x' holds duplicates.parquet"),
         ([data, f"--output_dir={tmp_path}/x", "--similarity=0.999", "--overwrite"], 0, ""),

@@ -21,10 +21,18 @@ def test_command_lines_and_their_exit_codes(tmp_path):
     lines = [
         ([by_name, folder], 2, "--output_dir is missing"),
         ([folder, f"--output_dir={out}"], 2, "give --weights (a run folder,"),
-        ([by_name, "--onnx=x", folder, f"--output_dir={out}"], 2, "give --weights (a run folder,"),
+        (
+            [by_name, "--onnx=x", folder, f"--output_dir={out}"],
+            2,
+            "give --weights or --onnx, not both",
+        ),
         (["--onnx=no.onnx", folder, f"--output_dir={out}"], 2, "no such ONNX file: 'no.onnx'"),
         (["--onnx=x", "--image_size=64", folder, f"--output_dir={out}"], 2, "--image_size goes"),
-        ([by_name, "--features=f,block9", folder, f"--output_dir={out}"], 2, "unknown endpoint"),
+        (
+            [by_name, "--features=f3", folder, f"--output_dir={out}"],
+            2,
+            "unknown feature 'f3' (did you",
+        ),
         ([by_name, "--features=f,f2,block4", folder, f"--output_dir={out}"], 0, ""),
         ([by_name, "--features=f,f2,block4", folder, f"--output_dir={out}"], 0, ""),
         ([by_name, folder, f"--output_dir={out}"], 2, f"'{out}' holds embeddings of another kind"),

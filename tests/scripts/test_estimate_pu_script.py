@@ -73,6 +73,13 @@ def test_weights_are_estimated_converted_and_drawn_and_user_errors_reported(phot
             "--backbone_option=classes=3",
         ],
         "batch_size 9 is more than the 8 images": [*small, fresh, "--batch_size=9"],
+        "--positive_prior=0.3 has no effect with --classifier='softmax'": [
+            *small,
+            fresh,
+            "--positive_prior=0.3",
+        ],
+        "--epochs has no effect with --input": [data, f"--input={output}", fresh, "--epochs=7"],
+        "--folds has no effect with --input": [data, f"--input={output}", fresh, "--folds=9"],
         "positive prior 0.0 must be": [*small, fresh, "--positive_prior=0"],
         "no images were given; give --data a folder": [
             fresh,

@@ -198,6 +198,10 @@ def test_other_data_and_mistakes(run_folder, pictures, lists, tmp_path):
         "--runs goes with --suite": [weights, labelled, "--runs=a"],
         "leave --weights out": [weights, "--suite=features", "--runs=a"],
         "give --runs": ["--suite=features"],
+        f"--runs has '{run_folder}/.' twice": [
+            "--suite=features",
+            f"--runs={run_folder}/.,{run_folder}",
+        ],
         "task voc_classification needs a folder in VOC's layout": [
             "--suite=voc",
             f"--runs={run_folder / 'plain.weights.h5'}",

@@ -47,6 +47,8 @@ def test_reports_and_mistakes(runs, tmp_path):
         [digits, f"--output={tmp_path}"],
         [digits, "--dataset=digits", f"--data_dir={tmp_path}"],
         [moved, "--images=0", "--tensorboard"],
+        [digits, "--pu_weights=none.npz"],
+        [digits, "--images=0", "--pu_weights=none.npz"],
     ]
     good, bare, *mistakes = run_many("report", lines)
     assert good[0] == 0, good[2]
@@ -71,6 +73,8 @@ def test_reports_and_mistakes(runs, tmp_path):
         "is a folder; give --output a file name",
         "--dataset does not go with",
         "nothing for TensorBoard",
+        "no such PU weights file: 'none.npz'",
+        "--pu_weights has no effect with --images=0",
     ]
     for (code, _, error), message in zip(mistakes, messages, strict=True):
         assert code == 2 and message in error and "Traceback" not in error, error

@@ -185,7 +185,7 @@ _CAPTIONS = {
 def evaluation(run: RunRecord) -> Section:
     """The tables of evaluation.json."""
     if run.evaluation is None:
-        raise LeftOut("there is no evaluation.json; scripts/evaluate.py --weights=RUN writes it.")
+        raise LeftOut("there is no evaluation.json; rfd-tf evaluate --weights=RUN writes it.")
     report = run.evaluation
     blocks: list[Any] = []
     try:
@@ -216,7 +216,7 @@ def evaluation(run: RunRecord) -> Section:
             caption = f"{tasks}: accuracies and precisions in percent, distances and ratios plain"
             blocks.append(Table(head, rows, caption, labels, folded=number > 0 and len(rows) > 40))
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise LeftOut("evaluation.json is not as scripts/evaluate.py writes it.") from None
+        raise LeftOut("evaluation.json is not as rfd-tf evaluate writes it.") from None
     return Section("evaluation", "Evaluation", blocks)
 
 

@@ -80,7 +80,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     """Reads a run folder, complete or not.
 
     Args:
-        folder: as scripts/pretrain.py writes it; needed is run.json.
+        folder: as rfd-tf pretrain writes it; needed is run.json.
 
     Raises:
         UserError: no such folder, no run in it, or a file that cannot be read.
