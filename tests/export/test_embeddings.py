@@ -186,7 +186,7 @@ def test_user_errors_are_reported(folder, run_folder, tmp_path):
         given = {"directory": folder, "output_dir": tmp_path / "out", **arguments}
         with pytest.raises(UserError, match=message):
             embed_folder(embedder, **given)
-    with pytest.raises(UserError, match="unknown endpoint 'f9'"):
+    with pytest.raises(UserError, match="unknown feature 'f9'"):
         keras_embedder(run_folder, ["f9"])
     hopeless = tmp_path / "hopeless"
     hopeless.mkdir()
