@@ -108,7 +108,12 @@ def _best(found: list[tuple[np.ndarray, ...]], most: int) -> tuple[np.ndarray, .
 
 
 def check(output_dir: str | os.PathLike, similarity: float, overwrite: bool = False) -> None:
-    """Raises `UserError` for arguments of `find_duplicates` that it refuses, without the images."""
+    """Raises `UserError` for arguments of `find_duplicates` that it refuses, without the images.
+
+    >>> check("duplicates", similarity=1.5)
+    Traceback (most recent call last):
+    rfd_tf.errors.UserError: similarity 1.5 must be above 0 and at most 1
+    """
     if not 0 < similarity <= 1:
         raise UserError(f"similarity {similarity:g} must be above 0 and at most 1")
     folder = expanded(output_dir)
